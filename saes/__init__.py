@@ -1,0 +1,1 @@
+"""Sparse-autoencoder features: trained and loaded through SAELens, named, scored and compared with probes."""
