@@ -1,0 +1,20 @@
+"""The commands put together."""
+
+from __future__ import annotations
+
+import typer
+
+from probekit.cli import capture, demo, models, probe, report, sweep
+
+app = typer.Typer(
+    name="probekit",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Read what language models compute: where in a model a concept can be read, with the controls beside it.\n\n"
+    "Start with `probekit demo`, then `probekit probe --help` for a CSV of your own.",
+)
+
+for command in (probe.probe, capture.capture, sweep.sweep, report.report, models.models, demo.demo):
+    app.command()(command)

@@ -1,0 +1,32 @@
+"""What every command that ends in a result prints and writes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from probekit.probes import SweepResult
+
+
+def finish(result: SweepResult, out: Path, *, title: str | None = None, extra_blocks: Iterable[object] = ()) -> None:
+    """Save the result and its page under `out`, print the summary and the path of the page."""
+    from probekit.report.page import write_sweep_page
+
+    result.save(out)
+    page = out / "report.html"
+    write_sweep_page(result, page, title=title, extra_blocks=tuple(extra_blocks), command=command_line())
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(result.summary(), markup=False)
+    console.print(f"\npage    {page.resolve()}\nresult  {(out / 'result.json').resolve()}", markup=False)
+
+
+def command_line() -> str:
+    """The command as typed, for the page and the manifest."""
+    import shlex
+
+    return shlex.join(["probekit", *sys.argv[1:]])

@@ -1,0 +1,65 @@
+"""`probekit probe`: a table of texts and labels to an answer over every layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from probekit.cli import options
+from probekit.cli.output import finish
+
+
+def probe(
+    file: options.File,
+    text: options.Text,
+    label: options.Labels,
+    model: options.Model,
+    out: options.Out,
+    group: options.Group = None,
+    test: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--test",
+            help="A file with the same columns for an out-of-distribution test (repeat for several), or a column of "
+            "FILE whose values are `train`, `test` and, if you like, `ood`.",
+        ),
+    ] = None,
+    site: options.Sites = None,
+    pool: options.PoolOption = options.Pool.last,
+    probe: options.FamilyOption = options.Family.logistic,
+    seed: options.Seed = 0,
+    controls: options.Controls = True,
+) -> None:
+    """Where in a model can a label be read? Every layer, with controls, from one table.
+
+    Captures activations, trains a probe a layer, chooses on validation, reports on test, and writes to OUT
+    `result.json`, the probes (safetensors) and one self-contained page, `report.html`.
+
+    **Examples**
+
+    - `probekit probe statements.csv --text statement --label label --model ./SmolLM2-135M -o out/`
+
+    - `probekit probe reviews.tsv -t text -l stars -l topic -g author -m gpt2 -o out/` several columns, authors kept together
+
+    - `probekit probe cities.csv -t statement -l label --test neg_cities.csv -m ./model -o out/` does it carry over?
+    """
+    from probekit.data import read_csv
+    from probekit.models import load_model
+    from probekit.probes import sweep as run_sweep
+
+    files = [Path(name) for name in test or [] if Path(name).is_file()]
+    columns = [name for name in test or [] if not Path(name).is_file()]
+    if len(columns) > 1:
+        raise ValueError(f"--test: neither a file nor one column: {', '.join(columns)}")
+    for name in columns:
+        if Path(name).suffix:
+            raise FileNotFoundError(f"--test: no file {name!r}")
+    data = read_csv(file, text=text, label=label, group=group, split=columns[0] if columns else None)
+    other = {path.stem: read_csv(path, text=text, label=label, group=group) for path in files}
+    result = run_sweep(
+        load_model(model), data, label, sites=site, probe=probe.value, pool=pool.value, ood=other or None,
+        controls=controls, seed=seed,
+    )
+    finish(result, out)

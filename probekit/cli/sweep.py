@@ -1,0 +1,42 @@
+"""`probekit sweep`: probes over the sites of a store that is already there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from probekit.cli import options
+from probekit.cli.output import finish
+
+
+def sweep(
+    store: Annotated[Path, typer.Argument(help="Activation store, as `probekit capture` writes it.")],
+    data: Annotated[Path, typer.Option("--data", "-d", help="The table the store was captured from.")],
+    text: options.Text,
+    label: options.Labels,
+    out: options.Out,
+    group: options.Group = None,
+    site: options.Sites = None,
+    probe: options.FamilyOption = options.Family.logistic,
+    seed: options.Seed = 0,
+    controls: options.Controls = True,
+) -> None:
+    """Train probes on a saved activation store; the model is not needed.
+
+    The store refuses data it was not captured from. The control with random weights needs the model and is left out here.
+
+    **Example**
+
+    - `probekit sweep store/ --data statements.csv --text statement --label label -o out/`
+    """
+    from probekit.activations import ActivationStore
+    from probekit.data import read_csv
+    from probekit.probes import sweep as run_sweep
+
+    dataset = read_csv(data, text=text, label=label, group=group)
+    result = run_sweep(
+        ActivationStore.open(store), dataset, label, sites=site, probe=probe.value, controls=controls, seed=seed
+    )
+    finish(result, out)
