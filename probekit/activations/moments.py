@@ -62,7 +62,7 @@ class Moments:
         X = np.asarray(X)
         Y = np.asarray(Y)
         Y = Y[:, None] if Y.ndim == 1 else Y
-        targets, k, width = self.xy.shape
+        targets, _, width = self.xy.shape
         if X.ndim != 2 or X.shape[1] != width or Y.shape != (len(X), targets):
             raise ValueError(f"Moments of width {width} and {targets} targets got X {X.shape} and Y {Y.shape}")
         if self.classes and not np.issubdtype(Y.dtype, np.integer):
@@ -81,7 +81,7 @@ class Moments:
             rows = np.flatnonzero(~np.isfinite(X).all(axis=1))
             raise ValueError(f"activations are not finite in rows {rows[:5].tolist()} of this batch")
         # [n, t, k]: an indicator a class, or the value itself.
-        Z = (Y[:, :, None] == np.arange(self.classes)).astype(np.float64) if self.classes else Y[:, :, None].astype(np.float64)
+        Z = (Y[:, :, None] == np.arange(self.classes) if self.classes else Y[:, :, None]).astype(np.float64)
         self.n += len(X)
         self.x_sum += sums
         self.xx += X.T @ X
@@ -114,7 +114,8 @@ class Moments:
 
     def cross_covariance(self) -> np.ndarray:
         """`[t, k, d]` covariance of each class indicator, or each continuous target, with X, divided by n."""
-        return self.xy / self.n - (self.y_sum / self.n)[:, :, None] * self.mean()
+        covariance: np.ndarray = self.xy / self.n - (self.y_sum / self.n)[:, :, None] * self.mean()
+        return covariance
 
     def class_means(self) -> np.ndarray:
         """`[t, k, d]` mean of X over each class; NaN for a class with no example."""
@@ -129,7 +130,8 @@ class Moments:
         counts = self.y_sum[target]
         seen = counts > 0
         self._need_rows()
-        return (self.xx - (means[seen].T * counts[seen]) @ means[seen]) / self.n
+        within: np.ndarray = (self.xx - (means[seen].T * counts[seen]) @ means[seen]) / self.n
+        return within
 
     def _need_rows(self) -> None:
         if not self.n:

@@ -1,85 +1,18 @@
-"""`Dataset` and `LabelSet`: sequences, what is known about them, and which of them belong together."""
+"""`Dataset`: sequences, what is known about them, and which of them belong together."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, field
 
 import numpy as np
 
-Kind = Literal["binary", "multiclass", "continuous"]
-Level = Literal["sequence", "token"]
+from probekit.data.labels import Kind, LabelSet, Level
 
+__all__ = ["Dataset", "Kind", "LabelSet", "Level", "as_dataset"]
 
-@dataclass(frozen=True)
-class LabelSet:
-    """Named targets aligned to the sequences, or to the tokens, of a `Dataset`.
-
-    A label set holds one or more *targets* of the same kind (64 squares of a board are 64 targets), so that probes
-    for all of them are solved in one pass.
-
-    Attributes:
-        name: What the label set is called (`"tile"`).
-        values: `[item, target]`. Classes are `int16` indices into `classes`, -1 where the label is not defined;
-            continuous values are `float32`, NaN where not defined. An item is a sequence, or a token of the
-            concatenated sequences (sequence 0's tokens, then sequence 1's, ...), as `level` says.
-        kind: `binary` (two classes), `multiclass`, or `continuous`.
-        level: What a row of `values` belongs to.
-        classes: Names of the classes in index order; empty for a continuous label set.
-        targets: Name of each column of `values`.
-    """
-
-    name: str
-    values: np.ndarray
-    kind: Kind
-    level: Level
-    classes: tuple[str, ...] = ()
-    targets: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        values = np.asarray(self.values)
-        if values.ndim == 1:
-            values = values[:, None]
-        if values.ndim != 2:
-            raise ValueError(f"label set {self.name!r}: values must be [item] or [item, target], got shape {values.shape}")
-        if self.kind == "continuous":
-            values = values.astype(np.float32)
-            if np.isinf(values).any():
-                raise ValueError(f"label set {self.name!r}: infinite values at items {np.unique(np.nonzero(np.isinf(values))[0])[:5].tolist()}")
-        else:
-            if not np.issubdtype(values.dtype, np.integer):
-                raise TypeError(
-                    f"label set {self.name!r} is {self.kind}, so its values must be integer class indices "
-                    f"(got dtype {values.dtype}); LabelSet.from_values turns strings and numbers into classes"
-                )
-            if len(self.classes) < 2 or (self.kind == "binary" and len(self.classes) != 2):
-                raise ValueError(f"label set {self.name!r} is {self.kind} but names {len(self.classes)} classes: {self.classes}")
-            if values.size and (values.min() < -1 or values.max() >= len(self.classes)):
-                raise ValueError(
-                    f"label set {self.name!r}: class indices must lie in -1..{len(self.classes) - 1}, "
-                    f"found {values.min()}..{values.max()}"
-                )
-            values = values.astype(np.int16)
-        targets = self.targets or ((self.name,) if values.shape[1] == 1 else tuple(f"{self.name}[{i}]" for i in range(values.shape[1])))
-        if len(targets) != values.shape[1]:
-            raise ValueError(f"label set {self.name!r}: {values.shape[1]} columns of values but {len(targets)} target names")
-        object.__setattr__(self, "values", values)
-        object.__setattr__(self, "targets", tuple(targets))
-        object.__setattr__(self, "classes", tuple(str(c) for c in self.classes))
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def defined(self) -> np.ndarray:
-        """`[item, target]` bool: where the label has a value."""
-        return ~np.isnan(self.values) if self.kind == "continuous" else self.values >= 0
-
-    def rows(self, index: np.ndarray) -> LabelSet:
-        """The same label set for some of its items only."""
-        return replace(self, values=self.values[index])
-
+SPLITS = ("train", "valid", "test", "ood")
 
 @dataclass(frozen=True)
 class Dataset:
@@ -90,12 +23,15 @@ class Dataset:
         texts: One string a sequence, or None when the data is already tokens.
         tokens: One 1-D integer array of token ids a sequence, or None when the data is text.
         groups: `[sequence]` integers: sequences of one group are never split between train and test. Each sequence
-            is its own group when none are given.
+            is its own group when none are given. Groups that share an identical sequence are joined into one, so that
+            a text that occurs twice can never be in train and in test.
         labels: Label sets by name; a value may be a function of no arguments, called (once) when first asked for.
         surface: Optional `[item, feature]` of what can be seen without the model, for the surface baseline of token
             data; a function is called when first asked for. Text data uses word and character n-grams instead.
-        spans: Optional `[sequence, 2]` character range (text) or token range (tokens) for span pooling.
-        split: Optional `[sequence]` of `"train"`, `"test"` or `"ood"` where the data comes with its own split.
+        spans: Optional ranges by name, each `[sequence, 2]`: start and end (exclusive) in characters (text) or
+            tokens (tokens), for span pooling. A single array is taken as the span named `"span"`.
+        split: Optional `[sequence]` of `"train"`, `"valid"`, `"test"` or `"ood"` where the data comes with its own
+            split.
         facts: What produced the data (seeds, file hashes), copied into manifests.
     """
 
@@ -105,7 +41,7 @@ class Dataset:
     groups: np.ndarray | None = None
     labels: Mapping[str, LabelSet | Callable[[], LabelSet]] = field(default_factory=dict)
     surface: np.ndarray | Callable[[], np.ndarray] | None = None
-    spans: np.ndarray | None = None
+    spans: Mapping[str, np.ndarray] | np.ndarray | None = None
     split: np.ndarray | None = None
     facts: Mapping[str, object] = field(default_factory=dict)
 
@@ -125,15 +61,31 @@ class Dataset:
             tokens = tuple(np.ascontiguousarray(t, dtype=np.int32) for t in self.tokens)
             for i, sequence in enumerate(tokens):
                 if sequence.ndim != 1 or len(sequence) == 0:
-                    raise ValueError(f"tokens[{i}] must be a non-empty 1-D array of token ids, got shape {sequence.shape}")
+                    raise ValueError(f"tokens[{i}] must be a non-empty 1-D array of ids, got shape {sequence.shape}")
             object.__setattr__(self, "tokens", tokens)
         if len(self) == 0:
             raise ValueError(f"dataset {self.name!r} has no sequences")
-        groups = np.arange(len(self)) if self.groups is None else np.unique(np.asarray(self.groups), return_inverse=True)[1]
-        for what, array in (("groups", groups), ("spans", self.spans), ("split", self.split)):
+        groups = np.arange(len(self)) if self.groups is None else _as_groups(self.groups)
+        spans = {} if self.spans is None else self.spans
+        spans = {"span": spans} if not isinstance(spans, Mapping) else spans
+        spans = {str(name): np.asarray(array, dtype=np.int64) for name, array in spans.items()}
+        split = None if self.split is None else np.asarray(self.split).astype(str)
+        for what, array in (("groups", groups), ("split", split), *((f"span {n!r}", a) for n, a in spans.items())):
             if array is not None and len(array) != len(self):
                 raise ValueError(f"{what} has {len(array)} entries for {len(self)} sequences")
-        object.__setattr__(self, "groups", groups.astype(np.int64))
+        for name, array in spans.items():
+            self._check_span(name, array)
+        if split is not None and not np.isin(split, SPLITS).all():
+            strange = sorted(set(split.tolist()) - set(SPLITS))
+            raise ValueError(f"split has values {strange[:5]}; allowed are {', '.join(SPLITS)}")
+        labels = dict(self.labels)
+        for value in labels.values():
+            if isinstance(value, LabelSet):
+                self._check_length(value)
+        object.__setattr__(self, "groups", _join_groups(groups, self.first_occurrence()))
+        object.__setattr__(self, "spans", spans)
+        object.__setattr__(self, "split", split)
+        object.__setattr__(self, "labels", labels)
 
     def __len__(self) -> int:
         return len(self.texts if self.texts is not None else self.tokens)  # type: ignore[arg-type]
@@ -145,10 +97,12 @@ class Dataset:
             KeyError: no such label set; names the ones there are.
         """
         if name not in self.labels:
-            raise KeyError(f"dataset {self.name!r} has no label set {name!r}; it has: {', '.join(self.labels) or 'none'}")
+            known = ", ".join(self.labels) or "none"
+            raise KeyError(f"dataset {self.name!r} has no label set {name!r}; it has: {known}")
         value = self.labels[name]
         if callable(value):
             value = value()
+            self._check_length(value)
             self.labels[name] = value  # type: ignore[index]
         return value
 
@@ -167,6 +121,36 @@ class Dataset:
             digest.update(chunk)
         return digest.hexdigest()[:16]
 
+    def first_occurrence(self) -> np.ndarray:
+        """`[sequence]` index of the first sequence identical to each one (its own index where it is the first)."""
+        seen: dict[bytes, int] = {}
+        return np.array([seen.setdefault(chunk, i) for i, chunk in enumerate(self._chunks())], dtype=np.int64)
+
+    def _check_length(self, labels: LabelSet) -> None:
+        if labels.level == "sequence":
+            expected = len(self)
+        elif self.tokens is not None:
+            expected = sum(len(sequence) for sequence in self.tokens)
+        else:
+            return  # tokens of a text are known only once a model's tokenizer has seen it
+        if len(labels) != expected:
+            raise ValueError(
+                f"label set {labels.name!r} has {len(labels)} items, but dataset {self.name!r} has {expected} "
+                f"{labels.level}s"
+            )
+
+    def _check_span(self, name: str, span: np.ndarray) -> None:
+        lengths = np.array([len(s) for s in (self.texts or self.tokens or ())])
+        if span.shape != (len(self), 2):
+            raise ValueError(f"span {name!r} must be [sequence, 2] (start, end), got shape {span.shape}")
+        bad = np.flatnonzero((span[:, 0] < 0) | (span[:, 1] <= span[:, 0]) | (span[:, 1] > lengths))
+        if len(bad):
+            i = int(bad[0])
+            raise ValueError(
+                f"span {name!r} of sequence {i} is {span[i].tolist()}, but the sequence has {lengths[i]} "
+                f"{'characters' if self.texts is not None else 'tokens'} (start < end <= length is needed)"
+            )
+
     def _chunks(self) -> Iterator[bytes]:
         if self.texts is not None:
             yield from (text.encode() for text in self.texts)
@@ -184,3 +168,28 @@ def as_dataset(data: Dataset | Sequence[str] | Sequence[np.ndarray], name: str =
     if items and isinstance(items[0], str):
         return Dataset(name, texts=tuple(items))
     return Dataset(name, tokens=tuple(np.asarray(item) for item in items))
+
+
+def _as_groups(groups: object) -> np.ndarray:
+    """Any values as integers 0, 1, ... by equality."""
+    array = np.asarray(groups)
+    if array.ndim != 1:
+        raise ValueError(f"groups must be [sequence], got shape {array.shape}")
+    return np.unique(array.astype(str) if array.dtype == object else array, return_inverse=True)[1].astype(np.int64)
+
+
+def _join_groups(groups: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """`[sequence]` groups, joined where sequences of two of them are identical; numbered 0, 1, ... without holes."""
+    parent = np.arange(groups.max() + 1)
+
+    def root(group: int) -> int:
+        while parent[group] != group:
+            parent[group] = parent[parent[group]]
+            group = parent[group]
+        return group
+
+    for i in np.flatnonzero(groups != groups[first]):
+        one, other = root(groups[i]), root(groups[first[i]])
+        parent[max(one, other)] = min(one, other)
+    roots = np.array([root(group) for group in range(len(parent))])
+    return np.unique(roots[groups], return_inverse=True)[1].astype(np.int64)

@@ -1,0 +1,341 @@
+"""Reading labelled text: CSV, TSV and JSON lines (plain or .zst), and Hugging Face datasets."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import glob
+import hashlib
+import io
+import json
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from probekit.data.dataset import SPLITS, Dataset
+from probekit.data.labels import LabelSet, Missing
+
+Columns = dict[str, list[Any]]
+
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_SPLIT_WORDS = {"train": "train", "training": "train", "valid": "valid", "validation": "valid", "dev": "valid",
+                "val": "valid", "test": "test", "testing": "test", "ood": "ood"}
+_TRUE, _FALSE = {"true", "1", "yes"}, {"false", "0", "no"}
+
+
+def read_csv(
+    path: str | Path | Sequence[str | Path],
+    text: str,
+    label: str | Sequence[str],
+    group: str | None = None,
+    split: str | None = None,
+    *,
+    span: str | Sequence[str] = (),
+    missing: Missing = "refuse",
+    columns: Sequence[str] | None = None,
+    name: str | None = None,
+) -> Dataset:
+    """Read texts and labels from `.csv`, `.tsv` or `.jsonl` files, each also with `.zst` appended. UTF-8, with or
+    without a byte-order mark.
+
+    A column's values become numbers if every one of them is a number, booleans if every one is true or false, and
+    stay strings otherwise; `LabelSet.from_values` then tells binary, multiclass and continuous apart and says why in
+    `LabelSet.reason`.
+
+    Args:
+        path: A file, a glob pattern, or several of them, read in sorted order as one data set.
+        text: Column of the texts that the model reads.
+        label: Column or columns of labels; each becomes a label set of its name.
+        group: Column whose rows of equal value are never split between train and test.
+        split: Column of `train`, `valid`, `test` or `ood` (also `dev`, `validation`), or of true / false, where true
+            means test.
+        span: Column or columns holding a piece of the row's text (a name in a sentence): its first occurrence becomes
+            the span of that name, for `capture(..., pool="span:NAME")`.
+        missing: `"refuse"` raises on a row without a label (empty or NaN) and names the rows; `"undefined"` keeps the
+            row, left out of training and scores for that label.
+        columns: Column names of a `.csv` or `.tsv` file that has no header line.
+        name: Name of the data set; the file's name unless given.
+
+    Returns:
+        A `Dataset`; `facts["files"]` holds name and SHA-256 of each file, `facts["duplicates"]` the number of rows
+        whose text occurred before (a warning tells of them too).
+
+    Raises:
+        FileNotFoundError: no such file, or a pattern that matches nothing.
+        KeyError: a column that is not there; names the near ones and all there are.
+        ValueError: an empty text (its row), a missing label (its rows), a malformed line (its number), text that is
+            not UTF-8.
+    """
+    files = _find(path)
+    table: Columns = {}
+    places: list[str] = []
+    facts = []
+    for file in files:
+        data = file.read_bytes()
+        facts.append({"name": file.name, "sha256": hashlib.sha256(data).hexdigest()})
+        part, lines = _parse(file, data, columns)
+        if table and set(part) != set(table):
+            raise ValueError(
+                f"{file.name} has the columns {', '.join(part)}, but {files[0].name} has {', '.join(table)}"
+            )
+        for key, values in part.items():
+            table.setdefault(key, []).extend(values)
+        prefix = f"{file.name} " if len(files) > 1 else ""
+        places += [f"{prefix}line {line}" for line in lines]
+    where = name or (files[0].name if len(files) == 1 else f"{files[0].name} and {len(files) - 1} more")
+    return _build(where, table, places, text, label, group, split, span, missing, {"files": facts})
+
+
+def from_hf(
+    dataset: Any,
+    text: str,
+    label: str | Sequence[str],
+    group: str | None = None,
+    split: str | None = None,
+    *,
+    span: str | Sequence[str] = (),
+    missing: Missing = "refuse",
+    name: str | None = None,
+) -> Dataset:
+    """Texts and labels from a Hugging Face `datasets.Dataset`, or from a `DatasetDict` with its splits respected.
+
+    Arguments, result and errors are those of `read_csv`. A `ClassLabel` column keeps its class names.
+    """
+    table: Columns = {}
+    parts = dict(dataset.items()) if isinstance(dataset, Mapping) else {"": dataset}
+    if not all(hasattr(part, "column_names") for part in parts.values()):
+        raise TypeError(f"from_hf reads a datasets.Dataset or DatasetDict, got {type(dataset).__name__}")
+    for part_name, part in parts.items():
+        for key in part.column_names:
+            values = list(part[key])
+            names = getattr(part.features[key], "names", None)
+            if names is not None:  # ClassLabel: -1 stands for no label
+                values = [names[v] if v is not None and v >= 0 else None for v in values]
+            table.setdefault(key, []).extend(values)
+        if part_name and split is None:
+            table.setdefault("(split)", []).extend([part_name] * len(part))
+    if "(split)" in table:
+        split = "(split)"
+    facts = {"hf_fingerprint": [getattr(part, "_fingerprint", "") for part in parts.values()]}
+    places = [f"row {i}" for i in range(len(next(iter(table.values()), [])))]
+    return _build(name or "hf-dataset", table, places, text, label, group, split, span, missing, facts)
+
+
+def _find(path: str | Path | Sequence[str | Path]) -> list[Path]:
+    paths = [path] if isinstance(path, str | Path) else list(path)
+    found: list[Path] = []
+    for one in paths:
+        if Path(one).is_file():
+            found.append(Path(one))
+            continue
+        matches = sorted(Path(m) for m in glob.glob(str(one), recursive=True) if Path(m).is_file())  # noqa: PTH207
+        if not matches:
+            folder = Path(one).parent
+            siblings = [p.name for p in folder.iterdir() if p.is_file()] if folder.is_dir() else []
+            near = difflib.get_close_matches(Path(one).name, siblings, n=3)
+            pattern = any(c in str(one) for c in "*?[")
+            raise FileNotFoundError(
+                (f"the pattern {str(one)!r} matches no file" if pattern else f"there is no file {str(one)!r}")
+                + (f"; near it: {', '.join(near)}" if near else "")
+                + ("" if folder.is_dir() else f" (nor a folder {str(folder)!r})")
+            )
+        found += matches
+    if not found:
+        raise FileNotFoundError("read_csv was given an empty list of files")
+    return found
+
+
+def _parse(file: Path, data: bytes, columns: Sequence[str] | None) -> tuple[Columns, list[int]]:
+    """Columns of strings (JSON lines: of any value), and the line each row starts on."""
+    suffixes = [s.lower() for s in file.suffixes]
+    if suffixes and suffixes[-1] == ".zst":
+        import zstandard
+
+        try:
+            data = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data), read_across_frames=True).read()
+        except zstandard.ZstdError as error:
+            raise ValueError(f"{file.name} is not a Zstandard file, or is damaged: {error}") from error
+        suffixes.pop()
+    kind = suffixes[-1] if suffixes else ""
+    if kind not in (*_DELIMITERS, ".jsonl"):
+        raise ValueError(f"{file.name}: only .csv, .tsv and .jsonl (each also with .zst) can be read")
+    try:
+        content = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ValueError(
+            f"{file.name} line {line} is not UTF-8 (byte 0x{data[error.start]:02x}); save the file as UTF-8"
+        ) from error
+    if "\0" in content:
+        raise ValueError(f"{file.name} holds NUL characters: it is not a text file (or UTF-16; save it as UTF-8)")
+    table, lines = _parse_jsonl(file, content) if kind == ".jsonl" else _parse_delimited(
+        file, content, _DELIMITERS[kind], columns
+    )
+    if not lines:
+        raise ValueError(f"{file.name} has no rows")
+    return table, lines
+
+
+def _parse_delimited(
+    file: Path, content: str, delimiter: str, columns: Sequence[str] | None
+) -> tuple[Columns, list[int]]:
+    csv.field_size_limit(1 << 30)
+    reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
+    names = list(columns) if columns is not None else None
+    rows, lines, start = [], [], 1
+    try:
+        for row in reader:
+            line, start = start, reader.line_num + 1
+            if not row:
+                continue
+            if names is None:
+                names = [cell.strip() for cell in row]
+                continue
+            if len(row) != len(names):
+                raise ValueError(
+                    f"{file.name} line {line} has {len(row)} fields, but there are {len(names)} columns "
+                    f"({', '.join(names)}); quote fields that hold {delimiter!r} or a quotation mark"
+                )
+            rows.append(row)
+            lines.append(line)
+    except csv.Error as error:
+        raise ValueError(f"{file.name}: malformed in or after line {start}: {error}") from error
+    names = names or []
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice:
+        raise ValueError(f"{file.name} has more than one column called {', '.join(map(repr, twice))}")
+    return {key: [row[i] for row in rows] for i, key in enumerate(names)}, lines
+
+
+def _parse_jsonl(file: Path, content: str) -> tuple[Columns, list[int]]:
+    records: list[dict[str, Any]] = []
+    lines = []
+    for number, line in enumerate(content.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{file.name} line {number} is not JSON: {error}") from error
+        if not isinstance(record, dict):
+            raise ValueError(f"{file.name} line {number} holds a {type(record).__name__}, not an object")
+        records.append(record)
+        lines.append(number)
+    keys = dict.fromkeys(key for record in records for key in record)
+    return {key: [record.get(key) for record in records] for key in keys}, lines
+
+
+def _build(
+    name: str,
+    table: Columns,
+    places: list[str],
+    text: str,
+    label: str | Sequence[str],
+    group: str | None,
+    split: str | None,
+    span: str | Sequence[str],
+    missing: Missing,
+    facts: dict[str, Any],
+) -> Dataset:
+    labels = [label] if isinstance(label, str) else list(label)
+    spans = [span] if isinstance(span, str) else list(span)
+    for column in (text, *labels, *spans, *filter(None, (group, split))):
+        if column not in table:
+            near = difflib.get_close_matches(column, table, n=3)
+            hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+            raise KeyError(f"{name} has no column {column!r}; {hint}its columns are: {', '.join(table)}")
+    texts = table[text]
+    for place, value in zip(places, texts, strict=True):
+        if not isinstance(value, str):
+            raise ValueError(f"{name} {place}: column {text!r} holds {value!r}, not a text")
+        if not value.strip():
+            raise ValueError(f"{name} {place}: the text (column {text!r}) is empty; fill it in or remove the row")
+    sets = {}
+    for column in labels:
+        values = _typed(table[column])
+        lacking = [place for place, value in zip(places, values, strict=True) if value is None]
+        if lacking and missing == "refuse":
+            raise ValueError(
+                f"{name}: column {column!r} has no value in {len(lacking)} of {len(values)} rows "
+                f"({', '.join(lacking[:5])}{', ...' if len(lacking) > 5 else ''}); fill them in, remove the rows, or "
+                f"pass missing='undefined' to leave them out of training and scores for this label"
+            )
+        sets[column] = LabelSet.from_values(column, values, missing=missing)
+    dataset = Dataset(
+        name,
+        texts=tuple(texts),
+        groups=None if group is None else np.array([str(v) for v in table[group]]),
+        labels=sets,
+        spans={column: _locate(name, places, texts, table[column], column) for column in spans} or None,
+        split=None if split is None else _splits(name, places, table[split], split),
+        facts=facts,
+    )
+    first = dataset.first_occurrence()
+    repeats = np.flatnonzero(first != np.arange(len(first)))
+    facts["duplicates"] = len(repeats)
+    if len(repeats):
+        differ = [n for n, s in sets.items() if (s.values[repeats] != s.values[first[repeats]]).any()]
+        warnings.warn(
+            f"{name}: {len(repeats)} rows repeat the text of an earlier row (first {places[repeats[0]]} repeats "
+            f"{places[first[repeats[0]]]}); they are kept, and always in the same part of a split"
+            + (f"; some carry another value of {', '.join(differ)}" if differ else ""),
+            stacklevel=3,
+        )
+    return dataset
+
+
+def _typed(values: list[Any]) -> list[Any]:
+    """Strings of a column as numbers or booleans if all of them are; empty and NaN cells as None."""
+    cells = [None if _is_missing(v) else v for v in values]
+    present = [v.strip() for v in cells if isinstance(v, str)]
+    if len(present) != sum(v is not None for v in cells):
+        return cells  # JSON and Hugging Face columns have types already
+    lowered = {v.lower() for v in present}
+    if lowered <= {"true", "false"}:
+        return [None if v is None else v.strip().lower() == "true" for v in cells]
+    if "_" in "".join(lowered):
+        return cells  # float() reads 1_000, but no file means that
+    try:
+        numbers = [float(v) for v in present]
+    except ValueError:
+        return cells
+    whole = iter(numbers)
+    return [None if v is None else next(whole) for v in cells]
+
+
+def _is_missing(value: Any) -> bool:
+    if isinstance(value, str):
+        return value.strip().lower() in ("", "nan")
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def _splits(name: str, places: list[str], values: Iterable[Any], column: str) -> np.ndarray:
+    words = [str(v).strip().lower() for v in values]
+    if set(words) <= _TRUE | _FALSE:
+        return np.array(["test" if w in _TRUE else "train" for w in words])
+    for place, word in zip(places, words, strict=True):
+        if word not in _SPLIT_WORDS:
+            raise ValueError(
+                f"{name} {place}: column {column!r} says {word!r}; a split column holds {', '.join(SPLITS)}, or true "
+                f"for test and false for train"
+            )
+    return np.array([_SPLIT_WORDS[word] for word in words])
+
+
+def _locate(name: str, places: list[str], texts: list[str], pieces: list[Any], column: str) -> np.ndarray:
+    """`[sequence, 2]` character range of the first occurrence of each piece in its text."""
+    ranges = np.zeros((len(texts), 2), dtype=np.int64)
+    for i, (text, piece) in enumerate(zip(texts, pieces, strict=True)):
+        piece = str(piece).strip()
+        start = text.find(piece) if piece else -1
+        if start < 0:
+            start = text.lower().find(piece.lower()) if piece else -1
+        if start < 0:
+            raise ValueError(
+                f"{name} {places[i]}: {piece!r} (column {column!r}) does not occur in the text {text[:80]!r}"
+            )
+        ranges[i] = start, start + len(piece)
+    return ranges
