@@ -1,0 +1,48 @@
+"""What a model is, in 16 hex digits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# Where a configuration was saved, and how it is to be run, are not what the model is.
+_NOT_THE_MODEL = {
+    "transformers_version", "architectures", "dtype", "torch_dtype", "use_cache", "quantization_config",
+    "output_attentions", "output_hidden_states", "return_dict", "tokenizer_class", "id2label", "label2id", "name_or_path",
+}  # fmt: skip
+
+
+def fingerprint_model(model: nn.Module) -> str:
+    """SHA-256 (first 16 hex digits) of class, configuration and saved tensors, in the order of their names.
+
+    A tensor that is tied to another counts once. The dtype counts: a model in bfloat16 is another model.
+    """
+    digest = hashlib.sha256(type(model).__name__.encode())
+    config: Any = getattr(model, "config", None)
+    if config is not None:
+        facts = {k: v for k, v in config.to_dict().items() if k not in _NOT_THE_MODEL and not k.startswith("_")}
+        digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
+    seen: set[tuple[int, torch.Size]] = set()
+    for name, tensor in sorted(model.state_dict().items()):
+        if (tensor.data_ptr(), tensor.shape) in seen:
+            continue
+        seen.add((tensor.data_ptr(), tensor.shape))
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        if tensor.numel():
+            digest.update(memoryview(_as_bytes(tensor)))
+    return digest.hexdigest()[:16]
+
+
+def weights_version(model: nn.Module) -> tuple[tuple[int, int], ...]:
+    """Something that changes when a weight is replaced or written to in place, and costs next to nothing."""
+    return tuple(
+        (tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in model.state_dict(keep_vars=True).values()
+    )
+
+
+def _as_bytes(tensor: Tensor) -> Any:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()

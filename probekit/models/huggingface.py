@@ -1,0 +1,49 @@
+"""A Hugging Face `PreTrainedModel` as a `Model`."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from probekit.models.architectures import find_layout
+from probekit.models.model import Model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def wrap_huggingface(hf: PreTrainedModel, tokenizer: Any, name: str, blocks: str | None = None) -> Model:
+    """Find the sites of a Hugging Face model; the model itself is not changed.
+
+    Args:
+        hf: A causal language model, or the base model of one.
+        tokenizer: A Hugging Face tokenizer, or None.
+        name: For titles and manifests.
+        blocks: Path of the list of blocks, for an architecture that is not known.
+    """
+    layout = find_layout(hf, blocks)
+    base = hf.base_model
+    takes = inspect.signature(base.forward).parameters
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
+    options = {"use_cache": False} if "use_cache" in takes or open_ended else {}
+
+    def forward(tokens: Tensor, mask: Tensor | None) -> object:
+        # A token of a causal model does not see the padding on its right, so its mask may be left out: attention then
+        # takes its fast causal path. Whether an unknown architecture is causal is not known.
+        if mask is not None and not layout.known:
+            return base(input_ids=tokens, attention_mask=mask.long(), **options)
+        return base(input_ids=tokens, **options)
+
+    def rebuild() -> Model:
+        config = copy.deepcopy(hf.config)
+        fresh = type(hf)._from_config(config, dtype=hf.dtype, attn_implementation=config._attn_implementation)
+        return wrap_huggingface(fresh.to(hf.device).eval(), tokenizer, name, blocks)
+
+    embeddings = hf.get_input_embeddings()
+    config = hf.config.get_text_config()
+    vocab = getattr(embeddings, "num_embeddings", None) or config.vocab_size
+    context = getattr(config, "max_position_embeddings", None)
+    return Model(hf, tokenizer, name, layout, context=context, vocab=vocab, forward=forward, rebuild=rebuild)

@@ -1,0 +1,196 @@
+"""`load_model`: a shipped name, a folder, a Hub id, a GGUF file, or a model that is already in memory."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from probekit.models.huggingface import wrap_huggingface
+from probekit.models.model import Model
+from probekit.models.transformer_lens import is_transformer_lens, wrap_transformer_lens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# Models that come with the package: name, folder inside it.
+SHIPPED = {"othello-mini": "testbeds/othello/weights"}
+
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+_CONVERT = (
+    "Pickle files can run any code when they are opened, so probekit does not read them. To convert, where you trust "
+    "the file: AutoModelForCausalLM.from_pretrained(folder, use_safetensors=False).save_pretrained(new_folder)"
+)
+
+
+def load_model(
+    source: str | Path | PreTrainedModel | Model | Any,
+    *,
+    dtype: str | torch.dtype = "float32",
+    device: str | torch.device | None = None,
+    blocks: str | None = None,
+    tokenizer: Any = None,
+) -> Model:
+    """Load a language model and find its sites.
+
+    Args:
+        source: One of: the name of a shipped model (`"othello-mini"`); a local folder as `save_pretrained` writes it,
+            with `*.safetensors`; a GGUF file, whose weights are expanded to `dtype`; a Hugging Face Hub id; a
+            `PreTrainedModel`; a TransformerLens `HookedTransformer` or `TransformerBridge`.
+        dtype: `"float32"`, `"bfloat16"` or `"float16"`. A model already in memory stays in the dtype it has.
+        device: `"cpu"`, `"cuda"`, ...; when None, the first GPU if there is one, else the CPU. A model already in
+            memory stays where it is.
+        blocks: Path of the list of blocks (`"transformer.h"`), for an architecture probekit does not know.
+        tokenizer: A tokenizer to use instead of the model's own, or with a model given as an object.
+
+    Raises:
+        FileNotFoundError: no such file or folder, or a folder without a model in it.
+        ValueError: a file that is no model, pickled or quantised weights, an architecture whose blocks are not found.
+        OSError: the Hub has no such model, or cannot be reached.
+    """
+    if isinstance(source, Model):
+        return source
+    if is_transformer_lens(source):
+        lens: Any = source
+        _refuse_conversion(next(lens.parameters()), dtype, device)
+        return wrap_transformer_lens(lens, tokenizer or lens.tokenizer, lens.cfg.model_name or "HookedTransformer")
+    if not isinstance(source, str | Path):
+        from transformers import PreTrainedModel
+
+        if not isinstance(source, PreTrainedModel):
+            raise TypeError(
+                f"load_model takes a name, a path, a transformers PreTrainedModel or a TransformerLens model, "
+                f"not {type(source).__name__}"
+            )
+        _refuse_conversion(next(source.parameters()), dtype, device)
+        return wrap_huggingface(source, tokenizer, Path(source.name_or_path or type(source).__name__).name, blocks)
+
+    hf, own_tokenizer, name = _read(source, _as_dtype(dtype))
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return wrap_huggingface(hf.to(where).eval(), tokenizer or own_tokenizer, name, blocks)
+
+
+def _read(source: str | Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Any, str]:
+    """Model, tokenizer and name of what `source` names."""
+    if str(source) in SHIPPED:
+        folder = Path(str(resources.files("probekit"))) / SHIPPED[str(source)]
+        return *_read_folder(folder, dtype), str(source)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return *_read_folder(path, dtype), path.resolve().name
+    if path.is_file():
+        if path.suffix in _PICKLES:
+            raise ValueError(f"{path} is a pickle file. {_CONVERT}")
+        if path.suffix == ".safetensors":
+            raise ValueError(f"{path} holds weights without a configuration: give the folder it lies in, {path.parent}")
+        return *_read_gguf(path, dtype), path.stem
+    if isinstance(source, Path) or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", source) or path.suffix == ".gguf":
+        raise FileNotFoundError(f"no model at {path}: there is no such file or folder")
+    return *_read_hub(source, dtype), source
+
+
+def _read_folder(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    names = sorted(file.name for file in folder.iterdir())
+    config_file = folder / "config.json"
+    if not config_file.is_file():
+        ggufs = [name for name in names if name.endswith(".gguf")]
+        if ggufs:
+            hint = f"give the GGUF file itself: {folder / ggufs[0]}"
+        elif "adapter_config.json" in names:
+            hint = "it is an adapter: merge it into its base model first (peft: merge_and_unload, then save_pretrained)"
+        else:
+            hint = f"it holds {', '.join(names[:5]) or 'nothing'}"
+        raise FileNotFoundError(f"{folder} holds no model: there is no config.json; {hint}")
+    if not any(name.endswith(".safetensors") for name in names):
+        pickles = [name for name in names if name.endswith(_PICKLES)]
+        if pickles:
+            raise ValueError(f"{folder} holds its weights as a pickle ({pickles[0]}). {_CONVERT}")
+        raise FileNotFoundError(f"{folder} has a config.json but no weights (*.safetensors)")
+    try:
+        config = json.loads(config_file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{config_file} is not JSON: {error}") from error
+    _refuse_quantised(config, folder)
+    try:
+        hf = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True)
+    except Exception as error:
+        raise ValueError(f"the model in {folder} cannot be loaded: {_first_line(error)}") from error
+    has_tokenizer = any(name.startswith(("tokenizer", "vocab", "spiece", "merges")) for name in names)
+    return hf, AutoTokenizer.from_pretrained(folder, local_files_only=True) if has_tokenizer else None
+
+
+def _read_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise ValueError(f"{path} is no model: it is neither a GGUF file nor a folder with config.json")
+    where: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True}
+    try:
+        hf = AutoModelForCausalLM.from_pretrained(path.parent, dtype=dtype, **where)
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, **where)
+    except Exception as error:
+        raise ValueError(f"the GGUF file {path} cannot be loaded: {_first_line(error)}") from error
+    # The weights are now plain tensors; transformers still takes the model for a quantised one and would not save it.
+    del hf.config.quantization_config
+    hf.is_quantized = False
+    hf.hf_quantizer = None
+    del hf.quantization_method
+    return hf, tokenizer
+
+
+def _read_hub(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        config = AutoConfig.from_pretrained(name)
+        _refuse_quantised(config.to_dict(), name)
+        hf = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True)
+    except OSError as error:
+        near = difflib.get_close_matches(name, SHIPPED, n=1)
+        raise OSError(
+            f"{name!r} is neither a shipped model ({', '.join(SHIPPED)}{f'; did you mean {near[0]}?' if near else ''}), "
+            f"nor a file or folder here, and the Hugging Face Hub did not give it: {_first_line(error)} Without a "
+            f"network, download it elsewhere (`hf download {name} --local-dir FOLDER`) and pass the folder; a model "
+            f"with pickled weights only must be converted first (save_pretrained writes safetensors)"
+        ) from error
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError):
+        tokenizer = None
+    return hf, tokenizer
+
+
+def _refuse_quantised(config: dict[str, Any], where: object) -> None:
+    method = (config.get("quantization_config") or {}).get("quant_method")
+    if method:
+        raise ValueError(
+            f"the model {where} is quantised ({method}). Load its unquantised original, a GGUF file (which is expanded), "
+            f"or load it with transformers and pass the model object"
+        )
+
+
+def _refuse_conversion(weight: torch.Tensor, dtype: str | torch.dtype, device: str | torch.device | None) -> None:
+    if dtype != "float32" and _as_dtype(dtype) != weight.dtype:
+        raise ValueError(f"the model given is in {weight.dtype}, not {dtype}: convert it before (model.to(...))")
+    if device is not None and torch.device(device).type != weight.device.type:
+        raise ValueError(f"the model given is on {weight.device}, not {device}: move it before (model.to(...))")
+
+
+def _as_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    found = _DTYPES.get(str(dtype).removeprefix("torch."))
+    if found is None:
+        raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, not {dtype!r}")
+    return found
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,262 @@
+"""`Model`: a language model, its tokenizer, and the places in it that can be read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from probekit.models.architectures import Layout
+from probekit.models.fingerprint import fingerprint_model, weights_version
+from probekit.models.sites import Site, describe_unknown
+
+
+class _LastSiteRead(Exception):
+    """Ends the forward pass once every site asked for has been read."""
+
+
+class Model:
+    """A language model with named sites. `load_model` makes it.
+
+    Attributes:
+        hf: The Hugging Face model; for a model that came from TransformerLens, that model itself.
+        tokenizer: Its tokenizer, or None for a model of tokens only.
+        name: What it was loaded as, for titles and manifests.
+        sites: Names of all sites in forward order.
+        stream_sites: `blocks.0.hook_resid_pre`, then every `blocks.i.hook_resid_post`: `n_layers + 1` of them.
+        n_layers: Number of blocks.
+        d_model: Width of the residual stream.
+        context: The most tokens a sequence may have, or None where the configuration names no limit.
+        vocab: Number of token ids.
+    """
+
+    def __init__(
+        self,
+        hf: nn.Module,
+        tokenizer: Any,
+        name: str,
+        layout: Layout,
+        *,
+        context: int | None,
+        vocab: int,
+        forward: Callable[[Tensor, Tensor | None], object],
+        rebuild: Callable[[], Model],
+    ) -> None:
+        self.hf: Any = hf
+        self.tokenizer = tokenizer
+        self.name = name
+        self.context = context
+        self.vocab = vocab
+        self.n_layers = layout.n_layers
+        self._layout = layout
+        self._forward = forward
+        self._rebuild = rebuild
+        self._fingerprint: tuple[object, str] | None = None
+        self.sites: tuple[str, ...] = tuple(layout.sites)
+        posts = tuple(f"blocks.{layer}.hook_resid_post" for layer in range(layout.n_layers))
+        self.stream_sites: tuple[str, ...] = ("blocks.0.hook_resid_pre", *posts)
+        self.d_model = layout.sites[self.stream_sites[0]].width
+
+    def __repr__(self) -> str:
+        size = sum(parameter.numel() for parameter in self.hf.parameters())
+        return (
+            f"Model({self.name!r}, {type(self.hf).__name__}, {size / 1e6:.3g} M parameters, {self.n_layers} blocks of "
+            f"width {self.d_model}, {len(self.sites)} sites)"
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are; tokens given to `run` are moved there."""
+        return next(self.hf.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the weights are stored and computed in."""
+        return next(self.hf.parameters()).dtype
+
+    @property
+    def fingerprint(self) -> str:
+        """First 16 hex digits of a SHA-256 of configuration and weights.
+
+        Two models with the same fingerprint compute the same. It is kept until a weight changes in place.
+        """
+        version = weights_version(self.hf)
+        if self._fingerprint is None or self._fingerprint[0] != version:
+            self._fingerprint = (version, fingerprint_model(self.hf))
+        return self._fingerprint[1]
+
+    def site(self, name: str) -> Site:
+        """The site called `name`.
+
+        Raises:
+            KeyError: no such site in this model. Says why where the architecture lacks it, and names the near ones.
+            TypeError: `name` is a number: which place "layer 0" means differs from tool to tool.
+        """
+        if isinstance(name, str) and name in self._layout.sites:
+            return self._layout.sites[name]
+        message = describe_unknown(name, self._layout.sites, self.n_layers, self._layout.absent)
+        raise (KeyError if isinstance(name, str) else TypeError)(message)
+
+    def tokenize(self, texts: Sequence[str]) -> tuple[list[np.ndarray], int]:
+        """Turn texts into token ids, with the special tokens the tokenizer itself adds.
+
+        Args:
+            texts: The texts.
+
+        Returns:
+            An int32 array a text, `[pos]`, cut after `context` tokens; and how many of the texts were cut.
+
+        Raises:
+            ValueError: the model has no tokenizer, or a text gives no token.
+            TypeError: `texts` is one string, or holds something else than strings.
+        """
+        if self.tokenizer is None:
+            raise ValueError(
+                f"model {self.name!r} has no tokenizer, so it takes token ids only: pass "
+                f"load_model(..., tokenizer=...), or data with tokens"
+            )
+        if isinstance(texts, str):
+            raise TypeError("texts is one string; give a list of texts")
+        texts = list(texts)
+        for i, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(f"texts[{i}] is {type(text).__name__}, not a string")
+        if not texts:
+            return [], 0
+        encoded = self.tokenizer(texts, return_attention_mask=False, truncation=False, verbose=False)["input_ids"]
+        for i, ids in enumerate(encoded):
+            if len(ids) == 0:
+                raise ValueError(f"texts[{i}] = {texts[i]!r} gives no token")
+        cut = 0 if self.context is None else sum(len(ids) > self.context for ids in encoded)
+        return [np.asarray(ids[: self.context], dtype=np.int32) for ids in encoded], cut
+
+    def run(self, tokens: Tensor, mask: Tensor | None, sites: Sequence[str]) -> dict[str, Tensor]:
+        """Read sites on a batch. The forward pass ends after the last of them; no logits are computed.
+
+        Dropout is off whatever mode the model is in, no gradient is kept, and hooks that others have put on the
+        model act. Attention stays what the model was loaded with (`sdpa`, unless the architecture forbids it).
+
+        Args:
+            tokens: `[batch, pos]` integers.
+            mask: `[batch, pos]`, true on tokens and false on the padding, which must stand on the right; None when
+                there is no padding. What is read at padding is meaningless.
+            sites: Names of sites.
+
+        Returns:
+            By site, in the order asked for, a tensor `[batch, pos, width]` in the model's dtype, on its device. Heads
+            are flattened: `attn.hook_z` is `[batch, pos, head * d_head]`.
+
+        Raises:
+            KeyError: an unknown site.
+            ValueError: tokens out of range, longer than the context, or padded on the left.
+        """
+        wanted = {name: self.site(name) for name in sites}
+        tokens, mask = self._check_batch(torch.as_tensor(tokens), mask)
+        read: dict[str, Tensor] = {}
+
+        def keep(name: str, value: Tensor) -> None:
+            if value.shape[0] == 1 and len(tokens) > 1:  # position embeddings are the same for every sequence
+                value = value.expand(len(tokens), *value.shape[1:])
+            value = value.reshape(*tokens.shape, -1)
+            read[name] = value if self._layout.known else value.clone()
+            if len(read) == len(wanted):
+                raise _LastSiteRead
+
+        if not wanted or tokens.numel() == 0:
+            empty = {name: (*tokens.shape, site.width) for name, site in wanted.items()}
+            return {name: torch.empty(shape, dtype=self.dtype, device=self.device) for name, shape in empty.items()}
+        with torch.inference_mode(), _evaluating(self.hf), self._reading(wanted.values(), keep):
+            try:
+                self._forward(tokens, mask)
+            except _LastSiteRead:
+                pass
+            else:
+                raise RuntimeError(f"the forward pass never came by {[name for name in wanted if name not in read]}")
+        return {name: read[name] for name in wanted}
+
+    def randomized(self, seed: int) -> Model:
+        """The same architecture with fresh weights, as its own initialisation draws them: the control.
+
+        The same seed gives the same weights; the global random state is left as it was.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = self._rebuild()
+        model.name = f"{self.name} (random weights, seed {seed})"
+        return model
+
+    def _check_batch(self, tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        if tokens.ndim != 2 or tokens.is_floating_point():
+            raise ValueError(f"tokens must be integers [batch, pos], got {tokens.dtype} {tuple(tokens.shape)}")
+        tokens = tokens.to(self.device, torch.long)
+        if mask is not None:
+            mask = torch.as_tensor(mask).to(self.device, torch.bool)
+            if mask.shape != tokens.shape:
+                raise ValueError(f"mask has shape {tuple(mask.shape)}, tokens {tuple(tokens.shape)}")
+            if (mask[:, 1:] & ~mask[:, :-1]).any():
+                raise ValueError("padding must stand on the right: mask has a token after padding")
+            tokens = tokens.masked_fill(~mask, 0)
+        if self.context is not None and tokens.shape[1] > self.context:
+            raise ValueError(f"{tokens.shape[1]} positions, but the context of {self.name!r} is {self.context} tokens")
+        if tokens.numel() and (tokens.min() < 0 or tokens.max() >= self.vocab):
+            raise ValueError(
+                f"token ids must lie in 0..{self.vocab - 1} for {self.name!r}, found {tokens.min()}..{tokens.max()}"
+            )
+        return tokens, mask
+
+    @contextmanager
+    def _reading(self, sites: Iterable[Site], keep: Callable[[str, Tensor], None]) -> Iterator[None]:
+        """Hook every site, so that `keep(name, value)` is called when the forward pass comes by."""
+        handles = []
+        try:
+            for site in sites:
+                module = self.hf.get_submodule(site.module)
+                if site.at == "output":
+                    handles.append(module.register_forward_hook(_output_hook(site, keep)))
+                else:
+                    handles.append(module.register_forward_pre_hook(_input_hook(site, keep), with_kwargs=True))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _output_hook(site: Site, keep: Callable[[str, Tensor], None]) -> Callable[[nn.Module, Any, Any], None]:
+    def hook(module: nn.Module, args: Any, output: Any) -> None:
+        keep(site.name, output if isinstance(output, Tensor) else output[0])
+
+    return hook
+
+
+def _input_hook(site: Site, keep: Callable[[str, Tensor], None]) -> Callable[[nn.Module, Any, Any], None]:
+    def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+        value = args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values()), None))
+        keep(site.name, normalize(module, value) if site.at == "normalized" else value)
+
+    return hook
+
+
+def normalize(norm: nn.Module, x: Tensor) -> Tensor:
+    """What a LayerNorm or RMSNorm makes of `x` before gain and bias, computed in float32, in `x`'s dtype."""
+    wide = x.float()
+    if isinstance(norm, nn.LayerNorm):
+        wide = wide - wide.mean(-1, keepdim=True)
+    eps = next(getattr(norm, name) for name in ("variance_epsilon", "eps") if hasattr(norm, name))
+    return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Every module in evaluation mode, and back to what each was."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
