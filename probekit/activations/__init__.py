@@ -1,1 +1,9 @@
 """Activations: captured into a store, given as arrays, or summed while they stream by."""
+
+from probekit.activations.capture import capture
+from probekit.activations.moments import Moments
+from probekit.activations.prefix import prefix_hashes
+from probekit.activations.source import Activations, ArrayActivations
+from probekit.activations.store import ActivationStore
+
+__all__ = ["ActivationStore", "Activations", "ArrayActivations", "Moments", "capture", "prefix_hashes"]

@@ -1,0 +1,345 @@
+"""`capture`: run a model over data once and keep its activations in a store."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+
+import probekit
+from probekit.activations.plan import Plan, make_plan
+from probekit.activations.store import (
+    DTYPES,
+    MANIFEST,
+    ActivationStore,
+    File,
+    Manifest,
+    fault_of,
+    read_manifest,
+    write_manifest,
+    write_tensors,
+)
+from probekit.activations.stream import stream_rows
+from probekit.data import Dataset, as_dataset
+
+if TYPE_CHECKING:
+    from probekit.models import Model
+
+INDEX = "index.safetensors"
+
+
+def capture(
+    model: Model,
+    data: Dataset | Sequence[str] | Sequence[np.ndarray],
+    sites: Sequence[str] | str | None = None,
+    *,
+    out: str | Path | None = None,
+    pool: str = "all",
+    every: int = 1,
+    rows: np.ndarray | None = None,
+    dtype: str = "float32",
+    compute_dtype: str | None = None,
+    token_budget: int = 8192,
+    progress: bool = True,
+) -> ActivationStore:
+    """Run the model over the data and store its activations.
+
+    Sequences are batched by length under a token budget, so that little of what is computed is padding (the share is
+    in the manifest). Memory does not grow with the data: one shard is held at a time. Every file is written whole or
+    not at all; a capture that was killed goes on where it stopped when called again with the same arguments, and the
+    folder ends byte for byte the same as if it had not been.
+
+    Args:
+        model: From `load_model`.
+        data: A `Dataset`, texts, or token arrays.
+        sites: Names of sites; the model's `stream_sites` if left out.
+        out: Folder of the store, made if it is not there. Left out, a temporary one is used and removed when the
+            store is no longer referred to.
+        pool: What becomes a row: `all` tokens, the `last` token of a sequence, the `mean` over its tokens, or the mean
+            over a `span` of the data set (`span:NAME` if it has several). Special tokens that the tokenizer adds are
+            tokens like others; padding never is.
+        every: With `pool="all"`, keep only the k-th, 2k-th, ... token of each sequence.
+        rows: Mask that keeps only some tokens (of the concatenated sequences) or some sequences. Sequences of which
+            nothing is kept are not run.
+        dtype: What is stored: `float32`, `float16` or `bfloat16`.
+        compute_dtype: `bfloat16` runs the model's matrix products in it (autocast). Left out, the model runs as it
+            was loaded.
+        token_budget: The most positions (padding included) of a batch.
+        progress: Whether to say beforehand what time, memory and disk it will take, and to draw a bar (on stderr).
+
+    Raises:
+        KeyError: unknown site; names the near ones.
+        ValueError: arguments that do not fit the data; a folder that holds another capture; activations that are not
+            finite, or overflow `dtype` (names site and sequence).
+        OSError: too little disk, found beforehand or on the way. What was written stays intact and is taken up again
+            by the next call.
+    """
+    dataset = as_dataset(data)
+    names = list(dict.fromkeys([sites] if isinstance(sites, str) else sites or model.stream_sites))
+    widths = {name: int(model.site(name).width) for name in names}
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    computing = computing_dtype(compute_dtype)
+    row_bytes = sum(widths.values()) * DTYPES[dtype].itemsize
+    plan = make_plan(model, dataset, pool, every, rows, token_budget, row_bytes, sum(widths.values()) * 4)
+    warn_of_cut(plan, model)
+    computed, padding = plan.totals()
+    wanted = Manifest(
+        model=model.name,
+        model_fingerprint=model.fingerprint,
+        tokenizer_fingerprint=_tokenizer_fingerprint(model.tokenizer) if dataset.texts is not None else "",
+        data=dataset.name,
+        data_fingerprint=dataset.fingerprint(),
+        token_fingerprint=plan.token_fingerprint(),
+        data_facts=json.loads(json.dumps(dict(dataset.facts), default=str)),
+        sites=widths,
+        sequences=len(dataset),
+        cut=plan.cut,
+        rows=plan.rows,
+        pool=pool,
+        every=every,
+        selection="" if rows is None else hashlib.sha256(np.packbits(rows).tobytes()).hexdigest()[:16],
+        dtype=dtype,
+        compute_dtype=compute_dtype or "",
+        token_budget=token_budget,
+        padding=padding / computed,
+        versions={"probekit": probekit.__version__, **{p: version(p) for p in ("torch", "transformers")}},
+    )
+    path = Path(tempfile.mkdtemp(prefix="probekit-")) if out is None else Path(out)
+    try:
+        manifest = _resumed(path, wanted)
+        shards = _left_to_do(path, manifest, plan)
+        if shards:
+            _write_shards(model, plan, shards, path, manifest, computing, row_bytes, progress)
+    except BaseException:
+        if out is None:
+            shutil.rmtree(path, ignore_errors=True)
+        raise
+    store = ActivationStore(path, manifest)
+    if out is None:
+        store.remove_when_unused()
+    return store
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a capture will take: seconds from the first batch's speed, bytes of memory beside the model, of disk."""
+
+    seconds: float
+    memory: int
+    disk: int
+
+
+def computing_dtype(name: str | None) -> torch.dtype | None:
+    """The dtype of `compute_dtype=`."""
+    if name not in (None, "bfloat16", "float16"):
+        raise ValueError(f"compute_dtype must be 'bfloat16', 'float16' or None (as the model was loaded), got {name!r}")
+    return None if name is None else DTYPES[name]
+
+
+def warn_of_cut(plan: Plan, model: Any) -> None:
+    """Say how many sequences were longer than the model can read."""
+    if plan.cut:
+        warnings.warn(
+            f"{plan.cut} of {len(plan.tokens)} sequences are longer than the {model.context} tokens that {model.name} "
+            f"can read; what lies beyond is left out",
+            stacklevel=3,
+        )
+
+
+def _resumed(path: Path, wanted: Manifest) -> Manifest:
+    """The manifest to go on with: the folder's own if it is of the same capture, a new one if the folder is empty."""
+    found = read_manifest(path)
+    if found is None:
+        others = [p.name for p in path.iterdir() if not p.name.endswith(".tmp")] if path.is_dir() else []
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"out={str(path)!r} is a file; give a folder")
+        if any(name != INDEX for name in others):
+            raise ValueError(f"out={str(path)!r} holds other files ({', '.join(sorted(others)[:3])}); give a new folder")
+        return wanted
+    differences = found.differences(wanted)
+    if differences == ["versions"] and found.complete:
+        return found
+    if differences:
+        ours, theirs = wanted.model_dump(mode="json"), found.model_dump(mode="json")
+        shown = "; ".join(f"{d}: {theirs[d]} there, {ours[d]} now" for d in differences)
+        raise ValueError(
+            f"{path} holds another capture ({shown[:600]}); give another folder, or delete this one if it is not needed"
+        )
+    return found
+
+
+def _left_to_do(path: Path, manifest: Manifest, plan: Plan) -> list[int]:
+    """Numbers of the shards that are not there, or not as they were written. The others are kept."""
+    manifest.shards = [shard for shard in manifest.shards if not fault_of(path, shard)]
+    if manifest.index is not None and fault_of(path, manifest.index):
+        manifest.index = None
+    done = {shard.start for shard in manifest.shards}
+    left = [number for number, (start, _) in enumerate(plan.shards) if start not in done]
+    if not left and manifest.index is None:
+        path.mkdir(parents=True, exist_ok=True)
+        _write_index(path, manifest, plan)
+    return left
+
+
+def _write_index(path: Path, manifest: Manifest, plan: Plan) -> None:
+    # PyTorch cannot store every unsigned type everywhere; the bits of the hash are kept as int64.
+    arrays = {name: torch.from_numpy(array.view(np.int64) if array.dtype == np.uint64 else array)
+              for name, array in plan.index.items()}  # fmt: skip
+    manifest.index = write_tensors(path, INDEX, arrays)
+    write_manifest(path, manifest)
+
+
+def _write_shards(
+    model: Any,
+    plan: Plan,
+    shards: list[int],
+    path: Path,
+    manifest: Manifest,
+    computing: torch.dtype | None,
+    row_bytes: int,
+    progress: bool,
+) -> None:
+    sites, dtype = manifest.sites, DTYPES[manifest.dtype]
+    left_rows = sum(plan.shards[n][1] - plan.shards[n][0] for n in shards)
+    disk = left_rows * row_bytes + plan.rows * 32
+    path.mkdir(parents=True, exist_ok=True)
+    _require_disk(path, disk)
+    total = sum(plan.padded_tokens(batch) for n in shards for batch in plan.batches[n])
+    most = max(plan.padded_tokens(batch) for n in shards for batch in plan.batches[n])
+    largest = max(plan.shards[n][1] - plan.shards[n][0] for n in shards) * row_bytes
+    memory = largest + most * sum(sites.values()) * 4
+    bar = _Bar(progress, total, f"{left_rows:,} rows at {len(sites)} sites of {manifest.model}")
+    try:
+        for stale in path.glob(".*.tmp"):
+            stale.unlink()
+        if manifest.index is None:
+            _write_index(path, manifest, plan)
+        for number in shards:
+            start, stop = plan.shards[number]
+            buffers = {site: torch.empty((stop - start, width), dtype=dtype) for site, width in sites.items()}
+            began = time.perf_counter()
+            for rows, activations, tokens in stream_rows(model, plan, plan.batches[number], list(sites), computing):
+                place = torch.from_numpy(rows - start)
+                for site, values in activations.items():
+                    buffers[site][place] = values.to(dtype).cpu()
+                seconds = (time.perf_counter() - began) / tokens
+                bar.announce(lambda s=seconds: Estimate(s * total, memory, disk), path)
+                bar.advance(tokens)
+            _require_finite(buffers, plan, start, manifest.dtype)
+            name = f"shard-{number:05d}.safetensors"
+            shard = write_tensors(path, name, buffers, start, stop)
+            manifest.shards = sorted([*manifest.shards, shard], key=_start)
+            write_manifest(path, manifest)
+    except (OSError, SafetensorError) as error:
+        if getattr(error, "errno", None) == errno.ENOSPC or "os error 28" in str(error):
+            raise OSError(
+                errno.ENOSPC,
+                f"the disk is full: {len(manifest.shards)} of {len(plan.shards)} shards are written to {path} and intact. "
+                f"Make room and call capture again with the same arguments; it goes on from there",
+            ) from error
+        raise
+    finally:
+        bar.close()
+
+
+def _start(file: File) -> int:
+    return file.start
+
+
+def _require_disk(path: Path, needed: int) -> None:
+    free = shutil.disk_usage(path).free
+    if free < needed * 1.01 + 2**20:
+        raise OSError(
+            errno.ENOSPC,
+            f"this capture needs {_size(needed)} of disk, and {_size(free)} are free in {path}. Store less (dtype="
+            f"'float16', fewer sites, every=, pool=, rows=) or give another folder with out=",
+        )
+
+
+def _require_finite(buffers: dict[str, torch.Tensor], plan: Plan, start: int, dtype: str) -> None:
+    for site, values in buffers.items():
+        if not torch.isfinite(values.sum(dtype=torch.float64)):  # one pass, and no mask as large as the data
+            row = int((~torch.isfinite(values).all(dim=1)).nonzero()[0])
+            hint = "; float16 ends at 65,504: store float32 or bfloat16" if dtype == "float16" else ""
+            raise ValueError(
+                f"activations at {site} are not finite in sequence {plan.index['sequence'][start + row]}, position "
+                f"{plan.index['position'][start + row]}{hint}"
+            )
+
+
+def _tokenizer_fingerprint(tokenizer: Any) -> str:
+    """SHA-256 (first 16 hex digits) of the vocabulary and the special tokens."""
+    vocabulary = sorted(tokenizer.get_vocab().items())
+    special = [str(token) for token in getattr(tokenizer, "all_special_tokens", [])]
+    return hashlib.sha256(json.dumps([vocabulary, special]).encode()).hexdigest()[:16]
+
+
+class _Bar:
+    """What is said while capturing: one line before, a bar during, nothing if not wanted."""
+
+    def __init__(self, wanted: bool, total: int, what: str) -> None:
+        self._wanted, self._what, self._announced = wanted, what, False
+        if wanted:
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+            self._progress = Progress(
+                TextColumn("capture"),
+                BarColumn(),
+                TextColumn("{task.percentage:>3.0f} %"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+            self._task = self._progress.add_task("capture", total=total)
+
+    def announce(self, estimate: Any, path: Path) -> None:
+        """Say, once, what it will take; the first batch has shown how fast it goes."""
+        if self._wanted and not self._announced:
+            e = estimate()
+            self._progress.console.print(
+                f"capture: {self._what}; about {_duration(e.seconds)}, {_size(e.memory)} of memory beside the model, "
+                f"{_size(e.disk)} of disk in {path}",
+                highlight=False,
+                markup=False,
+            )
+            self._progress.start()
+        self._announced = True
+
+    def advance(self, tokens: int) -> None:
+        if self._wanted:
+            self._progress.advance(self._task, tokens)
+
+    def close(self) -> None:
+        if self._wanted:
+            self._progress.stop()
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+__all__ = ["MANIFEST", "Estimate", "capture"]

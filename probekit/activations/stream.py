@@ -1,0 +1,58 @@
+"""Running a model over a plan and handing out rows as they come: what a store and streamed moments are made of."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from probekit.activations.plan import Plan
+
+
+def stream_rows(
+    model: Any, plan: Plan, batches: Sequence[np.ndarray], sites: Sequence[str], compute_dtype: torch.dtype | None
+) -> Iterator[tuple[np.ndarray, dict[str, torch.Tensor], int]]:
+    """Run batches; for each, give its row numbers, their activations, and how many positions were computed.
+
+    Activations are `[row, width]` by site, in the model's dtype and on its device; padding is never among them and
+    never enters a mean. Nothing is kept from one batch to the next.
+    """
+    for batch in batches:
+        lengths = np.array([len(plan.tokens[i]) for i in batch])
+        tokens = np.zeros((len(batch), lengths.max()), dtype=np.int64)
+        for row, i in zip(tokens, batch, strict=True):
+            row[: len(plan.tokens[i])] = plan.tokens[i]
+        mask = None if (lengths == lengths[0]).all() else torch.from_numpy(np.arange(tokens.shape[1]) < lengths[:, None])
+        with _computing_in(compute_dtype, model):
+            read = model.run(torch.from_numpy(tokens), mask, sites)
+        rows = np.concatenate([np.arange(plan.first_row[i], plan.first_row[i + 1]) for i in batch])
+        if plan.pool in ("all", "last"):
+            place = np.repeat(np.arange(len(batch)), [plan.first_row[i + 1] - plan.first_row[i] for i in batch])
+            flat = torch.from_numpy(place * tokens.shape[1] + plan.index["position"][rows])
+            pooled = {site: _take(read.pop(site), flat) for site in sites}
+        else:
+            pooled = {site: _average(read.pop(site), plan.spans[batch]) for site in sites}
+        yield rows, pooled, tokens.size
+
+
+def _take(activations: torch.Tensor, flat: torch.Tensor) -> torch.Tensor:
+    """`[row, width]`: rows at flat (sequence x position) places."""
+    return activations.reshape(-1, activations.shape[-1]).index_select(0, flat.to(activations.device))
+
+
+def _average(activations: torch.Tensor, spans: np.ndarray) -> torch.Tensor:
+    """`[sequence, width]` float32 mean over each sequence's span; what stands outside it is never read into the sum."""
+    span = torch.from_numpy(spans).to(activations.device)
+    position = torch.arange(activations.shape[1], device=activations.device)
+    outside = (position < span[:, :1]) | (position >= span[:, 1:])
+    total = activations.float().masked_fill(outside[..., None], 0).sum(dim=1)
+    return total / (span[:, 1:] - span[:, :1])
+
+
+def _computing_in(dtype: torch.dtype | None, model: Any) -> contextlib.AbstractContextManager[Any]:
+    if dtype is None:
+        return contextlib.nullcontext()
+    return torch.autocast(torch.device(getattr(model, "device", "cpu")).type, dtype=dtype)
