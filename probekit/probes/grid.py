@@ -1,0 +1,243 @@
+"""`fit_grid`: every target at every site for a whole grid of regularisation, at once."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probekit.data.dataset import Kind
+from probekit.probes.arrays import as_rows, as_targets
+from probekit.probes.base import LinearProbe, warn_unconverged
+from probekit.probes.solution import Solution
+from probekit.probes.stack import ProbeStack
+
+
+def _difference_in_means() -> type[LinearProbe]:
+    from probekit.probes.difference_in_means import DifferenceInMeans
+
+    return DifferenceInMeans
+
+
+def _lda() -> type[LinearProbe]:
+    from probekit.probes.lda import LDAProbe
+
+    return LDAProbe
+
+
+def _ridge() -> type[LinearProbe]:
+    from probekit.probes.ridge import RidgeProbe
+
+    return RidgeProbe
+
+
+def _logistic() -> type[LinearProbe]:
+    from probekit.probes.logistic import LogisticProbe
+
+    return LogisticProbe
+
+
+FAMILIES: dict[str, Callable[[], type[LinearProbe]]] = {
+    "difference_in_means": _difference_in_means,
+    "lda": _lda,
+    "ridge": _ridge,
+    "logistic": _logistic,
+}
+
+
+def fit_grid(
+    family: str | LinearProbe,
+    X: np.ndarray | Tensor | Iterable[np.ndarray | Tensor],
+    Y: np.ndarray | Tensor,
+    grid: Sequence[float] | None = None,
+    *,
+    n_classes: int | None = None,
+    kind: Kind | None = None,
+    classes: Sequence[str] | None = None,
+    targets: Sequence[str] = (),
+    sites: Sequence[str] | None = None,
+) -> ProbeStack:
+    """Fit probes for all targets, sites and grid values.
+
+    Args:
+        family: `"difference_in_means"`, `"lda"`, `"ridge"`, `"logistic"`, or an estimator, whose other parameters hold.
+        X: `[site, n, d]`, or `[n, d]` for one site; an iterable of `[n, d]` arrays is taken one at a time, so that only
+            one site need be in memory.
+        Y: `[n, t]` integer class indices (-1 where a row is left out of a target), or floats (NaN where left out).
+        grid: Values of the family's parameter (`C`, `alpha`, `shrinkage`); default: the family's own. A family without
+            a parameter takes none.
+        n_classes: Number of classes; default: `len(classes)`, or the largest index + 1.
+        kind: `binary`, `multiclass` or `continuous`; default: by `Y`'s dtype and `n_classes`.
+        classes, targets, sites: Names, kept in the result.
+
+    Returns:
+        A stack with axes `[grid, site, target, output, d]`, without `site` when `X` is `[n, d]`. A class that a target
+        never shows gets probability 0 there; a target that shows one class only gets the probe that always says so, with a
+        warning, since one such square should not cost the other 63.
+
+    Raises:
+        ValueError: shapes, class indices, or NaN and infinite activations.
+    """
+    probe = FAMILIES[_known(family)]()() if isinstance(family, str) else family
+    kind, n_classes = _kind(Y, n_classes, kind, classes)
+    if kind == "continuous" and probe.family != "ridge":
+        raise ValueError(f"{probe.family} probes read classes; for continuous targets use ridge")
+    values = _grid(probe, grid)
+    many = not (isinstance(X, np.ndarray | Tensor) and X.ndim == 2)
+    solutions: list[Solution] = []
+    for x in X if many else [X]:
+        rows = as_rows(x, name=f"X of site {len(solutions)}" if many else "X")
+        labels = as_targets(Y, len(rows), None if kind == "continuous" else n_classes)
+        if not solutions and kind != "continuous":
+            _warn_constant(labels, targets)
+        solutions.append(_solve_site(probe, rows, labels, n_classes if kind != "continuous" else None, values))
+    if not solutions:
+        raise ValueError("X has no sites")
+    joined = {
+        name: torch.stack([getattr(s, name) for s in solutions], 1) if many else getattr(solutions[0], name)
+        for name in ("coef", "intercept", "scale", "gap", "converged", "n_iter")
+    }
+    warn_unconverged(probe, Solution(**joined))
+    names = tuple(sites) if sites is not None else tuple(f"site {i}" for i in range(len(solutions))) if many else ()
+    if many and len(names) != len(solutions):
+        raise ValueError(f"{len(solutions)} sites in X but {len(names)} names")
+    return ProbeStack(
+        **joined,
+        classes=() if kind == "continuous" else tuple(classes or (str(k) for k in range(n_classes or 2))),
+        kind=kind,
+        targets=tuple(targets),
+        axes=("grid", "site") if many else ("grid",),
+        sites=names,
+        grid=tuple(float(v) for v in values),
+        family=probe.family,
+        parameters=probe.get_params(),
+    )
+
+
+def _known(family: str) -> str:
+    if family not in FAMILIES:
+        raise ValueError(f"no probe family {family!r}; there are {', '.join(FAMILIES)}")
+    return family
+
+
+def _kind(Y: object, n_classes: int | None, kind: Kind | None, classes: Sequence[str] | None) -> tuple[Kind, int]:
+    floating = Y.dtype.is_floating_point if isinstance(Y, Tensor) else np.asarray(Y).dtype.kind == "f"
+    if kind == "continuous" or (kind is None and floating):
+        return "continuous", 0
+    if kind not in (None, "binary", "multiclass"):
+        raise ValueError(f"kind must be binary, multiclass or continuous, got {kind!r}")
+    largest = int(Y.max() if isinstance(Y, Tensor) else np.max(np.asarray(Y)))
+    count = n_classes or (len(classes) if classes is not None else max(largest + 1, 2))
+    if classes is not None and len(classes) != count:
+        raise ValueError(f"{count} classes but {len(classes)} class names: {list(classes)}")
+    if count < 2 or (kind == "binary" and max(count, largest + 1) != 2):
+        raise ValueError(f"kind is {kind or 'classes'}, but there are {max(count, largest + 1)} classes")
+    return ("binary" if count == 2 else "multiclass"), count
+
+
+def _grid(probe: LinearProbe, grid: Sequence[float] | None) -> list[float]:
+    if probe.grid_parameter is None:
+        if grid is not None and len(grid) > 1:
+            raise ValueError(f"{probe.family} has no parameter to choose: leave grid out")
+        return [0.0]
+    values = [float(v) for v in (grid if grid is not None else probe.default_grid)]
+    if not values:
+        raise ValueError("grid is empty")
+    return values
+
+
+def _warn_constant(labels: Tensor, targets: Sequence[str]) -> None:
+    low = torch.where(labels < 0, labels.max(0).values, labels).min(0).values
+    constant = (low == labels.max(0).values).nonzero().flatten().tolist()
+    if constant:
+        names = [targets[t] if targets else str(t) for t in constant[:10]]
+        warnings.warn(
+            f"{len(constant)} of {labels.shape[1]} targets show one class only ({', '.join(names)}): their probe is constant",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _solve_site(probe: LinearProbe, X: Tensor, Y: Tensor, n_classes: int | None, grid: Sequence[float]) -> Solution:
+    """Solve targets in groups that share their classes and, unless the family takes masks, the rows left out."""
+    d, t = X.shape[1], Y.shape[1]
+    outputs = n_classes if n_classes is not None and n_classes > 2 else 1
+    shape = (len(grid), t, outputs)
+    whole = Solution(
+        coef=torch.zeros(*shape, d, dtype=torch.float64),
+        intercept=torch.zeros(shape, dtype=torch.float64),
+        scale=torch.ones(shape[:2], dtype=torch.float64),
+        gap=torch.zeros(shape, dtype=torch.float64),
+        converged=torch.ones(shape[:2], dtype=torch.bool),
+        n_iter=torch.zeros(shape[:2], dtype=torch.int64),
+    )
+    for columns, rows, present in _groups(Y, n_classes, probe.masks):
+        _scatter(whole, columns, present, n_classes, _solve_group(probe, X, Y, columns, rows, present, n_classes, grid))
+    return whole
+
+
+def _groups(Y: Tensor, n_classes: int | None, masks: bool) -> Iterator[tuple[list[int], Tensor | None, list[int] | None]]:
+    """`(columns, rows kept or None for all, classes present)`."""
+    labelled = ~Y.isnan() if n_classes is None else Y >= 0
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for column in range(Y.shape[1]):
+        kept = labelled[:, column]
+        partial = not bool(kept.all())
+        mask = kept.numpy().tobytes() if partial and not masks else b""
+        present = () if n_classes is None else tuple(torch.unique(Y[kept, column]).tolist())
+        groups.setdefault((mask, present), []).append(column)
+    for (mask, present), columns in groups.items():
+        rows = labelled[:, columns[0]] if mask else None
+        yield columns, rows, None if n_classes is None else list(present)  # type: ignore[call-overload]
+
+
+def _solve_group(
+    probe: LinearProbe,
+    X: Tensor,
+    Y: Tensor,
+    columns: list[int],
+    rows: Tensor | None,
+    present: list[int] | None,
+    n_classes: int | None,
+    grid: Sequence[float],
+) -> Solution | None:
+    if present is not None and len(present) == 1:
+        return None
+    labels = Y if len(columns) == Y.shape[1] else Y[:, columns]
+    if rows is not None:
+        X, labels = X[rows.to(X.device)], labels[rows]
+    if present is not None and len(present) != n_classes:
+        index = torch.full((n_classes + 1,), -1, dtype=torch.int64)  # type: ignore[operator]
+        index[present] = torch.arange(len(present))
+        labels = index[labels]  # -1 stays the last entry, -1
+    return probe._solve(X, labels.to(X.device), None if present is None else len(present), grid)
+
+
+def _scatter(
+    whole: Solution, columns: list[int], present: list[int] | None, n_classes: int | None, part: Solution | None
+) -> None:
+    """Put a group's probes where they belong, spreading the classes present over all the outputs."""
+    if part is None:  # one class only
+        assert present is not None
+        if whole.intercept.shape[2] == 1:
+            whole.intercept[:, columns] = float("inf") if present[0] == 1 else float("-inf")
+        else:
+            whole.intercept[:, columns] = float("-inf")
+            whole.intercept[:, columns, present[0]] = 0.0
+        return
+    for name in ("scale", "converged", "n_iter"):
+        getattr(whole, name)[:, columns] = getattr(part, name).cpu()
+    coef, intercept, gap = part.coef.cpu(), part.intercept.cpu(), part.gap.cpu()
+    if present is None or len(present) == n_classes:
+        whole.coef[:, columns], whole.intercept[:, columns], whole.gap[:, columns] = coef, intercept, gap
+        return
+    if coef.shape[2] == 1:  # two of many classes: one output becomes two
+        coef, intercept = torch.cat([-coef / 2, coef / 2], 2), torch.cat([-intercept / 2, intercept / 2], 2)
+        gap = gap.expand(-1, -1, 2)
+    whole.intercept[:, columns] = float("-inf")
+    for i, k in enumerate(present):
+        whole.coef[:, columns, k], whole.intercept[:, columns, k] = coef[:, :, i], intercept[:, :, i]
+        whole.gap[:, columns, k] = gap[:, :, i]
