@@ -1,0 +1,20 @@
+"""Figures of finished results and the self-contained HTML pages that hold them. Nothing is computed here."""
+
+from probekit.report.blocks import Block, Page
+from probekit.report.boards import board_accuracy, game_beliefs
+from probekit.report.figures import plot_calibration, plot_confusion, plot_heatmap, plot_sweep, plot_transfer
+from probekit.report.page import sweep_page, write_sweep_page
+
+__all__ = [
+    "Block",
+    "Page",
+    "board_accuracy",
+    "game_beliefs",
+    "plot_calibration",
+    "plot_confusion",
+    "plot_heatmap",
+    "plot_sweep",
+    "plot_transfer",
+    "sweep_page",
+    "write_sweep_page",
+]

@@ -1,0 +1,56 @@
+"""Colours and the plotly template. Colours are told apart by people who are colour-blind, and dashes tell the lines apart
+where colour is missing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+
+# Okabe & Ito's palette, darkened where a thin line on white would be faint.
+SOURCE_STYLES: dict[str, dict[str, str]] = {
+    "model": {"color": "#0068b0", "dash": "solid", "symbol": "circle"},
+    "surface": {"color": "#00805d", "dash": "dash", "symbol": "square"},
+    "random_weights": {"color": "#c2497f", "dash": "dashdot", "symbol": "diamond"},
+    "control_task": {"color": "#c26a00", "dash": "longdash", "symbol": "triangle-up"},
+    "shuffled": {"color": "#6d7480", "dash": "dot", "symbol": "x"},
+    "majority": {"color": "#22262b", "dash": "2px,3px", "symbol": "line-ew"},
+}
+SERIES_COLORS = ("#0068b0", "#c26a00", "#00805d", "#c2497f", "#6d7480", "#7a5195", "#3a9bc1", "#9a8a00")
+SERIES_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+
+# What each colour becomes on a dark page; the page's script swaps them.
+DARK = {
+    "#0068b0": "#5ab4f0",
+    "#00805d": "#2fc49a",
+    "#c2497f": "#f08cba",
+    "#c26a00": "#f2a33a",
+    "#6d7480": "#a3abb8",
+    "#22262b": "#e6e9ee",
+    "#7a5195": "#b99ad6",
+    "#3a9bc1": "#7fd3ef",
+    "#9a8a00": "#e3d64f",
+}
+
+SCALE = "Cividis"  # made to look the same with and without colour blindness
+
+
+def template(dark: bool = False) -> dict[str, Any]:
+    """The plotly template (`layout.template`) as plain data."""
+    ink, line, grid = ("#e6e9ee", "#4a515c", "#2c323a") if dark else ("#22262b", "#b9c0ca", "#e6e9ee")
+    axis = {
+        "gridcolor": grid, "linecolor": line, "tickcolor": line, "zeroline": False, "showline": True, "ticks": "outside",
+        "ticklen": 4, "automargin": True, "title": {"standoff": 8},
+    }  # fmt: skip
+    clear = "rgba(0,0,0,0)"
+    return {
+        "layout": {
+            "font": {"family": FONT, "size": 13, "color": ink},
+            "paper_bgcolor": clear if dark else "#ffffff", "plot_bgcolor": clear if dark else "#ffffff",
+            "colorway": [DARK[c] if dark else c for c in SERIES_COLORS],
+            "xaxis": axis, "yaxis": axis,
+            "hoverlabel": {"font": {"family": FONT, "size": 13}, "align": "left"},
+            "legend": {"font": {"size": 12}, "bgcolor": clear},
+            "margin": {"l": 8, "r": 12, "t": 8, "b": 8},
+        }
+    }  # fmt: skip
