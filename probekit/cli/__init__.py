@@ -24,6 +24,3 @@ def main() -> None:
         print("stopped; the same command goes on from what is already written", file=sys.stderr)
         raise SystemExit(130) from None
 
-
-if __name__ == "__main__":
-    main()

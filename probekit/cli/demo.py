@@ -19,6 +19,10 @@ def demo(
 
     Reads the shipped `othello-mini` on fresh random games: mine / theirs / empty, and stable discs, at every layer,
     beside the controls. Writes the result, the probes and one page.
+
+    **Example**
+
+    - `probekit demo -o out/demo`
     """
     from probekit.models import load_model
     from probekit.probes import sweep

@@ -1,0 +1,5 @@
+"""`python -m probekit.cli`."""
+
+from probekit.cli import main
+
+main()

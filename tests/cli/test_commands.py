@@ -1,0 +1,149 @@
+"""The commands end to end on a small random model, and what they say when the input is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import random
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from probekit.cli import main
+
+COLOURS, ANIMALS = ["red", "blue", "green"], ["dog", "cat", "cow", "fox", "hen"]
+
+
+@dataclass(frozen=True)
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def probekit(*arguments: object) -> Done:
+    """Run the command line in this process: importing torch anew for every command would take longer than the command."""
+    out, err, before = io.StringIO(), io.StringIO(), sys.argv
+    sys.argv = ["probekit", *map(str, arguments)]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            main()
+        status = 0
+    except SystemExit as stop:
+        status = int(stop.code or 0)
+    finally:
+        sys.argv = before
+    return Done(status, out.getvalue(), err.getvalue())
+
+
+def write_table(path: Path, rows: int = 120, seed: int = 0) -> Path:
+    """Sentences whose label is a word in them: readable from the embedding of a random model."""
+    draw = random.Random(seed)
+    with path.open("w", newline="") as file:
+        out = csv.writer(file)
+        out.writerow(["sentence", "warm", "colour", "length", "animal"])
+        for i in range(rows):
+            colour, animal = draw.choice(COLOURS), draw.choice(ANIMALS)
+            out.writerow([f"{animal} {i} is {colour}", colour == "red", colour, draw.random(), animal])
+    return path
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_table(tmp_path_factory.mktemp("table") / "statements.csv")
+
+
+@pytest.fixture(scope="module")
+def probed(table: Path, tiny_model_folder: Path) -> tuple[Path, Done]:
+    out = table.parent / "out"
+    done = probekit(
+        "probe", table, "--text", "sentence", "--label", "warm", "--label", "colour", "--label", "length",
+        "--model", tiny_model_folder, "--group", "animal", "-o", out,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return out, done
+
+
+def test_probe_writes_result_probes_and_page(probed: tuple[Path, Done]) -> None:
+    out, done = probed
+    assert json.loads((out / "result.json").read_text())
+    assert list(out.rglob("*.safetensors"))
+    assert "<html" in (out / "report.html").read_text()
+    assert str((out / "report.html").resolve()) in done.stdout
+    for word in ("binary", "multiclass", "continuous"):
+        assert word in done.stdout
+
+
+def test_report_writes_the_page_again(probed: tuple[Path, object]) -> None:
+    page = probed[0] / "again.html"
+    done = probekit("report", probed[0], "--out", page)
+    assert done.returncode == 0, done.stderr
+    assert "<html" in page.read_text()
+
+
+def test_capture_then_sweep(table: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+    done = probekit("capture", table, "-t", "sentence", "-m", tiny_model_folder, "-o", tmp_path / "store")
+    assert done.returncode == 0, done.stderr
+    done = probekit(
+        "sweep", tmp_path / "store", "-d", table, "-t", "sentence", "-l", "colour", "-p", "ridge", "-o", tmp_path / "out"
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "report.html").exists()
+
+    other = write_table(tmp_path / "other.csv", seed=1)
+    done = probekit("sweep", tmp_path / "store", "-d", other, "-t", "sentence", "-l", "colour", "-o", tmp_path / "no")
+    assert done.returncode == 1
+    assert "error:" in done.stderr
+    assert not (tmp_path / "no").exists()
+
+
+def test_out_of_distribution_file(table: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+    other = write_table(tmp_path / "elsewhere.csv", seed=2)
+    done = probekit(
+        "probe", table, "-t", "sentence", "-l", "warm", "-m", tiny_model_folder, "--test", other, "-p", "ridge",
+        "--no-controls", "-o", tmp_path / "out",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "elsewhere" in (tmp_path / "out" / "result.json").read_text()
+
+
+def test_models_lists_and_describes(tiny_model_folder: Path) -> None:
+    assert "othello-mini" in probekit("models").stdout
+    described = probekit("models", tiny_model_folder).stdout
+    assert "3 layers" in described
+    assert "hook_resid_post" in described
+
+
+@pytest.mark.parametrize("command", ["probe", "capture", "sweep", "report", "demo", "models"])
+def test_help_has_an_example_or_says_what_it_does(command: str) -> None:
+    page = probekit(command, "--help").stdout
+    assert len(page) > 600
+    assert "probekit " + command in page
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"FILE": "missing.csv"}, "missing.csv"),
+        ({"-t": "sentense"}, "sentence"),
+        ({"-l": "animl"}, "animal"),
+        ({"-m": "no/such/folder"}, "no/such/folder"),
+        ({"--test": "missing.csv"}, "missing.csv"),
+        ({"-s": "blocks.7.hook_resid_post"}, "blocks.2.hook_resid_post"),
+    ],
+)
+def test_wrong_input_is_one_clear_message(
+    change: dict[str, str], said: str, table: Path, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    given = {"FILE": str(table), "-t": "sentence", "-l": "colour", "-m": str(tiny_model_folder), "-o": str(tmp_path / "out")}
+    given |= change
+    file = given.pop("FILE")
+    done = probekit("probe", file, *[part for pair in given.items() for part in pair])
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
