@@ -15,7 +15,7 @@ _HOME = {
     "Direction": "direction",
     "ProbeStack": "stack",
     "fit_grid": "grid",
-    "sweep": "sweep",
+    "sweep": "layer_sweep",  # a module called sweep would hide the function
     "SweepResult": "result",
 }
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from probekit.probes.difference_in_means import DifferenceInMeans
     from probekit.probes.direction import Direction
     from probekit.probes.grid import fit_grid
+    from probekit.probes.layer_sweep import sweep
     from probekit.probes.lda import LDAProbe
     from probekit.probes.logistic import LogisticProbe
     from probekit.probes.result import SweepResult
     from probekit.probes.ridge import RidgeProbe
     from probekit.probes.stack import ProbeStack
-    from probekit.probes.sweep import sweep
 
 
 def __getattr__(name: str) -> object:

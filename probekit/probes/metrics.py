@@ -330,7 +330,7 @@ CLASS_METRICS: tuple[Metric, ...] = (
     Metric("accuracy", _accuracy_sums, _first_by_second, unit_range=True),
     Metric("balanced_accuracy", _balanced_sums, _balanced_value, unit_range=True),
     Metric("auroc", _auroc_sums, _auroc_value, unit_range=True, redraw=_auroc_redraw),
-    Metric("recall_at_1pct_false_alarms", _detection_sums, _recall_value, unit_range=True),
+    Metric("recall_at_1pct", _detection_sums, _recall_value, unit_range=True),
     Metric("false_alarm_rate", _detection_sums, _false_alarm_value, higher=False, unit_range=True),
     Metric("log_loss", _log_loss_sums, _first_by_second, higher=False),
     Metric("calibration_error", _calibration_sums, _calibration_value, higher=False, recentre=True),

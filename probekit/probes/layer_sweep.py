@@ -1,0 +1,202 @@
+"""`sweep`: from a model and labels to an answer over every site."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+import probekit
+from probekit.data import Dataset, LabelSet, as_dataset
+from probekit.probes.base import LinearProbe
+from probekit.probes.grid import FAMILIES
+from probekit.probes.label_choice import Labels
+from probekit.probes.question import Question
+from probekit.probes.result import SweepResult
+from probekit.probes.rows import Part
+from probekit.probes.scoring import Figures, Scorer
+from probekit.probes.sources import open_source
+
+if TYPE_CHECKING:
+    from probekit.activations import Activations
+    from probekit.models import Model
+
+
+def sweep(
+    source: Model | Activations | Mapping[str, Any] | str | Path,
+    data: Dataset | Sequence[str] | Sequence[np.ndarray] | None = None,
+    labels: Labels = None,
+    *,
+    sites: Sequence[str] | str | None = None,
+    probe: str | LinearProbe = "logistic",
+    grid: Sequence[float] | None = None,
+    pool: str | None = None,
+    groups: object = None,
+    ood: Dataset | Mapping[str, Dataset] | None = None,
+    controls: bool = True,
+    max_rows: int = 20_000,
+    n_boot: int = 1000,
+    seed: int = 0,
+    progress: bool = True,
+) -> SweepResult:
+    """Fit probes for every label set at every site, and report them on test with intervals, beside their controls.
+
+    Sequences (or groups) are split into training, validation and test. Each probe's penalty is chosen by its loss on
+    validation, the best site by its score on validation; test is only reported. Rows whose whole prefix occurs in
+    training count neither in validation nor in test.
+
+    Controls: `majority` (the class frequencies of training, or its mean); `shuffled` (labels dealt out again between
+    training sequences or groups); `control_task` (a random label for each type; Hewitt & Liang 2019) with its
+    `selectivity`; `random_weights` (the same architecture, never trained); `surface` (the text or the tokens alone). The
+    shuffled and control-task probes use the penalty that was chosen for the real labels; the others choose their own.
+
+    Args:
+        source: A `Model`; an `ActivationStore` or its path; `ArrayActivations`; or a mapping from site names to
+            arrays `[row, width]`.
+        data: The sequences. Needed with a model; with activations it brings label sets, groups and texts.
+        labels: Names of the data set's label sets, `LabelSet`s, or a mapping from names to values; all of the data's
+            if left out. Strings are names, never values and never prompts.
+        sites: Site names; the model's residual stream, or all that the activations have, if left out.
+        probe: `logistic`, `ridge`, `lda`, `difference_in_means`, or an estimator. Continuous labels are read by ridge.
+        grid: Penalties to choose from (`C`, `alpha`, `shrinkage`); the family's own if left out.
+        pool: What a row is when a model is captured: `all` tokens (the default for token-level labels), the `last`
+            token (the default for sequence-level ones), `mean`, or `span`.
+        groups: `[sequence]` values; sequences of one group are never split. The data set's own if left out.
+        ood: Out-of-distribution data sets with label sets of the same names (a model is needed to read them). Rows of
+            `data` whose split is `"ood"` are such a set by themselves.
+        controls: Whether to fit the controls.
+        max_rows: Most training rows, drawn evenly over the sequences; validation holds at most a quarter and test at
+            most half as many.
+        n_boot: Bootstrap draws, at least 100.
+        seed: Of the split, the draws and all controls. The same seed gives the same numbers.
+        progress: Whether to draw progress bars (on stderr).
+
+    Raises:
+        KeyError: unknown site or label set; names the near ones.
+        TypeError: a source or labels of the wrong type.
+        ValueError: labels that do not fit the data or the pooling, one class only, too few examples or groups.
+    """
+    began = time.time()
+    if isinstance(probe, str) and probe not in FAMILIES:
+        raise ValueError(f"no probe family {probe!r}; there are {', '.join(FAMILIES)}")
+    if n_boot < 100 or max_rows < 8:
+        raise ValueError(f"n_boot must be at least 100 and max_rows at least 8, got {n_boot} and {max_rows}")
+    figures = Figures()
+    notes: list[str] = []
+    questions: list[Question] = []
+    with tempfile.TemporaryDirectory(prefix="probekit-sweep-") as folder:
+        reading = open_source(
+            source, None if data is None else as_dataset(data), groups, sites, ood, controls=controls, folder=Path(folder),
+            seed=seed, max_rows=max_rows, progress=progress,
+        )  # fmt: skip
+        chosen = reading.label_sets(labels)
+        for level in ("sequence", "token"):
+            wanted = [c for c in chosen if c.level == level]
+            if wanted:
+                parts, said = reading.parts(wanted, pool)
+                notes += said
+                scorer = Scorer(n_boot, seed, figures)
+                asking = [_question(c, parts, scorer, probe, grid, controls, seed) for c in wanted]
+                _ask(asking, parts, reading.sites, reading.layers, controls, progress)
+                questions += asking
+        if controls and parts["train"].twin is None:
+            notes.append("random weights not available: there is no model, only activations")
+    for question in questions:
+        notes += question.notes
+        if question.unconverged:
+            notes.append(f"{question.labels.name}: {question.unconverged} probes did not reach the solver's tolerance")
+    order = [c.name for c in chosen]
+    questions.sort(key=lambda q: order.index(q.labels.name))
+    asked = {
+        "labels": order, "sites": list(reading.sites), "probe": probe if isinstance(probe, str) else repr(probe),
+        "grid": None if grid is None else list(grid), "pool": pool, "groups": None if groups is None else "given",
+        "controls": controls, "max_rows": max_rows, "n_boot": n_boot,
+    }  # fmt: skip
+    manifest = {
+        "title": reading.title(probe if isinstance(probe, str) else probe.family), "seed": seed, "arguments": asked,
+        **reading.facts(), "versions": _versions(), "command": shlex.join(sys.argv), "started": datetime.fromtimestamp(began, UTC).isoformat("T", "seconds"),
+        "seconds": round(time.time() - began, 1),
+    }  # fmt: skip
+    return SweepResult(
+        sites=reading.sites,
+        layers=reading.layers,
+        label_sets=tuple(q.summary() for q in questions),
+        figures=figures.columns,
+        validation={q.labels.name: {m: np.array(v) for m, v in q.validation.items()} for q in questions},
+        draws={q.labels.name: {m: np.stack(v) for m, v in q.draws.items()} for q in questions},
+        tables={q.labels.name: q.tables.tables() for q in questions},
+        probes={q.labels.name: q.probes for q in questions},
+        notes=tuple(dict.fromkeys(notes)),
+        manifest=manifest,
+    )
+
+
+def _question(
+    labels: LabelSet, parts: Mapping[str, Part], scorer: Scorer, probe: str | LinearProbe, grid: Sequence[float] | None,
+    controls: bool, seed: int,
+) -> Question:  # fmt: skip
+    family = probe if isinstance(probe, str) else probe.family
+    if labels.kind == "continuous" and family != "ridge":  # a grid of C is no grid of alpha
+        probe, grid = "ridge", None
+    return Question(labels, parts, scorer, probe, grid, with_controls=controls, seed=seed)
+
+
+def _ask(
+    questions: Sequence[Question], parts: Mapping[str, Part], sites: Sequence[str], layers: Sequence[int | None], controls: bool,
+    progress: bool,
+) -> None:  # fmt: skip
+    """Every question at every site, a site at a time, so that the activations of one site only are in memory."""
+    twin = parts["train"].twin is not None
+    steps = len(questions) * (len(sites) * (1 + twin) + controls)
+    with _bar(progress, steps) as advance:
+        if controls:
+            for question in questions:
+                advance(f"{question.labels.name}: majority, surface", 0)
+                question.ask_without_model()
+                advance(None, 1)
+        for site, layer in zip(sites, layers, strict=True):
+            for random in (False, True) if twin else (False,):
+                X = {name: torch.from_numpy(part.read(site, twin=random)) for name, part in parts.items()}
+                for question in questions:
+                    advance(f"{question.labels.name} at {site}{', random weights' if random else ''}", 0)
+                    (question.ask_random_weights if random else question.ask_site)(site, layer, X)
+                    advance(None, 1)
+
+
+@contextmanager
+def _bar(wanted: bool, total: int) -> Iterator[Any]:
+    if not wanted:
+        yield lambda text, steps: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("probes "), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}", markup=False))
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=total)
+
+        def advance(text: str | None, steps: int) -> None:
+            bar.update(task, advance=steps, **({} if text is None else {"description": text}))
+
+        yield advance
+
+
+def _versions() -> dict[str, str]:
+    out = {"python": platform.python_version(), "probekit": probekit.__version__}
+    for package in ("torch", "numpy", "transformers", "scikit-learn"):
+        try:
+            out[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return out

@@ -1,0 +1,173 @@
+"""A `SweepResult` as three files: `result.json`, `probes.safetensors`, `draws.safetensors`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as dump_tensors
+
+from probekit.probes.result import COLUMNS, LabelSummary, SiteTables, SweepResult
+from probekit.probes.stack import ProbeStack
+
+FORMAT = 1
+STACK_TENSORS = ("coef", "intercept", "scale", "gap", "converged", "n_iter", "chosen")
+TENSOR_FILES = ("probes.safetensors", "draws.safetensors")
+
+
+def write_result(result: SweepResult, folder: Path) -> Path:
+    """See `SweepResult.save`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = dict(zip(TENSOR_FILES, (_probe_tensors(result), _draw_tensors(result)), strict=True))
+    checksums = {}
+    for name, content in tensors.items():
+        data = dump_tensors({key: np.ascontiguousarray(value) for key, value in content.items()})
+        checksums[name] = hashlib.sha256(data).hexdigest()
+        _replace(folder / name, data)
+    document = {
+        "format": FORMAT,
+        "manifest": result.manifest,
+        "notes": result.notes,
+        "sites": result.sites,
+        "layers": result.layers,
+        "label_sets": [vars(s) for s in result.label_sets],
+        "validation": {k: {m: _plain(v) for m, v in by.items()} for k, by in result.validation.items()},
+        "data_names": {k: list(by) for k, by in result.tables.items()},
+        "probes": {k: _family_of(by) for k, by in result.probes.items()},
+        "checksums": checksums,
+        "figures": {name: [_plain(v) for v in result.figures[name]] for name in COLUMNS},
+    }
+    _replace(folder / "result.json", json.dumps(document, indent=1, allow_nan=False, default=_jsonable).encode())
+    return folder
+
+
+def read_result(folder: Path) -> SweepResult:
+    """See `SweepResult.load`."""
+    path = folder / "result.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"no result.json in {folder}: give the folder that SweepResult.save (or `-o`) wrote to")
+    try:
+        document = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise ValueError(f"{path} is not a sweep result of format {FORMAT}")
+    files = {}
+    for name, checksum in document["checksums"].items():
+        data = (folder / name).read_bytes() if (folder / name).is_file() else b""
+        if hashlib.sha256(data).hexdigest() != checksum:
+            state = "is damaged or belongs to another result" if data else "is missing"
+            raise ValueError(f"{folder / name} {state}; save the result again")
+        files[name] = load_tensors(data)
+    probes, draws = (files[name] for name in TENSOR_FILES)
+    summaries = tuple(
+        LabelSummary(**{**s, "classes": tuple(s["classes"]), "targets": tuple(s["targets"])}) for s in document["label_sets"]
+    )
+    figures = {name: document["figures"][name] for name in COLUMNS}
+    for name in ("value", "low", "high"):
+        figures[name] = [math.nan if v is None else v for v in figures[name]]
+    by_name = {s.name: s for s in summaries}
+    return SweepResult(
+        sites=tuple(document["sites"]),
+        layers=tuple(document["layers"]),
+        label_sets=summaries,
+        figures=figures,
+        validation={
+            k: {m: np.array([math.nan if x is None else x for x in v]) for m, v in by.items()}
+            for k, by in document["validation"].items()
+        },
+        draws={s.name: {key.split("/")[2]: v for key, v in draws.items() if key.startswith(f"draws/{i}/")} for i, s in enumerate(summaries)},
+        tables={
+            name: {
+                data: SiteTables(draws[f"confusion/{_index(summaries, name)}/{j}"], draws[f"bins/{_index(summaries, name)}/{j}"])
+                for j, data in enumerate(data_names)
+            }
+            for name, data_names in document["data_names"].items()
+        },
+        probes={
+            name: {
+                site: ProbeStack(
+                    **{n: _tensor(probes[f"{i}/{site}/{n}"]) for n in STACK_TENSORS if f"{i}/{site}/{n}" in probes},
+                    classes=by_name[name].classes, kind=by_name[name].kind, targets=by_name[name].targets, sites=(site,),
+                    grid=tuple(document["probes"][name]["grid"]), family=document["probes"][name]["family"],
+                    parameters=document["probes"][name]["parameters"],
+                )
+                for site in document["sites"]
+            }
+            for i, name in enumerate(by_name)
+        },
+        notes=tuple(document["notes"]),
+        manifest=document["manifest"],
+    )  # fmt: skip
+
+
+def _index(summaries: tuple[LabelSummary, ...], name: str) -> int:
+    return [s.name for s in summaries].index(name)
+
+
+def _probe_tensors(result: SweepResult) -> dict[str, np.ndarray]:
+    out = {}
+    for i, summary in enumerate(result.label_sets):
+        for site, stack in result.probes[summary.name].items():
+            for name in STACK_TENSORS:
+                if getattr(stack, name) is not None:
+                    out[f"{i}/{site}/{name}"] = getattr(stack, name).numpy()
+    return out
+
+
+def _family_of(stacks: Mapping[str, ProbeStack]) -> dict[str, Any]:
+    """What all probes of a label set share."""
+    stack = next(iter(stacks.values()))
+    return {"family": stack.family, "parameters": dict(stack.parameters), "grid": list(stack.grid)}
+
+
+def _draw_tensors(result: SweepResult) -> dict[str, np.ndarray]:
+    out = {}
+    for i, summary in enumerate(result.label_sets):
+        for metric, draws in result.draws[summary.name].items():
+            out[f"draws/{i}/{metric}"] = draws
+        for j, table in enumerate(result.tables.get(summary.name, {}).values()):
+            out[f"confusion/{i}/{j}"] = table.confusion
+            out[f"bins/{i}/{j}"] = table.bins
+    return out
+
+
+def _tensor(values: np.ndarray) -> Any:
+    import torch
+
+    return torch.from_numpy(np.array(values))
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN: null stands for it."""
+    if isinstance(value, np.ndarray):
+        return [_plain(v) for v in value.tolist()]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return str(value)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write as a whole: a reader, or a kill at any moment, finds the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

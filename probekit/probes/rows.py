@@ -1,0 +1,223 @@
+"""Which rows train a probe, choose its penalty, and are reported; and where their activations are read."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from probekit.activations import Activations, capture
+from probekit.activations.plan import make_plan
+from probekit.data import Dataset, Split, drop_seen_prefixes, split_items
+
+if TYPE_CHECKING:
+    from probekit.models import Model
+
+VALID_SHARE, TEST_SHARE = 4, 2  # validation holds at most max_rows / 4 rows, test at most max_rows / 2
+LARGE_STORE = 4 << 30  # bytes of float32 above which the temporary store is kept in float16
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows of a data set, for training, choosing or testing.
+
+    Attributes:
+        name: `train`, `valid`, `test`, or the name of an out-of-distribution set.
+        data: The data set, where there is one.
+        activations: Where the rows are.
+        twin: The same rows of the model with random weights, if that control is on.
+        rows: `[n]` row numbers there.
+        cluster: `[n]` 0, 1, ...: the group that each row belongs to.
+    """
+
+    name: str
+    data: Dataset | None
+    activations: Activations
+    twin: Activations | None
+    rows: np.ndarray
+    cluster: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def sequence(self) -> np.ndarray:
+        """`[n]` index of the sequence of each row."""
+        return self.activations.sequence[self.rows]
+
+    def items(self, level: str) -> np.ndarray:
+        """`[n]` index of each row into label sets of this level."""
+        return self.activations.item[self.rows] if level == "token" else self.sequence
+
+    def read(self, site: str, twin: bool = False) -> np.ndarray:
+        """`[n, width]` float32."""
+        source = self.twin if twin else self.activations
+        assert source is not None
+        return source.read(site, self.rows)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Row numbers of each part, ascending, and what was left out on the way."""
+
+    parts: Mapping[str, np.ndarray]
+    notes: tuple[str, ...]
+
+
+def plan_rows(
+    sequence: np.ndarray, groups: np.ndarray, prefix: np.ndarray, *, given: np.ndarray | None, seed: int, max_rows: int
+) -> Plan:
+    """Split rows by group, drop those that training has seen, and cap the rest.
+
+    Args:
+        sequence: `[row]` sequence of each row.
+        groups: `[sequence]` group of each sequence.
+        prefix: `[row]` hash of the tokens that the row could see. Rows of validation whose prefix occurs in training,
+            and rows of test whose prefix occurs in training or validation, count nowhere.
+        given: `[sequence]` a split that came with the data.
+        max_rows: Most training rows; they are drawn evenly over the sequences.
+    """
+    split = split_items(sequence, groups, seed, given=given)
+    notes = []
+    if split.left_out:
+        notes.append(f"{split.left_out:,} rows are in no part: their group (or an identical sequence) is in another part of the given split")
+    kept = _drop_seen(split, prefix)
+    dropped = [f"{before - len(kept[name]):,} of {before:,} {name} rows" for name, before in _sizes(split).items() if before > len(kept[name])]
+    if dropped:
+        notes.append(f"{' and '.join(dropped)} do not count: their whole prefix also occurs in training (for test rows: or in validation)")
+    for name in ("valid", "test"):
+        if not len(kept[name]):
+            raise ValueError(
+                f"no {name} row is left: the prefix of every one of the {_sizes(split)[name]} also occurs in training; "
+                "the sequences are too alike to be split"
+            )
+    rng = np.random.default_rng([seed, 0x20])
+    caps = {"train": max_rows, "valid": max(1, max_rows // VALID_SHARE)}
+    parts = {}
+    for name, rows in kept.items():
+        parts[name] = draw_evenly(rows, sequence[rows], caps.get(name, max(1, max_rows // TEST_SHARE)), rng)
+        if len(parts[name]) < len(rows):
+            notes.append(f"{len(parts[name]):,} of {len(rows):,} {name} rows are used, drawn evenly over the sequences (max_rows={max_rows:,})")
+    return Plan(parts, tuple(notes))
+
+
+def _sizes(split: Split) -> dict[str, int]:
+    return {name: len(rows) for name in ("valid", "test", "ood") if len(rows := getattr(split, name)) or name != "ood"}
+
+
+def _drop_seen(split: Split, prefix: np.ndarray) -> dict[str, np.ndarray]:
+    parts = {"train": split.train}
+    parts["valid"] = split.valid[drop_seen_prefixes(prefix[split.train], prefix[split.valid])]
+    seen = prefix[np.concatenate([split.train, split.valid])]
+    parts["test"] = split.test[drop_seen_prefixes(seen, prefix[split.test])]
+    if len(split.ood):
+        parts["ood"] = split.ood[drop_seen_prefixes(seen, prefix[split.ood])]
+    return parts
+
+
+def draw_evenly(rows: np.ndarray, sequence: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
+    """At most `most` of `rows`, ascending: the same number from every sequence, as nearly as their lengths allow."""
+    if len(rows) <= most:
+        return rows
+    order = np.lexsort((rng.random(len(rows)), sequence))
+    ordered = sequence[order]
+    new = np.r_[True, ordered[1:] != ordered[:-1]]
+    turn = np.arange(len(rows)) - np.maximum.accumulate(np.where(new, np.arange(len(rows)), 0))
+    picked = np.lexsort((rng.random(len(rows)), turn))[:most]  # everyone's first row, then everyone's second, ...
+    return np.sort(rows[order[picked]])
+
+
+def parts_of(activations: Activations, data: Dataset | None, groups: np.ndarray, plan: Plan, twin: Activations | None = None) -> dict[str, Part]:
+    """The plan's parts, read from activations whose rows are the plan's rows."""
+    parts = {}
+    for name, rows in plan.parts.items():
+        cluster = np.unique(groups[activations.sequence[rows]], return_inverse=True)[1]
+        parts[name] = Part(name, data, activations, twin, rows, cluster)
+    return parts
+
+
+@dataclass(frozen=True)
+class Capturing:
+    """How a sweep captures what it needs: from which models, at which sites, into which folder."""
+
+    model: Model
+    random: Model | None
+    sites: tuple[str, ...]
+    pool: str
+    folder: Path
+    seed: int
+    max_rows: int
+    progress: bool
+
+    def parts(self, data: Dataset) -> tuple[dict[str, Part], tuple[str, ...]]:
+        """Train, valid and test of the data set that probes are fitted on: decided first, then captured."""
+        index = self._rows(data)
+        plan = plan_rows(
+            index["sequence"], data.groups, index["prefix"], given=data.split, seed=self.seed, max_rows=self.max_rows
+        )
+        parts = self._capture(data, "data", index, plan.parts)
+        return parts, (*self._say_cut(data), *plan.notes)
+
+    def ood_part(self, name: str, data: Dataset, seen: np.ndarray, number: int) -> tuple[Part, tuple[str, ...]]:
+        """The rows of an out-of-distribution set whose prefix is not in `seen`, at most as many as test may have."""
+        index = self._rows(data)
+        rows = np.flatnonzero(~np.isin(index["prefix"], seen))
+        if not len(rows):
+            raise ValueError(f"out-of-distribution set {name!r}: every row also occurs in training; nothing is left to test on")
+        most = max(1, self.max_rows // TEST_SHARE)
+        kept = draw_evenly(rows, index["sequence"][rows], most, np.random.default_rng([self.seed, 0x00D, number]))
+        notes = list(self._say_cut(data, f" of {name!r}"))
+        total = len(index["sequence"])
+        if len(rows) < total:
+            notes.append(
+                f"{total - len(rows):,} of {total:,} rows of {name!r} do not count: their whole prefix also occurs in "
+                "training or validation"
+            )
+        if len(kept) < len(rows):
+            notes.append(f"{len(kept):,} of {len(rows):,} rows of {name!r} are used (max_rows={self.max_rows:,})")
+        return self._capture(data, f"ood-{number}", index, {name: kept})[name], tuple(notes)
+
+    def _rows(self, data: Dataset) -> dict[str, np.ndarray]:
+        """One number a row for every row there could be: `sequence`, `item`, `prefix`."""
+        return make_plan(self.model, data, self.pool, 1, None, 8192, 4, 4).index
+
+    def _say_cut(self, data: Dataset, of: str = "") -> tuple[str, ...]:
+        context = self.model.context
+        if data.texts is not None:
+            cut = self.model.tokenize(data.texts)[1]
+        else:
+            cut = 0 if context is None else sum(len(t) > context for t in data.tokens or ())
+        unit = "texts" if data.texts is not None else "sequences"
+        return (f"{cut:,} of {len(data):,} {unit}{of} are longer than the context of {context} tokens and were cut",) if cut else ()
+
+    def _capture(
+        self, data: Dataset, name: str, index: dict[str, np.ndarray], parts: Mapping[str, np.ndarray]
+    ) -> dict[str, Part]:
+        """Capture the planned rows only, from the model and, if that control is on, from the random one."""
+        tokens = sum(map(len, data.tokens)) if data.tokens is not None else int(index["item"].max()) + 1
+        key = index["item"] if self.pool == "all" else index["sequence"]
+        wanted = np.zeros(tokens if self.pool == "all" else len(data), dtype=bool)
+        for rows in parts.values():
+            wanted[key[rows]] = True
+        size = 4 * int(wanted.sum()) * sum(self.model.site(site).width for site in self.sites)
+        dtype = "float16" if size > LARGE_STORE else "float32"
+        stores = []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is cut is said in the notes
+            for kind, model in (("model", self.model), ("random", self.random)):
+                if model is not None:
+                    stores.append(
+                        capture(
+                            model, data, self.sites, out=self.folder / f"{name}-{kind}", pool=self.pool, rows=wanted,
+                            dtype=dtype, progress=self.progress,
+                        )
+                    )  # fmt: skip
+        store, twin = stores[0], stores[1] if len(stores) > 1 else None
+        row_of = np.full(len(wanted), -1)
+        row_of[store.item if self.pool == "all" else store.sequence] = np.arange(len(store))
+        plan = Plan({part: row_of[key[rows]] for part, rows in parts.items()}, ())
+        return parts_of(store, data, data.groups, plan, twin)

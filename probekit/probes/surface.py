@@ -1,0 +1,120 @@
+"""What can be told from the input alone, without the model: the baseline a probe has to beat.
+
+Texts are read by word 1-2-grams and character 2-5-grams (TF-IDF) and a linear classifier or regressor; tokens by their
+identity and position, with the same probe that reads the activations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+C_GRID = (0.3, 3.0, 30.0)  # inverse penalties of the logistic regression on TF-IDF rows, which have unit length
+ALPHA_GRID = (0.1, 1.0, 10.0)  # penalties of the ridge regression
+COMMON_TOKENS = 500
+POSITIONS = 64
+MAX_FEATURES = 30_000  # of each of the two kinds of n-grams
+
+
+def token_features(token: np.ndarray, position: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """`[n, feature]` float32: which token a row is at (the commonest in training, one column each) and where.
+
+    Args:
+        token: `[n]` token ids.
+        position: `[n]` positions in the sequence; one column each for the first 64, and the logarithm.
+        train: Indices of the training rows.
+    """
+    names, counts = np.unique(token[train], return_counts=True)
+    common = np.sort(names[np.argsort(-counts, kind="stable")[:COMMON_TOKENS]])
+    place = np.minimum(np.searchsorted(common, token), len(common) - 1)
+    features = np.zeros((len(token), len(common) + POSITIONS + 1), dtype=np.float32)
+    known = common[place] == token
+    features[np.flatnonzero(known), place[known]] = 1
+    early = position < POSITIONS
+    features[np.flatnonzero(early), len(common) + position[early]] = 1
+    features[:, -1] = np.log1p(position)
+    return features[:, features[train].any(0)]
+
+
+def as_texts(sequences: Sequence[str] | Sequence[np.ndarray]) -> list[str]:
+    """Token arrays as texts of token numbers, so that n-grams can be read from them; texts unchanged."""
+    return [s if isinstance(s, str) else " ".join(map(str, s.tolist())) for s in sequences]
+
+
+class TextBaseline:
+    """TF-IDF n-grams and a linear model from scikit-learn, its penalty chosen on validation for each target.
+
+    Args:
+        train: Training texts; the vocabulary and its weights come from these only.
+        characters: Also read character n-grams (not for token numbers).
+    """
+
+    def __init__(self, train: Sequence[str], characters: bool = True) -> None:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        rare = 2 if len(train) >= 1000 else 1
+        options: dict[str, Any] = {"sublinear_tf": True, "min_df": rare, "max_features": MAX_FEATURES, "dtype": np.float32}
+        self._readers = [TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b|[^\w\s]", **options)]
+        if characters:
+            self._readers.append(TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), **options))
+        for reader in self._readers:
+            reader.fit(train)
+        self._train = self.features(train)
+
+    def features(self, texts: Sequence[str]) -> Any:
+        """Sparse `[text, feature]`."""
+        from scipy.sparse import hstack
+
+        return hstack([reader.transform(texts) for reader in self._readers], format="csr")
+
+    def log_proba(
+        self, y_train: np.ndarray, valid: Sequence[str], y_valid: np.ndarray, others: Mapping[str, Sequence[str]], classes: int
+    ) -> dict[str, np.ndarray]:
+        """Class log-probabilities `[text, target, class]` for `"valid"` and each of `others`.
+
+        Args:
+            y_train: `[train text, target]` class indices, -1 where not defined.
+            y_valid: `[valid text, target]`.
+            classes: Number of classes.
+        """
+        from sklearn.linear_model import LogisticRegression
+
+        rows = {"valid": self.features(valid), **{name: self.features(texts) for name, texts in others.items()}}
+        out = {name: np.full((x.shape[0], y_train.shape[1], classes), -np.inf) for name, x in rows.items()}
+        for target in range(y_train.shape[1]):  # scikit-learn fits one target at a time
+            y, check = y_train[:, target], y_valid[:, target]
+            best = -np.inf
+            for strength in C_GRID:
+                model = LogisticRegression(C=strength, max_iter=300, tol=1e-3).fit(self._train[y >= 0], y[y >= 0])
+                spread = np.full((len(check), classes), -np.inf)
+                spread[:, model.classes_] = model.predict_log_proba(rows["valid"])
+                kept = spread[check >= 0, check[check >= 0]]
+                score = float(np.maximum(kept, -36).mean()) if len(kept) else 0.0
+                if score > best:
+                    best = score
+                    for name, x in rows.items():
+                        out[name][:, target, model.classes_] = model.predict_log_proba(x)
+        return {name: np.maximum(values, -36.0) for name, values in out.items()}
+
+    def estimate(
+        self, y_train: np.ndarray, valid: Sequence[str], y_valid: np.ndarray, others: Mapping[str, Sequence[str]]
+    ) -> dict[str, np.ndarray]:
+        """Estimated values `[text, target]` of continuous labels (NaN: not defined), as `log_proba`."""
+        from sklearn.linear_model import Ridge
+
+        rows = {"valid": self.features(valid), **{name: self.features(texts) for name, texts in others.items()}}
+        out = {name: np.zeros((x.shape[0], y_train.shape[1])) for name, x in rows.items()}
+        for target in range(y_train.shape[1]):
+            known, check = ~np.isnan(y_train[:, target]), y_valid[:, target]
+            best = np.inf
+            for strength in ALPHA_GRID:
+                model = Ridge(alpha=strength).fit(self._train[known], y_train[known, target].astype(np.float64))
+                guess = model.predict(rows["valid"])
+                error = np.nanmean(np.square(guess - check)) if (~np.isnan(check)).any() else 0.0
+                if error < best:
+                    best = float(error)
+                    for name, x in rows.items():
+                        out[name][:, target] = model.predict(x)
+        return out
