@@ -8,9 +8,7 @@ import json
 import shutil
 import tempfile
 import time
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,9 +19,9 @@ from safetensors import SafetensorError
 
 import probekit
 from probekit.activations.plan import Plan, make_plan
+from probekit.activations.progress import Bar, Estimate, readable_size
 from probekit.activations.store import (
     DTYPES,
-    MANIFEST,
     ActivationStore,
     File,
     Manifest,
@@ -32,7 +30,7 @@ from probekit.activations.store import (
     write_manifest,
     write_tensors,
 )
-from probekit.activations.stream import stream_rows
+from probekit.activations.stream import computing_dtype, stream_rows, warn_of_cut
 from probekit.data import Dataset, as_dataset
 
 if TYPE_CHECKING:
@@ -134,32 +132,6 @@ def capture(
     return store
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """What a capture will take: seconds from the first batch's speed, bytes of memory beside the model, of disk."""
-
-    seconds: float
-    memory: int
-    disk: int
-
-
-def computing_dtype(name: str | None) -> torch.dtype | None:
-    """The dtype of `compute_dtype=`."""
-    if name not in (None, "bfloat16", "float16"):
-        raise ValueError(f"compute_dtype must be 'bfloat16', 'float16' or None (as the model was loaded), got {name!r}")
-    return None if name is None else DTYPES[name]
-
-
-def warn_of_cut(plan: Plan, model: Any) -> None:
-    """Say how many sequences were longer than the model can read."""
-    if plan.cut:
-        warnings.warn(
-            f"{plan.cut} of {len(plan.tokens)} sequences are longer than the {model.context} tokens that {model.name} "
-            f"can read; what lies beyond is left out",
-            stacklevel=3,
-        )
-
-
 def _resumed(path: Path, wanted: Manifest) -> Manifest:
     """The manifest to go on with: the folder's own if it is of the same capture, a new one if the folder is empty."""
     found = read_manifest(path)
@@ -168,7 +140,8 @@ def _resumed(path: Path, wanted: Manifest) -> Manifest:
         if path.exists() and not path.is_dir():
             raise ValueError(f"out={str(path)!r} is a file; give a folder")
         if any(name != INDEX for name in others):
-            raise ValueError(f"out={str(path)!r} holds other files ({', '.join(sorted(others)[:3])}); give a new folder")
+            some = ", ".join(sorted(others)[:3])
+            raise ValueError(f"out={str(path)!r} holds other files ({some}); give a new folder")
         return wanted
     differences = found.differences(wanted)
     if differences == ["versions"] and found.complete:
@@ -222,7 +195,7 @@ def _write_shards(
     most = max(plan.padded_tokens(batch) for n in shards for batch in plan.batches[n])
     largest = max(plan.shards[n][1] - plan.shards[n][0] for n in shards) * row_bytes
     memory = largest + most * sum(sites.values()) * 4
-    bar = _Bar(progress, total, f"{left_rows:,} rows at {len(sites)} sites of {manifest.model}")
+    bar = Bar(progress, total, f"{left_rows:,} rows at {len(sites)} sites of {manifest.model}")
     try:
         for stale in path.glob(".*.tmp"):
             stale.unlink()
@@ -237,7 +210,7 @@ def _write_shards(
                 for site, values in activations.items():
                     buffers[site][place] = values.to(dtype).cpu()
                 seconds = (time.perf_counter() - began) / tokens
-                bar.announce(lambda s=seconds: Estimate(s * total, memory, disk), path)
+                bar.announce(Estimate(seconds * total, memory, disk), path)
                 bar.advance(tokens)
             _require_finite(buffers, plan, start, manifest.dtype)
             name = f"shard-{number:05d}.safetensors"
@@ -248,8 +221,8 @@ def _write_shards(
         if getattr(error, "errno", None) == errno.ENOSPC or "os error 28" in str(error):
             raise OSError(
                 errno.ENOSPC,
-                f"the disk is full: {len(manifest.shards)} of {len(plan.shards)} shards are written to {path} and intact. "
-                f"Make room and call capture again with the same arguments; it goes on from there",
+                f"the disk is full: {len(manifest.shards)} of {len(plan.shards)} shards are written to {path} and "
+                f"intact. Make room and call capture again with the same arguments; it goes on from there",
             ) from error
         raise
     finally:
@@ -265,8 +238,8 @@ def _require_disk(path: Path, needed: int) -> None:
     if free < needed * 1.01 + 2**20:
         raise OSError(
             errno.ENOSPC,
-            f"this capture needs {_size(needed)} of disk, and {_size(free)} are free in {path}. Store less (dtype="
-            f"'float16', fewer sites, every=, pool=, rows=) or give another folder with out=",
+            f"this capture needs {readable_size(needed)} of disk, and {readable_size(free)} are free in {path}. Store "
+            f"less (dtype='float16', fewer sites, every=, pool=, rows=) or give another folder with out=",
         )
 
 
@@ -286,60 +259,3 @@ def _tokenizer_fingerprint(tokenizer: Any) -> str:
     vocabulary = sorted(tokenizer.get_vocab().items())
     special = [str(token) for token in getattr(tokenizer, "all_special_tokens", [])]
     return hashlib.sha256(json.dumps([vocabulary, special]).encode()).hexdigest()[:16]
-
-
-class _Bar:
-    """What is said while capturing: one line before, a bar during, nothing if not wanted."""
-
-    def __init__(self, wanted: bool, total: int, what: str) -> None:
-        self._wanted, self._what, self._announced = wanted, what, False
-        if wanted:
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-            self._progress = Progress(
-                TextColumn("capture"),
-                BarColumn(),
-                TextColumn("{task.percentage:>3.0f} %"),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-            )
-            self._task = self._progress.add_task("capture", total=total)
-
-    def announce(self, estimate: Any, path: Path) -> None:
-        """Say, once, what it will take; the first batch has shown how fast it goes."""
-        if self._wanted and not self._announced:
-            e = estimate()
-            self._progress.console.print(
-                f"capture: {self._what}; about {_duration(e.seconds)}, {_size(e.memory)} of memory beside the model, "
-                f"{_size(e.disk)} of disk in {path}",
-                highlight=False,
-                markup=False,
-            )
-            self._progress.start()
-        self._announced = True
-
-    def advance(self, tokens: int) -> None:
-        if self._wanted:
-            self._progress.advance(self._task, tokens)
-
-    def close(self) -> None:
-        if self._wanted:
-            self._progress.stop()
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(seconds, 1):.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-__all__ = ["MANIFEST", "Estimate", "capture"]

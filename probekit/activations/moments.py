@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
+
+from probekit.activations.plan import make_plan
+from probekit.activations.progress import Bar, Estimate
+from probekit.activations.source import Activations
+from probekit.activations.stream import computing_dtype, stream_rows, warn_of_cut
+from probekit.data import Dataset, LabelSet, as_dataset
+
+if TYPE_CHECKING:
+    from probekit.models import Model
 
 
 class Moments:
@@ -136,3 +149,89 @@ class Moments:
     def _need_rows(self) -> None:
         if not self.n:
             raise ValueError(f"these Moments hold no rows ({self.left_out} were left out for an undefined label)")
+
+
+def capture_moments(
+    model: Model,
+    data: Dataset | Sequence[str] | Sequence[np.ndarray],
+    labels: LabelSet | str,
+    sites: Sequence[str] | str | None = None,
+    *,
+    pool: str = "all",
+    every: int = 1,
+    rows: np.ndarray | None = None,
+    compute_dtype: str | None = None,
+    token_budget: int = 8192,
+    progress: bool = True,
+) -> dict[str, Moments]:
+    """Run the model over the data once and sum `Moments` at every site; no activation is kept.
+
+    For train, valid and test moments call it three times with `rows`: sequences of which nothing is kept are not run,
+    so together they are still one pass.
+
+    Args:
+        labels: A label set, or the name of one of the data set.
+        model, data, sites, pool, every, rows, compute_dtype, token_budget, progress: As in `capture`.
+    """
+    dataset = as_dataset(data)
+    targets = dataset.label_set(labels) if isinstance(labels, str) else labels
+    names = list(dict.fromkeys([sites] if isinstance(sites, str) else sites or model.stream_sites))
+    widths = {name: int(model.site(name).width) for name in names}
+    computing = computing_dtype(compute_dtype)
+    row_bytes = sum(widths.values()) * 4
+    plan = make_plan(model, dataset, pool, every, rows, token_budget, row_bytes, row_bytes)
+    warn_of_cut(plan, model)
+    item = plan.index["item" if targets.level == "token" else "sequence"]
+    sums = {name: Moments(widths[name], targets.values.shape[1], len(targets.classes)) for name in names}
+    total, _ = plan.totals()
+    most = max(plan.padded_tokens(batch) for shard in plan.batches for batch in shard)
+    memory = most * row_bytes + sum(s.xx.nbytes + s.xy.nbytes for s in sums.values())
+    bar = Bar(progress, total, f"moments of {plan.rows:,} rows at {len(names)} sites of {model.name}")
+    try:
+        batches = [batch for shard in plan.batches for batch in shard]
+        began = time.perf_counter()
+        for numbers, activations, tokens in stream_rows(model, plan, batches, names, computing):
+            for name, values in activations.items():
+                try:
+                    sums[name].update(values.float().cpu().numpy(), targets.values[item[numbers]])
+                except ValueError as error:
+                    raise ValueError(f"site {name}: {error}") from error
+            seconds = time.perf_counter() - began
+            bar.announce(Estimate(seconds / tokens * total, memory, 0), None)
+            bar.advance(tokens)
+    finally:
+        bar.close()
+    return sums
+
+
+def moments_of(
+    activations: Activations,
+    labels: LabelSet,
+    sites: Sequence[str] | str | None = None,
+    rows: np.ndarray | None = None,
+) -> dict[str, Moments]:
+    """`Moments` at every site of captured activations, read a batch at a time.
+
+    Args:
+        activations: A store, or `ArrayActivations`.
+        labels: A label set of the data the activations are of.
+        sites: Names of sites; all if left out.
+        rows: Mask over the rows, or None for all.
+    """
+    names = list(dict.fromkeys([sites] if isinstance(sites, str) else sites or activations.sites))
+    item = activations.item if labels.level == "token" else activations.sequence
+    kept = np.ones(len(activations), dtype=bool) if rows is None else np.asarray(rows)
+    if kept.dtype != bool or kept.shape != (len(activations),):
+        raise ValueError(f"rows must be a mask of {len(activations)} booleans, got {kept.dtype} {kept.shape}")
+    if item.max() >= len(labels):
+        raise ValueError(
+            f"label set {labels.name!r} has {len(labels)} items, but the activations refer to {item.max()}"
+        )
+    sums = {}
+    for name in names:
+        sums[name] = Moments(activations.width(name), labels.values.shape[1], len(labels.classes))
+        for part, values in activations.batches(name):
+            some = kept[part]
+            if some.any():
+                sums[name].update(values[some], labels.values[item[part][some]])
+    return sums

@@ -1,4 +1,4 @@
-"""`Plan`: which rows a capture will make of a data set, and in which batches the model will run. Made before it runs."""
+"""`Plan`: which rows a capture will make of a data set, and in which batches the model will run."""
 
 from __future__ import annotations
 

@@ -31,4 +31,5 @@ def _mix(x: np.ndarray) -> np.ndarray:
     x = x + first
     x = (x ^ (x >> np.uint64(30))) * second
     x = (x ^ (x >> np.uint64(27))) * third
-    return x ^ (x >> np.uint64(31))
+    scattered: np.ndarray = x ^ (x >> np.uint64(31))
+    return scattered

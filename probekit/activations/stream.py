@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -25,9 +26,9 @@ def stream_rows(
         tokens = np.zeros((len(batch), lengths.max()), dtype=np.int64)
         for row, i in zip(tokens, batch, strict=True):
             row[: len(plan.tokens[i])] = plan.tokens[i]
-        mask = None if (lengths == lengths[0]).all() else torch.from_numpy(np.arange(tokens.shape[1]) < lengths[:, None])
+        mask = torch.from_numpy(np.arange(tokens.shape[1]) < lengths[:, None])
         with _computing_in(compute_dtype, model):
-            read = model.run(torch.from_numpy(tokens), mask, sites)
+            read = model.run(torch.from_numpy(tokens), None if mask.all() else mask, sites)
         rows = np.concatenate([np.arange(plan.first_row[i], plan.first_row[i + 1]) for i in batch])
         if plan.pool in ("all", "last"):
             place = np.repeat(np.arange(len(batch)), [plan.first_row[i + 1] - plan.first_row[i] for i in batch])
@@ -55,4 +56,24 @@ def _average(activations: torch.Tensor, spans: np.ndarray) -> torch.Tensor:
 def _computing_in(dtype: torch.dtype | None, model: Any) -> contextlib.AbstractContextManager[Any]:
     if dtype is None:
         return contextlib.nullcontext()
-    return torch.autocast(torch.device(getattr(model, "device", "cpu")).type, dtype=dtype)
+    autocast: contextlib.AbstractContextManager[Any] = torch.autocast(
+        torch.device(getattr(model, "device", "cpu")).type, dtype=dtype
+    )
+    return autocast
+
+
+def computing_dtype(name: str | None) -> torch.dtype | None:
+    """The dtype of `compute_dtype=`."""
+    if name not in (None, "bfloat16", "float16"):
+        raise ValueError(f"compute_dtype must be 'bfloat16', 'float16' or None (as the model was loaded), got {name!r}")
+    return {None: None, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+
+
+def warn_of_cut(plan: Plan, model: Any) -> None:
+    """Say how many sequences were longer than the model can read."""
+    if plan.cut:
+        warnings.warn(
+            f"{plan.cut} of {len(plan.tokens)} sequences are longer than the {model.context} tokens that {model.name} "
+            f"can read; what lies beyond is left out",
+            stacklevel=3,
+        )

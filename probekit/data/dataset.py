@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from probekit.data.labels import Kind, LabelSet, Level
 __all__ = ["Dataset", "Kind", "LabelSet", "Level", "as_dataset"]
 
 SPLITS = ("train", "valid", "test", "ood")
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -140,7 +142,8 @@ class Dataset:
             )
 
     def _check_span(self, name: str, span: np.ndarray) -> None:
-        lengths = np.array([len(s) for s in (self.texts or self.tokens or ())])
+        sequences: Sequence[str] | Sequence[np.ndarray] = self.texts or self.tokens or ()
+        lengths = np.array([len(sequence) for sequence in sequences])
         if span.shape != (len(self), 2):
             raise ValueError(f"span {name!r} must be [sequence, 2] (start, end), got shape {span.shape}")
         bad = np.flatnonzero((span[:, 0] < 0) | (span[:, 1] <= span[:, 0]) | (span[:, 1] > lengths))
@@ -164,7 +167,7 @@ def as_dataset(data: Dataset | Sequence[str] | Sequence[np.ndarray], name: str =
         return data
     if isinstance(data, str):
         raise TypeError("data is one string; give a list of texts, or read a file with probekit.data.read_csv")
-    items = list(data)
+    items: list[Any] = list(data)
     if items and isinstance(items[0], str):
         return Dataset(name, texts=tuple(items))
     return Dataset(name, tokens=tuple(np.asarray(item) for item in items))

@@ -169,14 +169,15 @@ Form = Literal["booleans", "strings", "whole numbers", "numbers"]
 def _as_array(values: Iterable[Any], where: str) -> np.ndarray:
     """`values` as a 1-D or 2-D object or numeric array, never silently cast from mixed types to strings."""
     if hasattr(values, "detach"):
-        values = values.detach().cpu().numpy()
+        values = np.asarray(values.detach().cpu())
     if not isinstance(values, np.ndarray):
         values = list(values)
         nested = bool(values) and isinstance(values[0], list | tuple | np.ndarray)
         values = np.array(values, dtype=None if nested else object)
     if values.ndim not in (1, 2) or values.dtype.kind not in "biufUOS":
         raise ValueError(f"{where}: values must be [item] or [item, target], got {values.shape} of {values.dtype}")
-    return values.astype(object) if values.dtype.kind in "US" else values
+    array: np.ndarray = values.astype(object) if values.dtype.kind in "US" else values
+    return array
 
 
 def _absent(values: np.ndarray) -> np.ndarray:
@@ -184,7 +185,7 @@ def _absent(values: np.ndarray) -> np.ndarray:
     if values.dtype.kind in "biu":
         return np.zeros(values.shape, dtype=bool)
     if values.dtype.kind == "f":
-        return np.isnan(values)
+        return np.asarray(np.isnan(values))
     return np.array([_is_absent(v) for v in values.ravel()], dtype=bool).reshape(values.shape)
 
 

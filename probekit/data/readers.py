@@ -21,8 +21,7 @@ from probekit.data.labels import LabelSet, Missing
 Columns = dict[str, list[Any]]
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
-_SPLIT_WORDS = {"train": "train", "training": "train", "valid": "valid", "validation": "valid", "dev": "valid",
-                "val": "valid", "test": "test", "testing": "test", "ood": "ood"}
+_SPLIT_WORDS = {word: word for word in SPLITS} | {"validation": "valid", "val": "valid", "dev": "valid"}
 _TRUE, _FALSE = {"true", "1", "yes"}, {"false", "0", "no"}
 
 
@@ -171,9 +170,10 @@ def _parse(file: Path, data: bytes, columns: Sequence[str] | None) -> tuple[Colu
         ) from error
     if "\0" in content:
         raise ValueError(f"{file.name} holds NUL characters: it is not a text file (or UTF-16; save it as UTF-8)")
-    table, lines = _parse_jsonl(file, content) if kind == ".jsonl" else _parse_delimited(
-        file, content, _DELIMITERS[kind], columns
-    )
+    if kind == ".jsonl":
+        table, lines = _parse_jsonl(file, content)
+    else:
+        table, lines = _parse_delimited(file, content, _DELIMITERS[kind], columns)
     if not lines:
         raise ValueError(f"{file.name} has no rows")
     return table, lines

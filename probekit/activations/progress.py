@@ -1,0 +1,70 @@
+"""What a capture says while it runs: what it will take, then a bar."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a capture will take: seconds at the first batch's speed, bytes of memory beside the model, bytes of disk."""
+
+    seconds: float
+    memory: int
+    disk: int
+
+
+class Bar:
+    """What is said while capturing: one line before, a bar during, nothing if not wanted."""
+
+    def __init__(self, wanted: bool, total: int, what: str) -> None:
+        self._wanted, self._what, self._announced = wanted, what, False
+        if wanted:
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+            self._progress = Progress(
+                TextColumn("capture"),
+                BarColumn(),
+                TextColumn("{task.percentage:>3.0f} %"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+            self._task = self._progress.add_task("capture", total=total)
+
+    def announce(self, estimate: Estimate, path: Path | None) -> None:
+        """Say, once, what it will take; the first batch has shown how fast it goes."""
+        if self._wanted and not self._announced:
+            disk = "nothing stored" if path is None else f"{readable_size(estimate.disk)} of disk in {path}"
+            self._progress.console.print(
+                f"capture: {self._what}; about {_duration(estimate.seconds)}, "
+                f"{readable_size(estimate.memory)} of memory beside the model, {disk}",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
+            self._progress.start()
+        self._announced = True
+
+    def advance(self, tokens: int) -> None:
+        if self._wanted:
+            self._progress.advance(self._task, tokens)
+
+    def close(self) -> None:
+        if self._wanted:
+            self._progress.stop()
+
+
+def readable_size(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
