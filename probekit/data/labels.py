@@ -203,7 +203,7 @@ def _distinct(present: np.ndarray, where: str) -> tuple[Form, np.ndarray, np.nda
             present = present.astype(str)
         elif all(issubclass(t, bool | np.bool_) for t in types):
             present = present.astype(bool)
-        elif all(issubclass(t, int | float | np.integer | np.floating) for t in types):
+        elif all(issubclass(t, int | float | np.integer | np.floating) and t is not bool for t in types):
             present = present.astype(np.float64)
         else:
             names = ", ".join(sorted(t.__name__ for t in types))
@@ -260,5 +260,5 @@ def _class_name(value: Any) -> str:
 
 
 def _some(values: np.ndarray, most: int = 5) -> str:
-    shown = ", ".join(str(v)[:40] for v in values[:most])
+    shown = ", ".join(_class_name(v)[:40] for v in values[:most])
     return shown + (", ..." if len(values) > most else "")

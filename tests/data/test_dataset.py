@@ -1,0 +1,96 @@
+"""A data set checks what it is given, and keeps identical sequences together."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from probekit.data import Dataset, LabelSet, as_dataset
+
+
+def test_identical_texts_join_their_groups():
+    data = Dataset("d", texts=("a", "b", "a", "c", "b"), groups=np.array([5, 6, 7, 8, 7]))
+    # a joins groups 5 and 7, b joins 6 and 7: one group of three; c stands alone.
+    assert data.groups.tolist() == [0, 0, 0, 1, 0]
+    assert data.first_occurrence().tolist() == [0, 1, 0, 3, 1]
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 8)), min_size=1, max_size=30))
+def test_joined_groups_are_the_finest_that_hold_both_relations(pairs):
+    tokens, groups = [np.array([t]) for t, _ in pairs], np.array([g for _, g in pairs])
+    joined = Dataset("d", tokens=tuple(tokens), groups=groups).groups
+    reached = np.arange(len(pairs))  # an independent closure: spread the smallest index until nothing changes
+    for _ in pairs:
+        for i, (t, g) in enumerate(pairs):
+            near = [j for j, (u, h) in enumerate(pairs) if u == t or h == g]
+            reached[i] = reached[near].min()
+    assert (joined[:, None] == joined).tolist() == (reached[:, None] == reached).tolist()
+
+
+def test_groups_may_be_strings_and_are_numbered_without_holes():
+    assert Dataset("d", texts=("a", "b", "c"), groups=np.array(["x", "y", "x"])).groups.tolist() == [0, 1, 0]
+
+
+def test_the_fingerprint_follows_the_sequences_and_not_the_labels():
+    labels = LabelSet.from_values("x", [0, 1])
+    one = Dataset("d", texts=("a", "bc"))
+    assert one.fingerprint() == Dataset("other", texts=("a", "bc"), labels={"x": labels}).fingerprint()
+    assert one.fingerprint() != Dataset("d", texts=("ab", "c")).fingerprint()
+    assert one.fingerprint() != Dataset("d", texts=("bc", "a")).fingerprint()
+
+
+def test_label_functions_are_called_once_and_checked():
+    calls = []
+
+    def make():
+        calls.append(1)
+        return LabelSet.from_values("x", [0, 1, 0])
+
+    data = Dataset("d", texts=("a", "b", "c"), labels={"x": make})
+    assert data.label_set("x") is data.label_set("x")
+    assert len(calls) == 1
+    with pytest.raises(KeyError, match="no label set 'y'; it has: x"):
+        data.label_set("y")
+    with pytest.raises(ValueError, match="3 items, but dataset 'd' has 2 sequences"):
+        Dataset("d", texts=("a", "b"), labels={"x": make}).label_set("x")
+
+
+def test_token_labels_must_cover_every_token():
+    labels = LabelSet.from_values("x", [0, 1, 0], level="token")
+    assert Dataset("d", tokens=([1, 2], [3]), labels={"x": labels}).label_set("x") is labels
+    with pytest.raises(ValueError, match="3 items, but dataset 'd' has 4 tokens"):
+        Dataset("d", tokens=([1, 2], [3, 4]), labels={"x": labels})
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "error", "message"),
+    [
+        (dict(), ValueError, "exactly one"),
+        (dict(texts=("a",), tokens=([1],)), ValueError, "exactly one"),
+        (dict(texts="abc"), TypeError, "not one string"),
+        (dict(texts=("a", " \n")), ValueError, r"texts\[1\] is empty"),
+        (dict(texts=("a", 3)), TypeError, r"texts\[1\] is int"),
+        (dict(texts=()), ValueError, "no sequences"),
+        (dict(tokens=([1], [])), ValueError, r"tokens\[1\]"),
+        (dict(texts=("a", "b"), groups=[1]), ValueError, "groups has 1 entries for 2 sequences"),
+        (dict(texts=("a", "b"), split=["train", "exam"]), ValueError, r"\['exam'\]; allowed are train"),
+        (dict(texts=("a", "b"), spans=[[0, 1], [1, 1]]), ValueError, r"span 'span' of sequence 1 is \[1, 1\]"),
+        (dict(texts=("a", "b"), spans={"x": [[0, 1], [0, 2]]}), ValueError, "the sequence has 1 characters"),
+        (dict(tokens=([1], [2])), None, ""),
+    ],
+)
+def test_bad_input_says_what_is_wrong(kwargs, error, message):
+    if error is None:
+        assert len(Dataset("d", **kwargs)) == 2
+        return
+    with pytest.raises(error, match=message):
+        Dataset("d", **kwargs)
+
+
+def test_lists_become_data_sets_and_one_string_does_not():
+    assert as_dataset(["a", "b"]).texts == ("a", "b")
+    assert as_dataset([np.array([1, 2]), [3]]).tokens[1].tolist() == [3]
+    with pytest.raises(TypeError, match="one string"):
+        as_dataset("abc")

@@ -1,0 +1,241 @@
+"""Files are read whole and typed, and whatever is wrong with one is said with its place."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from probekit.data import from_hf, read_csv
+
+ROWS = [("The sky is blue.", 1, "a", 0.5), ("Grass is red.", 0, "a", 1.5), ("Häuser, “groß”", 1, "b", 2.25),
+        ("Two\nlines", 0, "c", -3.0)]  # fmt: skip
+SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+
+
+def write(path: Path, rows=ROWS, header=("text", "label", "group", "score"), delimiter=",") -> Path:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, delimiter=delimiter).writerows([header, *rows])
+    return path
+
+
+@pytest.fixture
+def statements(tmp_path):
+    return write(tmp_path / "statements.csv")
+
+
+def test_texts_labels_groups_and_the_file_hash(statements):
+    data = read_csv(statements, text="text", label=["label", "score"], group="group")
+    assert data.texts == tuple(row[0] for row in ROWS)
+    assert data.label_set("label").kind == "binary"
+    assert data.label_set("label").values[:, 0].tolist() == [1, 0, 1, 0]
+    assert data.label_set("score").kind == "continuous"
+    assert data.label_set("score").values[:, 0].tolist() == [0.5, 1.5, 2.25, -3.0]
+    assert data.groups.tolist() == [0, 0, 1, 2]
+    assert data.name == "statements.csv"
+    assert data.facts["files"] == [
+        {"name": "statements.csv", "sha256": hashlib.sha256(statements.read_bytes()).hexdigest()}
+    ]
+
+
+def test_every_format_reads_the_same(statements, tmp_path):
+    write(tmp_path / "s.tsv", delimiter="\t")
+    (tmp_path / "s.jsonl").write_text(
+        "\n".join(json.dumps(dict(zip(("text", "label", "group", "score"), row, strict=True))) for row in ROWS)
+        + "\n\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "bom.csv").write_bytes(b"\xef\xbb\xbf" + statements.read_bytes())
+    for name in ("statements.csv", "s.tsv", "s.jsonl"):
+        (tmp_path / f"{name}.zst").write_bytes(zstandard.compress((tmp_path / name).read_bytes()))
+    want = read_csv(statements, "text", ["label", "score"])
+    for name in ("s.tsv", "s.jsonl", "bom.csv", "statements.csv.zst", "s.tsv.zst", "s.jsonl.zst"):
+        got = read_csv(tmp_path / name, "text", ["label", "score"])
+        assert got.fingerprint() == want.fingerprint(), name
+        for label in want.labels:
+            assert got.label_set(label).kind == want.label_set(label).kind, name
+            np.testing.assert_array_equal(got.label_set(label).values, want.label_set(label).values)
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])).filter(str.strip),
+                min_size=4, max_size=12, unique=True))  # fmt: skip
+def test_any_text_survives_a_csv(tmp_path_factory, texts):
+    path = write(tmp_path_factory.mktemp("any") / "any.csv", [(t, i % 2, "", "") for i, t in enumerate(texts)])
+    assert read_csv(path, "text", "label").texts == tuple(texts)
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind", "classes"),
+    [
+        (["0", "1", "1", "0"], "binary", ("0", "1")),
+        (["True", "false", "TRUE", "False"], "binary", ("false", "true")),
+        (["1e3", "2.5", "-1", "7"], "continuous", ()),
+        (["1", "2", "x", "x", "1", "2"], "multiclass", ("1", "2", "x")),
+        (["NA", "None", "NA", "None"], "binary", ("NA", "None")),
+    ],
+)
+def test_columns_are_typed_as_a_whole(tmp_path, cells, kind, classes):
+    path = write(tmp_path / "t.csv", [(f"text {i}", cell, "", "") for i, cell in enumerate(cells)])
+    labels = read_csv(path, "text", "label").label_set("label")
+    assert (labels.kind, labels.classes) == (kind, classes)
+
+
+def test_files_of_a_pattern_are_read_in_order_and_a_pattern_without_a_match_is_an_error(tmp_path):
+    write(tmp_path / "b.csv", ROWS[2:])
+    write(tmp_path / "a.csv", ROWS[:2])
+    data = read_csv(tmp_path / "*.csv", "text", "label")
+    assert data.texts == tuple(row[0] for row in ROWS)
+    assert [file["name"] for file in data.facts["files"]] == ["a.csv", "b.csv"]
+    with pytest.raises(FileNotFoundError, match="the pattern .* matches no file"):
+        read_csv(tmp_path / "*.jsonl", "text", "label")
+    with pytest.raises(FileNotFoundError, match="the pattern"):
+        read_csv([tmp_path / "a.csv", tmp_path / "none-*.csv"], "text", "label")
+    with pytest.raises(FileNotFoundError, match="empty list"):
+        read_csv([], "text", "label")
+
+
+def test_a_missing_file_names_its_neighbours(statements):
+    with pytest.raises(FileNotFoundError, match="near it: statements.csv"):
+        read_csv(statements.with_name("statement.csv"), "text", "label")
+    with pytest.raises(FileNotFoundError, match="nor a folder"):
+        read_csv(statements.parent / "nowhere" / "s.csv", "text", "label")
+
+
+@pytest.mark.parametrize("argument", ["text", "label", "group", "split", "span"])
+def test_a_missing_column_names_the_near_ones_and_all(statements, argument):
+    columns = {"text": "text", "label": "label", argument: "lable"}
+    with pytest.raises(
+        KeyError, match=r"no column 'lable'; did you mean 'label'\? its columns are: text, label, group"
+    ):
+        read_csv(statements, **columns)
+
+
+def test_an_empty_text_names_its_line(tmp_path):
+    path = write(tmp_path / "t.csv", [("a\nb", 0, "", ""), ("  ", 1, "", "")])
+    with pytest.raises(ValueError, match=r"t.csv line 4: the text \(column 'text'\) is empty"):
+        read_csv(path, "text", "label")
+
+
+@pytest.mark.parametrize("cell", ["", "nan", "NaN"])
+def test_missing_labels_name_their_lines_or_are_kept_as_undefined(tmp_path, cell):
+    path = write(tmp_path / "t.csv", [("a", 0, "", ""), ("b", cell, "", ""), ("c", 1, "", ""), ("d", 1, "", "")])
+    with pytest.raises(ValueError, match=r"no value in 1 of 4 rows \(line 3\)"):
+        read_csv(path, "text", "label")
+    labels = read_csv(path, "text", "label", missing="undefined").label_set("label")
+    assert labels.values[:, 0].tolist() == [0, -1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (["same"] * 6, "one class only"),
+        ([f"id {i}" for i in range(6)], "looks like an id or free text"),
+        (list(range(30)), "row number"),
+    ],
+)
+def test_label_columns_that_are_none_are_refused(tmp_path, column, message):
+    path = write(tmp_path / "t.csv", [(f"text {i}", cell, "", "") for i, cell in enumerate(column)])
+    with pytest.raises(ValueError, match=message):
+        read_csv(path, "text", "label")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv", b"text,label\na,0\nb\n", "line 3 has 1 fields, but there are 2 columns"),
+        ("t.csv", b'text,label\na,0\n"b,1\n', "malformed in or after line 3"),
+        ("t.csv", b"text,text\na,0\n", "more than one column called 'text'"),
+        ("t.csv", b"text,label\n", "has no rows"),
+        ("t.csv", b"", "has no rows"),
+        ("t.csv", b"text,label\nok,1\ncaf\xe9,0\n", "line 3 is not UTF-8"),
+        ("t.csv", "text,label\na,0\n".encode("utf-16-le"), "NUL"),
+        ("t.jsonl", b'{"text": "a", "label": 0}\n{"text": \n', "line 2 is not JSON"),
+        ("t.jsonl", b"[1]\n", "line 1 holds a list"),
+        ("t.jsonl", b'{"text": 3, "label": 0}\n', "line 1: column 'text' holds 3, not a text"),
+        ("t.csv.zst", b"text,label\n", "not a Zstandard file"),
+        ("t.parquet", b"x", "only .csv, .tsv and .jsonl"),
+    ],
+)
+def test_malformed_files_say_where(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_csv(tmp_path / name, "text", "label")
+
+
+def test_files_of_one_data_set_have_the_same_columns(statements):
+    write(statements.with_name("x.csv"), [("a", 1)], ("text", "truth"))
+    with pytest.raises(ValueError, match=r"x.csv has the columns text, truth, but statements.csv has"):
+        read_csv([statements, statements.with_name("x.csv")], "text", "label")
+
+
+def test_duplicates_are_reported_kept_and_grouped(tmp_path):
+    path = write(tmp_path / "t.csv", [("a", 0, "", ""), ("b", 1, "", ""), ("a", 1, "", ""), ("c", 0, "", "")])
+    with pytest.warns(UserWarning, match=r"1 rows repeat .*line 4 repeats line 2.* another value of label"):
+        data = read_csv(path, "text", "label")
+    assert data.facts["duplicates"] == 1
+    assert data.groups[0] == data.groups[2]
+
+
+@pytest.mark.parametrize("words", [["train", "dev", "test", "ood"], ["TRAIN", "validation", "Test", "ood"]])
+def test_split_columns_are_read(tmp_path, words):
+    path = write(tmp_path / "t.csv", [(f"t{i}", i % 2, w, "") for i, w in enumerate(words)])
+    assert read_csv(path, "text", "label", split="group").split.tolist() == ["train", "valid", "test", "ood"]
+
+
+def test_a_true_false_split_column_marks_the_test_rows(tmp_path):
+    path = write(tmp_path / "t.csv", [(f"t{i}", i % 2, w, "") for i, w in enumerate(["False", "True", "False"])])
+    assert read_csv(path, "text", "label", split="group").split.tolist() == ["train", "test", "train"]
+    write(path, [("a", 0, "train", ""), ("b", 1, "exam", "")])
+    with pytest.raises(ValueError, match="line 3: column 'group' says 'exam'"):
+        read_csv(path, "text", "label", split="group")
+
+
+def test_a_span_column_is_found_in_the_text(tmp_path):
+    path = write(tmp_path / "t.csv", [("Paris is big", 0, "Paris", ""), ("In old rome", 1, "Rome", "")])
+    data = read_csv(path, "text", "label", span="group")
+    assert [t[a:b] for t, (a, b) in zip(data.texts, data.spans["group"], strict=True)] == ["Paris", "rome"]
+    write(path, [("Paris is big", 0, "Paris", ""), ("In old rome", 1, "Oslo", "")])
+    with pytest.raises(ValueError, match="line 3: 'Oslo' .* does not occur"):
+        read_csv(path, "text", "label", span="group")
+
+
+def test_a_file_without_a_header_takes_names(tmp_path):
+    path = tmp_path / "t.tsv"
+    path.write_text("1\t0\tfirst\n2\t1\tsecond\n", encoding="utf-8")
+    data = read_csv(path, "text", "label", columns=["id", "label", "text"])
+    assert data.texts == ("first", "second")
+
+
+def test_hugging_face_data_sets_keep_class_names_and_splits():
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(text=datasets.Value("string"), label=datasets.ClassLabel(names=["neg", "pos"]))
+    part = datasets.Dataset.from_dict({"text": ["a", "b", "c", "d"], "label": [0, 1, 1, 0]}, features=features)
+    data = from_hf(part, "text", "label")
+    assert data.label_set("label").classes == ("neg", "pos")
+    assert data.label_set("label").values[:, 0].tolist() == [0, 1, 1, 0]
+    both = from_hf(datasets.DatasetDict(train=part.select([0, 1]), validation=part.select([2]), test=part.select([3])),
+                   "text", "label")  # fmt: skip
+    assert both.split.tolist() == ["train", "train", "valid", "test"]
+    with pytest.raises(TypeError, match="DatasetDict"):
+        from_hf([{"text": "a"}], "text", "label")
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data folder is not there")
+@pytest.mark.filterwarnings("ignore:.*repeat the text")
+def test_real_files_read():
+    data = read_csv(SHARED / "truth_cities.csv", "statement", "label", span="city")
+    assert len(data) == 1496
+    assert data.label_set("label").kind == "binary"
+    tweets = read_csv(SHARED / "hate_offensive_tweets.csv", "tweet", "class")
+    assert len(tweets) == 24783
+    assert tweets.label_set("class").kind == "multiclass"
+    places = read_csv(SHARED / "world_place.csv", "name", ["latitude", "entity_type"], split="is_test")
+    assert [places.label_set(n).kind for n in places.labels] == ["continuous", "multiclass"]
+    assert len(places) == 39585
