@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from probekit.models.sites import At, Site, in_forward_order
+from probekit.models.sites import (
+    KINDS_AFTER_BLOCKS,
+    KINDS_BEFORE_BLOCKS,
+    KINDS_IN_BLOCK,
+    At,
+    Site,
+    in_forward_order,
+    kind_of,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -82,6 +90,9 @@ FAMILIES: dict[str, Family] = {
     "phi3": _LLAMA,
     "gemma2": _GEMMA,
     "gemma3_text": _GEMMA,
+    "gemma3": replace(
+        _GEMMA, blocks="language_model.layers", embed="language_model.embed_tokens", final_norm="language_model.norm"
+    ),
     "gpt_neox": _NEOX,
     "opt": _OPT,
     "phi": Family(
@@ -140,7 +151,7 @@ def find_layout(model: PreTrainedModel, blocks: str | None = None) -> Layout:
     family = family_of(model.config) if blocks is None else None
     if family is None:
         return _find_unknown(model, blocks)
-    d_model = model.config.hidden_size
+    d_model = model.config.get_text_config().hidden_size
     stack = base.get_submodule(family.blocks)
     n_layers = len(stack)  # type: ignore[arg-type]
     absent = dict(family.absent)
@@ -211,8 +222,8 @@ def _find_unknown(model: PreTrainedModel, blocks: str | None) -> Layout:
         sites.append(Site(f"blocks.{layer}.hook_resid_pre", layer, d_model, f"{blocks}.{layer}", "input"))
         sites.append(Site(f"blocks.{layer}.hook_resid_post", layer, d_model, f"{blocks}.{layer}", "output"))
     reason = f"{name} is not an architecture probekit knows inside; block inputs and outputs are read"
-    kinds = ("hook_attn_out", "attn.hook_z", "hook_mlp_out", "mlp.hook_post", "hook_resid_mid", "hook_pos_embed")
-    absent = dict.fromkeys((*kinds, "ln_final.hook_normalized"), reason)
+    kinds = {*KINDS_BEFORE_BLOCKS, *KINDS_IN_BLOCK, *KINDS_AFTER_BLOCKS} - {kind_of(site) for site in sites}
+    absent = dict.fromkeys(sorted(kinds), reason)
     return Layout({site.name: site for site in in_forward_order(sites)}, len(stack), absent, known=False)
 
 

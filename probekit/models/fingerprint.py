@@ -13,6 +13,7 @@ from torch import Tensor, nn
 _NOT_THE_MODEL = {
     "transformers_version", "architectures", "dtype", "torch_dtype", "use_cache", "quantization_config",
     "output_attentions", "output_hidden_states", "return_dict", "tokenizer_class", "id2label", "label2id", "name_or_path",
+    "device", "n_devices", "seed", "model_name", "tokenizer_name", "init_weights",
 }  # fmt: skip
 
 
@@ -22,7 +23,7 @@ def fingerprint_model(model: nn.Module) -> str:
     A tensor that is tied to another counts once. The dtype counts: a model in bfloat16 is another model.
     """
     digest = hashlib.sha256(type(model).__name__.encode())
-    config: Any = getattr(model, "config", None)
+    config: Any = getattr(model, "cfg", None) or getattr(model, "config", None)  # cfg: of a TransformerLens model
     if config is not None:
         facts = {k: v for k, v in config.to_dict().items() if k not in _NOT_THE_MODEL and not k.startswith("_")}
         digest.update(json.dumps(facts, sort_keys=True, default=str).encode())

@@ -38,12 +38,17 @@ def wrap_huggingface(hf: PreTrainedModel, tokenizer: Any, name: str, blocks: str
         return base(input_ids=tokens, **options)
 
     def rebuild() -> Model:
-        config = copy.deepcopy(hf.config)
-        fresh = type(hf)._from_config(config, dtype=hf.dtype, attn_implementation=config._attn_implementation)
-        return wrap_huggingface(fresh.to(hf.device).eval(), tokenizer, name, blocks)
+        return wrap_huggingface(make_fresh(hf), tokenizer, name, blocks)
 
     embeddings = hf.get_input_embeddings()
     config = hf.config.get_text_config()
     vocab = getattr(embeddings, "num_embeddings", None) or config.vocab_size
     context = getattr(config, "max_position_embeddings", None)
     return Model(hf, tokenizer, name, layout, context=context, vocab=vocab, forward=forward, rebuild=rebuild)
+
+
+def make_fresh(hf: PreTrainedModel) -> PreTrainedModel:
+    """The same architecture, with weights as its own initialisation draws them from torch's global random state."""
+    config = copy.deepcopy(hf.config)
+    fresh = type(hf)._from_config(config, dtype=hf.dtype, attn_implementation=config._attn_implementation)
+    return fresh.to(hf.device).eval()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from probekit.models.gguf_file import first_line, read_gguf
 from probekit.models.huggingface import wrap_huggingface
 from probekit.models.model import Model
 from probekit.models.transformer_lens import is_transformer_lens, wrap_transformer_lens
@@ -89,7 +90,7 @@ def _read(source: str | Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Any,
             raise ValueError(f"{path} is a pickle file. {_CONVERT}")
         if path.suffix == ".safetensors":
             raise ValueError(f"{path} holds weights without a configuration: give the folder it lies in, {path.parent}")
-        return *_read_gguf(path, dtype), path.stem
+        return *read_gguf(path, dtype), path.stem
     if isinstance(source, Path) or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", source) or path.suffix == ".gguf":
         raise FileNotFoundError(f"no model at {path}: there is no such file or folder")
     return *_read_hub(source, dtype), source
@@ -122,29 +123,9 @@ def _read_folder(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Any
     try:
         hf = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True)
     except Exception as error:
-        raise ValueError(f"the model in {folder} cannot be loaded: {_first_line(error)}") from error
+        raise ValueError(f"the model in {folder} cannot be loaded: {first_line(error)}") from error
     has_tokenizer = any(name.startswith(("tokenizer", "vocab", "spiece", "merges")) for name in names)
     return hf, AutoTokenizer.from_pretrained(folder, local_files_only=True) if has_tokenizer else None
-
-
-def _read_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    with path.open("rb") as file:
-        if file.read(4) != b"GGUF":
-            raise ValueError(f"{path} is no model: it is neither a GGUF file nor a folder with config.json")
-    where: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True}
-    try:
-        hf = AutoModelForCausalLM.from_pretrained(path.parent, dtype=dtype, **where)
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, **where)
-    except Exception as error:
-        raise ValueError(f"the GGUF file {path} cannot be loaded: {_first_line(error)}") from error
-    # The weights are now plain tensors; transformers still takes the model for a quantised one and would not save it.
-    del hf.config.quantization_config
-    hf.is_quantized = False
-    hf.hf_quantizer = None
-    del hf.quantization_method
-    return hf, tokenizer
 
 
 def _read_hub(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
@@ -158,7 +139,7 @@ def _read_hub(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
         near = difflib.get_close_matches(name, SHIPPED, n=1)
         raise OSError(
             f"{name!r} is neither a shipped model ({', '.join(SHIPPED)}{f'; did you mean {near[0]}?' if near else ''}), "
-            f"nor a file or folder here, and the Hugging Face Hub did not give it: {_first_line(error)} Without a "
+            f"nor a file or folder here, and the Hugging Face Hub did not give it: {first_line(error)} Without a "
             f"network, download it elsewhere (`hf download {name} --local-dir FOLDER`) and pass the folder; a model "
             f"with pickled weights only must be converted first (save_pretrained writes safetensors)"
         ) from error
@@ -190,7 +171,3 @@ def _as_dtype(dtype: str | torch.dtype) -> torch.dtype:
     if found is None:
         raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, not {dtype!r}")
     return found
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 At = Literal["input", "output", "normalized"]
+
+# Kinds of site in the order in which the forward pass comes by them.
+KINDS_BEFORE_BLOCKS = ("hook_embed", "hook_pos_embed")
+KINDS_IN_BLOCK = (
+    "hook_resid_pre", "attn.hook_z", "hook_attn_out", "hook_resid_mid", "mlp.hook_post", "hook_mlp_out", "hook_resid_post",
+)  # fmt: skip
+KINDS_AFTER_BLOCKS = ("ln_final.hook_normalized",)
 
 _BLOCK = re.compile(r"blocks\.(-?\d+)\.(.+)")
 
@@ -33,19 +40,21 @@ class Site:
     at: At
 
 
-def in_forward_order(sites: Sequence[Site]) -> list[Site]:
-    """Sort sites by where in the forward pass they come, as far as the name tells."""
-    within = [
-        "hook_embed", "hook_pos_embed", "hook_resid_pre", "attn.hook_z", "hook_attn_out", "hook_resid_mid",
-        "mlp.hook_post", "hook_mlp_out", "hook_resid_post", "ln_final.hook_normalized",
-    ]  # fmt: skip
+def in_forward_order(sites: Iterable[Site]) -> list[Site]:
+    """Sort sites by when the forward pass comes by them."""
+    kinds = (*KINDS_BEFORE_BLOCKS, *KINDS_IN_BLOCK, *KINDS_AFTER_BLOCKS)
 
     def place(site: Site) -> tuple[float, int]:
-        kind = site.name.split(".", 2)[-1] if site.layer is not None else site.name
-        outside = float("inf") if site.name.startswith("ln_final") else -1.0
-        return (outside if site.layer is None else float(site.layer)), within.index(kind)
+        if site.layer is not None:
+            return site.layer, kinds.index(kind_of(site))
+        return (-1.0 if site.name in KINDS_BEFORE_BLOCKS else float("inf")), kinds.index(site.name)
 
     return sorted(sites, key=place)
+
+
+def kind_of(site: Site) -> str:
+    """The name without its block: `hook_resid_post`, `attn.hook_z`, `hook_embed`."""
+    return site.name if site.layer is None else site.name.split(".", 2)[-1]
 
 
 def describe_unknown(name: object, sites: Mapping[str, Site], n_layers: int, absent: Mapping[str, str]) -> str:
@@ -60,19 +69,18 @@ def describe_unknown(name: object, sites: Mapping[str, Site], n_layers: int, abs
             f"of the first block?), so sites are named: 'blocks.0.hook_resid_pre' enters the first block, "
             f"'blocks.0.hook_resid_post' leaves it, 'blocks.{n_layers - 1}.hook_resid_post' leaves the last"
         )
+    kinds = list(dict.fromkeys(kind_of(site) for site in sites.values() if site.layer is not None))
     match = _BLOCK.fullmatch(name)
-    kinds = list(dict.fromkeys(site.name.split(".", 2)[-1] for site in sites.values() if site.layer is not None))
-    if match:
-        layer, kind = int(match[1]), match[2]
-        if kind in absent:
-            return f"this model has no site {name!r}: {absent[kind]}"
-        if kind in kinds and not 0 <= layer < n_layers:
-            return f"no site {name!r}: the model has {n_layers} blocks, numbered 0 to {n_layers - 1}"
-        near = difflib.get_close_matches(kind, kinds, n=3, cutoff=0.4) or kinds
-        layer = min(max(layer, 0), n_layers - 1)
-        return f"no site {name!r}; near it: {', '.join(f'blocks.{layer}.{kind}' for kind in near)}"
-    if name in absent:
-        return f"this model has no site {name!r}: {absent[name]}"
-    near = [f"blocks.0.{kind}" for kind in kinds if name in (kind, kind.removeprefix("hook_"), kind.split(".")[-1])]
-    near += difflib.get_close_matches(name, list(sites), n=3, cutoff=0.4)
-    return f"no site {name!r}; near it: {', '.join(dict.fromkeys(near)) or ', '.join(list(sites)[:3])}"
+    layer, kind = (int(match[1]), match[2]) if match else (0, name)
+    if kind in absent:
+        return f"this model has no site {name!r}: {absent[kind]}"
+    if match and kind in kinds:
+        return f"no site {name!r}: the model has {n_layers} blocks, numbered 0 to {n_layers - 1}"
+    layer = min(max(layer, 0), n_layers - 1)
+    outside = [site.name for site in sites.values() if site.layer is None]
+    near = [found for found in kinds if kind in (found, found.removeprefix("hook_"), found.split(".")[-1])]
+    near += difflib.get_close_matches(kind, kinds if match else kinds + outside, n=3, cutoff=0.4)
+    if not near:
+        return f"no site {name!r}; the sites are: {', '.join(outside)}, and in each block, as blocks.0.{kinds[0]}: {', '.join(kinds)}"
+    full = [found if found in outside else f"blocks.{layer}.{found}" for found in dict.fromkeys(near)]
+    return f"no site {name!r}; near it: {', '.join(full)}"

@@ -5,16 +5,13 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from probekit.models.architectures import Layout
+from probekit.models.huggingface import make_fresh, wrap_huggingface
 from probekit.models.model import Model
-from probekit.models.sites import Site, in_forward_order
-
-_OUTSIDE = ("hook_embed", "hook_pos_embed", "ln_final.hook_normalized")
-_IN_BLOCK = (
-    "hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out", "hook_mlp_out", "attn.hook_z", "mlp.hook_post",
-)  # fmt: skip
+from probekit.models.sites import KINDS_AFTER_BLOCKS, KINDS_BEFORE_BLOCKS, KINDS_IN_BLOCK, Site, in_forward_order
 
 
 def is_transformer_lens(source: object) -> bool:
@@ -25,35 +22,63 @@ def is_transformer_lens(source: object) -> bool:
 def wrap_transformer_lens(lens: Any, tokenizer: Any, name: str) -> Model:
     """Read the hook points of a TransformerLens model under their own names.
 
-    Values are what TransformerLens computes, so weights that it has processed (folded norms, centred writing weights)
-    show in them.
+    Values are what TransformerLens computes: where it has processed the weights (folded norms, centred what writes to
+    the stream), that shows in them.
+
+    Args:
+        lens: A `HookedTransformer` or a `TransformerBridge`; it is not changed.
+        tokenizer: A Hugging Face tokenizer, or None.
+        name: For titles and manifests.
     """
     cfg = lens.cfg
-    paths = {id(module): path for path, module in lens.named_modules()}
-    points = lens.hook_dict
-    widths = {"attn.hook_z": cfg.n_heads * cfg.d_head, "mlp.hook_post": cfg.d_mlp or 4 * cfg.d_model}
-    names = [(kind, None, kind) for kind in _OUTSIDE]
-    names += [(f"blocks.{layer}.{kind}", layer, kind) for layer in range(cfg.n_layers) for kind in _IN_BLOCK]
-    sites = [
-        Site(name, layer, widths.get(kind, cfg.d_model), paths[id(points[name])], "output")
-        for name, layer, kind in names
-        if name in points
-    ]
-    have = {kind for site_name, _, kind in names if site_name in points}
-    absent = {kind: f"its TransformerLens model has no such hook point" for kind in (*_OUTSIDE, *_IN_BLOCK) if kind not in have}
-    layout = Layout({site.name: site for site in in_forward_order(sites)}, cfg.n_layers, absent, known=True)
 
     def forward(tokens: Tensor, mask: Tensor | None) -> object:
-        return lens(tokens, return_type=None)
+        return lens(tokens, return_type=None)  # causal, so the padding on the right needs no mask
 
     def rebuild() -> Model:
-        if hasattr(lens, "original_model"):
-            raise NotImplementedError(
-                "a TransformerBridge cannot be rebuilt with random weights; load the Hugging Face model it wraps instead"
-            )
-        fresh = type(lens)(copy.deepcopy(cfg), tokenizer=lens.tokenizer)
-        return wrap_transformer_lens(fresh.to(cfg.device).eval(), tokenizer, name)
+        if _is_bridge(lens):
+            fresh = wrap_huggingface(make_fresh(lens.original_model), tokenizer, name)
+            if missing := set(layout.sites) - set(fresh.sites):
+                raise NotImplementedError(f"no random twin of this TransformerBridge: {sorted(missing)[:3]} would be missing")
+            return fresh
+        settings = copy.deepcopy(cfg)
+        settings.init_weights, settings.seed, settings.tokenizer_name = True, None, None
+        return wrap_transformer_lens(type(lens)(settings).eval(), tokenizer, name)
 
-    return Model(
-        lens, tokenizer, name, layout, context=cfg.n_ctx, vocab=cfg.d_vocab, forward=forward, rebuild=rebuild
-    )
+    layout = _find_layout(lens)
+    return Model(lens, tokenizer, name, layout, context=cfg.n_ctx, vocab=cfg.d_vocab, forward=forward, rebuild=rebuild)
+
+
+def _is_bridge(lens: Any) -> bool:
+    return hasattr(lens, "original_model")
+
+
+def _find_layout(lens: Any) -> Layout:
+    """Which hook points fire, and how wide they are: found by running one token."""
+    n_layers = lens.cfg.n_layers
+    names: dict[str, int | None] = dict.fromkeys((*KINDS_BEFORE_BLOCKS, *KINDS_AFTER_BLOCKS))
+    names |= {f"blocks.{layer}.{kind}": layer for layer in range(n_layers) for kind in KINDS_IN_BLOCK}
+    points = lens.hook_dict
+    widths: dict[str, int] = {}
+
+    def measure(name: str) -> Any:
+        def hook(module: Any, args: Any, output: Tensor) -> None:
+            widths[name] = output.numel()
+
+        return hook
+
+    handles = [points[name].register_forward_hook(measure(name)) for name in names if name in points]
+    try:
+        with torch.inference_mode():
+            lens(torch.zeros(1, 1, dtype=torch.long, device=next(lens.parameters()).device), return_type=None)
+    finally:
+        for handle in handles:
+            handle.remove()
+    paths = {id(module): path for path, module in lens.named_modules()}
+    sites = [
+        Site(name, layer, widths[name], paths[id(points[name])], "output") for name, layer in names.items() if name in widths
+    ]
+    kinds = {site.name.split(".", 2)[-1] if site.layer is not None else site.name for site in sites}
+    missing = {*KINDS_BEFORE_BLOCKS, *KINDS_IN_BLOCK, *KINDS_AFTER_BLOCKS} - kinds
+    absent = dict.fromkeys(sorted(missing), "TransformerLens has no such hook point for this architecture")
+    return Layout({site.name: site for site in in_forward_order(sites)}, n_layers, absent, known=True)
