@@ -107,10 +107,10 @@ def test_one_string_is_not_a_list_of_labels():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        (dict(values=np.zeros((2, 2, 2), int), classes=("a", "b")), "shape"),
-        (dict(values=np.array([0, 2]), classes=("a", "b")), r"-1\.\.1"),
-        (dict(values=np.array([0, 1]), classes=("a", "b", "c")), "names 3 classes"),
-        (dict(values=np.array([0, 1]), classes=("a", "b"), targets=("x", "y")), "2 target names"),
+        ({"values": np.zeros((2, 2, 2), int), "classes": ("a", "b")}, "shape"),
+        ({"values": np.array([0, 2]), "classes": ("a", "b")}, r"-1\.\.1"),
+        ({"values": np.array([0, 1]), "classes": ("a", "b", "c")}, "names 3 classes"),
+        ({"values": np.array([0, 1]), "classes": ("a", "b"), "targets": ("x", "y")}, "2 target names"),
     ],
 )
 def test_a_label_set_checks_itself(kwargs, message):

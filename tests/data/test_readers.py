@@ -93,7 +93,7 @@ def test_files_of_a_pattern_are_read_in_order_and_a_pattern_without_a_match_is_a
     data = read_csv(tmp_path / "*.csv", "text", "label")
     assert data.texts == tuple(row[0] for row in ROWS)
     assert [file["name"] for file in data.facts["files"]] == ["a.csv", "b.csv"]
-    with pytest.raises(FileNotFoundError, match="the pattern .* matches no file"):
+    with pytest.raises(FileNotFoundError, match=r"the pattern .* matches no file"):
         read_csv(tmp_path / "*.jsonl", "text", "label")
     with pytest.raises(FileNotFoundError, match="the pattern"):
         read_csv([tmp_path / "a.csv", tmp_path / "none-*.csv"], "text", "label")
@@ -102,7 +102,7 @@ def test_files_of_a_pattern_are_read_in_order_and_a_pattern_without_a_match_is_a
 
 
 def test_a_missing_file_names_its_neighbours(statements):
-    with pytest.raises(FileNotFoundError, match="near it: statements.csv"):
+    with pytest.raises(FileNotFoundError, match=r"near it: statements\.csv"):
         read_csv(statements.with_name("statement.csv"), "text", "label")
     with pytest.raises(FileNotFoundError, match="nor a folder"):
         read_csv(statements.parent / "nowhere" / "s.csv", "text", "label")
@@ -202,7 +202,7 @@ def test_a_span_column_is_found_in_the_text(tmp_path):
     data = read_csv(path, "text", "label", span="group")
     assert [t[a:b] for t, (a, b) in zip(data.texts, data.spans["group"], strict=True)] == ["Paris", "rome"]
     write(path, [("Paris is big", 0, "Paris", ""), ("In old rome", 1, "Oslo", "")])
-    with pytest.raises(ValueError, match="line 3: 'Oslo' .* does not occur"):
+    with pytest.raises(ValueError, match=r"line 3: 'Oslo' .* does not occur"):
         read_csv(path, "text", "label", span="group")
 
 

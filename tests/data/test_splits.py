@@ -54,8 +54,9 @@ def test_no_group_is_in_two_parts_of_a_given_split_either(table):
     try:
         split = split_items(sequence, groups, int(seed), given=given_split)
     except ValueError as error:
-        assert any(text in str(error) for text in ("no row marked 'train'", "no rows are left", "cannot be split"))
-        return
+        if any(text in str(error) for text in ("no row marked 'train'", "no rows are left", "cannot be split")):
+            return
+        raise
     _check_parts(split, sequence, groups)
     for part in ("test", "ood"):
         if (given_split == part).any():
@@ -111,11 +112,11 @@ def test_a_given_split_that_the_groups_contradict_warns():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        (dict(fractions=(0.5, 0.2, 0.2)), "sum to 1"),
-        (dict(fractions=(0.0, 0.5, 0.5)), "train > 0"),
-        (dict(given=np.array(["train", "exam", "test", "test"])), r"\['exam'\]"),
-        (dict(given=np.array(["test"] * 4)), "no row marked 'train'"),
-        (dict(given=np.array(["train"] * 3)), "3 entries for 4 sequences"),
+        ({"fractions": (0.5, 0.2, 0.2)}, "sum to 1"),
+        ({"fractions": (0.0, 0.5, 0.5)}, "train > 0"),
+        ({"given": np.array(["train", "exam", "test", "test"])}, r"\['exam'\]"),
+        ({"given": np.array(["test"] * 4)}, "no row marked 'train'"),
+        ({"given": np.array(["train"] * 3)}, "3 entries for 4 sequences"),
     ],
 )
 def test_bad_arguments_are_named(kwargs, message):
