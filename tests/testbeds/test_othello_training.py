@@ -1,0 +1,126 @@
+"""The training loop goes on exactly where it stopped, and the recipe's loss is what it says."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from probekit.testbeds.othello import train as recipe_module
+from probekit.testbeds.othello.engine import random_games
+from probekit.testbeds.othello.games import sample_moves
+from probekit.testbeds.othello.muon import Muon, orthogonalise
+from probekit.testbeds.othello.train import Recipe, new_model, next_move_loss, run, to_batch, training_batches
+from probekit.testbeds.othello.training_loop import load_checkpoint, save_checkpoint
+
+TINY = Recipe(layers=1, width=16, heads=2, batch=2)
+QUIET = {"log_every": 5, "evaluate_every": 1000, "save_every": 5}
+
+
+@pytest.fixture(autouse=True)
+def small_and_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    check = recipe_module.check_on_fresh_games
+    monkeypatch.setattr(recipe_module, "check_on_fresh_games", lambda model: check(model, games=4))
+    monkeypatch.setattr(recipe_module, "_GAMES_A_DRAW", 64)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_killed_run_ends_with_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(TINY, tmp_path / "whole", stop_at=20, cooldown=10, warmup=4, **QUIET)
+
+    def killing_batches(last: int):  # type: ignore[no-untyped-def]
+        def batches(recipe: Recipe):  # type: ignore[no-untyped-def]
+            batch_at = training_batches(recipe)
+
+            def at(step: int):  # type: ignore[no-untyped-def]
+                if step == last:
+                    raise Killed
+                return batch_at(step)
+
+            return at
+
+        return batches
+
+    for last in (13, 27):
+        monkeypatch.setattr(recipe_module, "training_batches", killing_batches(last))
+        with pytest.raises(Killed):
+            run(TINY, tmp_path / "parts", stop_at=20, cooldown=10, warmup=4, **QUIET)
+    monkeypatch.setattr(recipe_module, "training_batches", training_batches)
+    resumed = run(TINY, tmp_path / "parts", stop_at=20, cooldown=10, warmup=4, **QUIET)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    for part in ("constant", "cooldown"):
+        assert (tmp_path / "whole" / f"{part}.safetensors").read_bytes() == (tmp_path / "parts" / f"{part}.safetensors").read_bytes()
+
+
+def test_a_longer_run_goes_on_from_the_constant_rate(tmp_path: Path) -> None:
+    run(TINY, tmp_path / "a", stop_at=10, cooldown=5, **QUIET)
+    longer = run(TINY, tmp_path / "a", stop_at=20, **QUIET)
+    straight = run(TINY, tmp_path / "b", stop_at=20, **QUIET)
+    assert all(torch.equal(a, b) for a, b in zip(longer.parameters(), straight.parameters(), strict=True))
+
+
+def test_a_checkpoint_holds_the_optimizers(tmp_path: Path) -> None:
+    model = new_model(TINY)
+    optimizers = recipe_module.new_optimizers(model, TINY)
+    next_move_loss("expected")(model, training_batches(TINY)(0)).backward()
+    for optimizer in optimizers:
+        optimizer.step()
+    save_checkpoint(tmp_path / "c.safetensors", model, optimizers, 7)
+    other = new_model(TINY)
+    fresh = recipe_module.new_optimizers(other, TINY)
+    assert load_checkpoint(tmp_path / "c.safetensors", other, fresh) == 7
+    for a, b in zip(optimizers, fresh, strict=True):
+        saved, loaded = a.state_dict()["state"], b.state_dict()["state"]
+        assert saved.keys() == loaded.keys()
+        for index, state in saved.items():
+            assert all(torch.equal(torch.as_tensor(state[key]), torch.as_tensor(loaded[index][key])) for key in state)
+
+
+def test_the_expected_loss_is_the_mean_of_the_sampled_one() -> None:
+    model = new_model(TINY)
+    moves, legal = random_games(1, np.random.default_rng(3))
+    batch = to_batch(moves, legal)
+    with torch.no_grad():
+        log_probability = model(input_ids=batch.tokens).logits.log_softmax(-1)[0]
+        expected = next_move_loss("expected")(model, batch)
+    by_hand = [-row[allowed].mean() for row, allowed in zip(log_probability, batch.legal[0], strict=True) if allowed.any()]
+    torch.testing.assert_close(expected, torch.stack(by_hand).mean())
+
+
+def test_parts_of_a_batch_make_the_batch() -> None:
+    whole, first, second = (training_batches(TINY, *which)(3).tokens for which in ((0, 1), (0, 2), (1, 2)))
+    assert torch.equal(whole[0::2], first) and torch.equal(whole[1::2], second)
+
+
+def test_training_games_are_not_sample_games() -> None:
+    seen = {tuple(row) for row in to_batch(*random_games(1024, np.random.default_rng([recipe_module.TRAINING_SEEDS, 0, 0]))).tokens[:, :20].tolist()}
+    sampled = {tuple(row) for row in to_batch(sample_moves(1024, seed=0), np.zeros((1024, 60), np.uint64)).tokens[:, :20].tolist()}
+    assert not seen & sampled
+
+
+def test_orthogonalise_brings_singular_values_near_one() -> None:
+    stack = torch.randn(3, 24, 40, generator=torch.Generator().manual_seed(0))
+    values = torch.linalg.svdvals(orthogonalise(stack))
+    assert values.min() > 0.5 and values.max() < 1.3
+    torch.testing.assert_close(orthogonalise(stack.mT), orthogonalise(stack).mT, rtol=1e-4, atol=1e-4)
+
+
+def test_muon_agrees_with_torch_on_its_first_steps() -> None:
+    # torch keeps [out, in] and orthogonalises in bfloat16, so agreement is to bfloat16's precision.
+    gradient = torch.randn(16, 40, generator=torch.Generator().manual_seed(1))
+    ours, theirs = torch.nn.Parameter(torch.zeros(16, 40)), torch.nn.Parameter(torch.zeros(40, 16))
+    a, b = Muon([ours], lr=0.1), torch.optim.Muon([theirs], lr=0.1, weight_decay=0.0)
+    for scale in (1.0, -0.3):
+        ours.grad, theirs.grad = gradient * scale, (gradient * scale).T.contiguous()
+        a.step()
+        b.step()
+    torch.testing.assert_close(ours.detach(), theirs.detach().T, rtol=0.1, atol=0.01)
