@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from probekit.models.checkpoint import first_line, read_checkpoint
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -23,12 +25,12 @@ def read_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise ValueError(f"{path} is no model: it is neither a GGUF file nor a folder with config.json")
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     where: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True}
     try:
         with _header_read_once():
-            hf = AutoModelForCausalLM.from_pretrained(path.parent, dtype=dtype, **where)
+            hf = read_checkpoint(path.parent, dtype, **where)
             tokenizer = AutoTokenizer.from_pretrained(path.parent, **where)
     except Exception as error:
         raise ValueError(f"the GGUF file {path} cannot be loaded (damaged, or of an unknown kind): {first_line(error)}") from error
@@ -54,8 +56,3 @@ def _header_read_once() -> Iterator[None]:
     finally:
         for name, original in originals.items():
             setattr(gguf, name, original)
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message that says something."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

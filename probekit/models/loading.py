@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from probekit.models.gguf_file import first_line, read_gguf
+from probekit.models.checkpoint import first_line, read_checkpoint
+from probekit.models.gguf_file import read_gguf
 from probekit.models.huggingface import wrap_huggingface
 from probekit.models.model import Model
 from probekit.models.transformer_lens import is_transformer_lens, wrap_transformer_lens
@@ -97,7 +98,7 @@ def _read(source: str | Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Any,
 
 
 def _read_folder(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     names = sorted(file.name for file in folder.iterdir())
     config_file = folder / "config.json"
@@ -121,7 +122,7 @@ def _read_folder(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Any
         raise ValueError(f"{config_file} is not JSON: {error}") from error
     _refuse_quantised(config, folder)
     try:
-        hf = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True)
+        hf = read_checkpoint(folder, dtype, use_safetensors=True, local_files_only=True)
     except Exception as error:
         raise ValueError(f"the model in {folder} cannot be loaded: {first_line(error)}") from error
     has_tokenizer = any(name.startswith(("tokenizer", "vocab", "spiece", "merges")) for name in names)
@@ -129,12 +130,12 @@ def _read_folder(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Any
 
 
 def _read_hub(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     try:
         config = AutoConfig.from_pretrained(name)
         _refuse_quantised(config.to_dict(), name)
-        hf = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True)
+        hf = read_checkpoint(name, dtype, use_safetensors=True)
     except OSError as error:
         near = difflib.get_close_matches(name, SHIPPED, n=1)
         raise OSError(
