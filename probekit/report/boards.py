@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from probekit.report import wording
 from probekit.report.blocks import Block
 from probekit.report.figures import color_range
-
-if TYPE_CHECKING:
-    import pandas as pd
+from probekit.report.scores import Scores
 
 _SQUARE = re.compile(r"(?:^|[^A-Za-z0-9])([a-z])(\d{1,2})\]?$")
 
@@ -25,18 +23,19 @@ PIECES: dict[str, str | None] = {"black": "#15181c", "white": "#f6f4ee", "empty"
 
 
 def board_order(targets: Sequence[str]) -> tuple[int, int, np.ndarray] | None:
-    """`(rows, columns, index [rows * columns] into targets)` when the targets are the squares of a board, else None.
+    """`(rows, columns, square [target])` when the targets are squares of a board, squares counted row by row; else None.
 
-    A square's name ends in a letter for the column and a number for the row, from 1: `d3`, `tile[d3]`.
+    A square's name ends in a letter for the column and a number for the row, from 1: `d3`, `tile[d3]`. Some squares may
+    be missing (those whose label never varies are not probed), up to half of them.
     """
     matches = [_SQUARE.search(t) for t in targets]
     if len(targets) < 4 or not all(matches):
         return None
     places = [(int(m[2]) - 1, ord(m[1]) - ord("a")) for m in matches if m]
     rows, columns = max(r for r, _ in places) + 1, max(c for _, c in places) + 1
-    if sorted(places) != [(r, c) for r in range(rows) for c in range(columns)]:
+    if min(places)[0] < 0 or len(set(places)) < len(places) or 2 * len(places) < rows * columns:
         return None
-    return rows, columns, np.argsort([r * columns + c for r, c in places])
+    return rows, columns, np.array([r * columns + c for r, c in places])
 
 
 def board_accuracy(values: np.ndarray, titles: Sequence[str], *, metric: str = "accuracy", best: int | None = None) -> Block:
@@ -77,19 +76,18 @@ def board_accuracy(values: np.ndarray, titles: Sequence[str], *, metric: str = "
     )  # fmt: skip
 
 
-def sweep_boards(frame: pd.DataFrame, label_set: str, metric: str, best_site: str | None = None) -> Block | None:
-    """`board_accuracy` of a label set of a tidy sweep frame, or None where its targets are not the squares of a board."""
-    chosen = frame[(frame.label_set == label_set) & (frame.metric == metric) & (frame.source == "model") & (frame.data == "test")]
-    targets = [t for t in dict.fromkeys(chosen.target) if t != "mean"]
-    order = board_order(targets)
+def sweep_boards(scores: Scores, label_set: str, metric: str, best_site: str | None = None) -> Block | None:
+    """`board_accuracy` of a label set of a sweep, or None where its targets are not the squares of a board."""
+    order = board_order(scores.targets(label_set))
     if order is None:
         return None
-    rows, columns, index = order
-    table = chosen.drop_duplicates(["site", "target"]).pivot(index="site", columns="target", values="value")
-    sites = list(dict.fromkeys(chosen.site))
-    values = table.reindex(index=sites, columns=[targets[i] for i in index]).to_numpy(float)
+    rows, columns, squares = order
+    sites = scores.sites(label_set)
+    boards = np.full((len(sites), rows * columns), np.nan)
+    boards[:, squares] = scores.table(label_set, metric).T
+    boards = boards.reshape(len(sites), rows, columns)
     best = sites.index(best_site) if best_site in sites else None
-    return board_accuracy(values.reshape(len(sites), rows, columns), [wording.site_name(s) for s in sites], metric=metric, best=best)
+    return board_accuracy(boards, [wording.site_name(s) for s in sites], metric=metric, best=best)
 
 
 def game_beliefs(

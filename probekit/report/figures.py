@@ -8,46 +8,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probekit.report import wording
-from probekit.report.style import SCALE, SERIES_COLORS, SERIES_DASHES, SOURCE_STYLES, template
+from probekit.report.scores import Score, Scores, values
+from probekit.report.style import SCALE, SERIES_COLORS, SERIES_DASHES, SERIES_SYMBOLS, SOURCE_STYLES, template
 from probekit.report.wording import plain
 
 if TYPE_CHECKING:
-    import pandas as pd
     import plotly.graph_objects as go
 
     from probekit.probes import SweepResult
 
-DEFAULT_METRICS = ("accuracy", "r2", "auroc", "spearman")
-
-
-def label_sets(frame: pd.DataFrame) -> list[str]:
-    """Names of the label sets of a tidy sweep frame, in order."""
-    return list(dict.fromkeys(frame["label_set"]))
-
-
-def metrics(frame: pd.DataFrame, label_set: str) -> list[str]:
-    """Metrics reported for the probes of a label set, the one to show first in front."""
-    names = list(dict.fromkeys(frame.loc[(frame.label_set == label_set) & (frame.source == "model"), "metric"]))
-    if not names:
-        raise KeyError(f"no scores for label set {label_set!r}; there are: {', '.join(label_sets(frame)) or 'none'}")
-    first = next((m for m in DEFAULT_METRICS if m in names), names[0])
-    return [first, *(m for m in names if m != first)]
-
-
-def sites(frame: pd.DataFrame, label_set: str | None = None) -> list[str]:
-    """Sites that were probed, in order."""
-    rows = frame[(frame.source == "model") & ((frame.label_set == label_set) | (label_set is None))]
-    return list(dict.fromkeys(rows["site"]))
-
-
-def scores(frame: pd.DataFrame, label_set: str, metric: str, source: str = "model", data: str = "test") -> pd.DataFrame:
-    """Rows of one source for a label set as a whole: the mean over its targets where there are several."""
-    rows = frame[(frame.label_set == label_set) & (frame.metric == metric) & (frame.source == source) & (frame.data == data)]
-    return rows[rows.target == "mean"] if (rows.target == "mean").any() else rows
+LEGEND = {"orientation": "h", "x": 0, "xref": "container", "y": 1, "yref": "container", "yanchor": "top", "itemwidth": 30}
+MARGIN = {"l": 8, "r": 16, "t": 40, "b": 8}
 
 
 def plot_sweep(
-    result: SweepResult, metric: str | None = None, *, names: Sequence[str] | None = None, data: str = "test"
+    result: SweepResult | Scores, metric: str | None = None, *, names: Sequence[str] | None = None, data: str = "test"
 ) -> go.Figure:
     """Score by layer with 95 % intervals, beside every control, the best layer marked; a facet a label set.
 
@@ -55,86 +30,95 @@ def plot_sweep(
         metric: What to show; accuracy (R² for continuous labels) unless named.
         names: Label sets to show; all unless named.
         data: `"test"`, or the name of an out-of-distribution set.
+
+    Raises:
+        KeyError: no such label set, metric or data; names the ones there are.
     """
     from plotly.subplots import make_subplots
 
-    frame = result.to_frame()
-    names = list(names) if names is not None else label_sets(frame)
-    shown = {name: metric or metrics(frame, name)[0] for name in names}
-    for name, chosen in shown.items():
-        if chosen not in metrics(frame, name):
-            raise KeyError(f"label set {name!r} has no metric {chosen!r}; it has: {', '.join(metrics(frame, name))}")
+    scores = Scores.of(result)
+    names = list(names) if names is not None else scores.label_sets
+    chosen = [scores.metric(name, metric) for name in names]
+    for name in names:
+        if data not in scores.data(name):
+            raise KeyError(f"label set {name!r} was not scored on {data!r}; it was on: {', '.join(scores.data(name))}")
     facets = len(names) > 1
     figure = make_subplots(
-        rows=len(names), cols=1, vertical_spacing=0.18 / max(1, len(names) - 1) if facets else 0.0,
+        rows=len(names), cols=1, vertical_spacing=0.45 / len(names) if facets else 0.0,
         subplot_titles=[plain(name, 60) for name in names] if facets else None,
     )  # fmt: skip
     seen: set[str] = set()
-    for row, name in enumerate(names, start=1):
-        _add_layers(figure, row, result, frame, name, shown[name], data, seen)
-    figure.update_layout(
-        template=template(), height=430 if not facets else 90 + 300 * len(names), hovermode="x unified",
-        legend={"orientation": "h", "x": 0, "y": 1.0, "yref": "container", "yanchor": "top", "xref": "container", "itemwidth": 30},
-        margin={"l": 8, "r": 16, "t": 40, "b": 8},
+    for row, (name, shown) in enumerate(zip(names, chosen, strict=True), start=1):
+        _add_layers(figure, row, scores, name, shown, data, seen)
+    arrange(figure, height=90 + 310 * len(names) if facets else 430, hovermode="x unified", legend=LEGEND,
+        margin=MARGIN | {"t": 70 if facets else 40},
     )  # fmt: skip
     return figure
 
 
-def _add_layers(
-    figure: go.Figure, row: int, result: SweepResult, frame: pd.DataFrame, name: str, metric: str, data: str, seen: set[str]
-) -> None:
-    places = sites(frame, name)
-    ticks = [plain(t) for t in wording.site_ticks(places)]
-    for source, style in reversed(SOURCE_STYLES.items()):  # the model is drawn last, on top
-        line = scores(frame, name, metric, source, data)
-        if line.empty:
-            continue
-        by_site = line.drop_duplicates("site").set_index("site")
-        if set(by_site.index) & set(places):
-            by_site = by_site.reindex(places)
-        else:  # a control that knows no layer is the same at all of them
-            by_site = line.iloc[[0] * len(places)]
-        _add_line(figure, row, ticks, by_site, wording.source_name(source, metric), style, metric, seen, band=0.2 if source == "model" else 0.1)
-    model = scores(frame, name, metric, "model", data).drop_duplicates("site").set_index("site").reindex(places)
-    best = result.best(name)
-    if data == "test" and best.site in places and metric == metrics(frame, name)[0]:
-        _mark_best(figure, row, ticks, places, model, best, metric, seen)
-    figure.update_xaxes(type="category", title_text=wording.axis_title(places), row=row, col=1, tickangle=0 if _short(ticks) else -45)
+def _add_layers(figure: go.Figure, row: int, scores: Scores, name: str, metric: str, data: str, seen: set[str]) -> None:
+    places = scores.sites(name)
+    for rank, (source, style) in reversed(list(enumerate(SOURCE_STYLES.items()))):  # the model is drawn last, on top
+        line = scores.line(name, metric, source, data)
+        if line is not None:
+            label = wording.source_name(source, metric)
+            _add_line(figure, row, places, line, label, style, metric, seen, rank=10 * rank, band=0.2 if source == "model" else 0.1)
+    line = scores.line(name, metric, "model", data)
+    if data == "test" and line is not None:
+        best = scores.best(name)
+        main = metric == scores.metric(name)  # ties are ties of the main metric
+        marks = [("cannot be told apart from the best", best.tied if main else (), "circle-open", 13), ("best layer", (best.site,), "star", 15)]
+        for rank, (label, marked, symbol, size) in enumerate(marks):
+            _add_marks(figure, row, places, line, [s for s in marked if s in places], label, symbol, size, seen, rank=2 - rank)
+    _label_axes(figure, row, places, metric)
+
+
+def arrange(figure: go.Figure, **layout: Any) -> None:
+    """Lay a figure out in this package's template. Plotly merges templates slowly, so it is put in place first."""
+    figure.layout.template = template()
+    figure.update_layout(**layout)
+
+
+def _label_axes(figure: go.Figure, row: int, places: Sequence[str], metric: str) -> None:
+    figure.update_xaxes(row=row, col=1, **site_axis(places))
     figure.update_yaxes(title_text=wording.metric_name(metric), tickformat=".0%" if wording.is_percent(metric) else "", row=row, col=1)
 
 
-def _short(ticks: Sequence[str]) -> bool:
-    return max(map(len, ticks), default=0) <= 3
+def site_axis(places: Sequence[str]) -> dict[str, Any]:
+    """The axis of layers: names are categories, so that plotly leaves some out where there is no room for all."""
+    flat = max(map(len, wording.site_ticks(places)), default=0) <= 3
+    return {"type": "category", "title_text": wording.axis_title(places), "tickangle": 0 if flat else -45, "range": [-0.5, len(places) - 0.5]}
+
+
+def _ticks(places: Sequence[str]) -> list[str]:
+    return [plain(tick) for tick in wording.site_ticks(places)]
 
 
 def _add_line(
-    figure: go.Figure, row: int, ticks: list[str], line: pd.DataFrame, label: str, style: dict[str, str], metric: str,
-    seen: set[str], band: float,
+    figure: go.Figure, row: int, places: Sequence[str], line: Sequence[Score], label: str, style: dict[str, str], metric: str,
+    seen: set[str], rank: int, band: float,
 ) -> None:  # fmt: skip
+    """A line through the scores of a source, over a band for its interval."""
     import plotly.graph_objects as go
 
-    low, high = line["low"].to_numpy(float), line["high"].to_numpy(float)
-    if not np.isnan(low).all():
-        known = ~(np.isnan(low) | np.isnan(high))
-        xs = [t for t, k in zip(ticks, known, strict=True) if k]
+    ticks = _ticks(places)
+    known = [(t, s) for t, s in zip(ticks, line, strict=True) if not np.isnan([s.low, s.high]).any()]
+    if known:
         figure.add_trace(
             go.Scatter(
-                x=xs + xs[::-1], y=[*high[known], *low[known][::-1]], fill="toself", mode="lines", line={"width": 0},
-                fillcolor=f"{style['color']}{round(255 * band):02x}", hoverinfo="skip", legendgroup=label, showlegend=False,
+                x=[t for t, _ in known] + [t for t, _ in reversed(known)], y=[s.high for _, s in known] + [s.low for _, s in reversed(known)],
+                fill="toself", mode="lines", line={"width": 0}, fillcolor=f"{style['color']}{round(255 * band):02x}", hoverinfo="skip",
+                legendgroup=label, showlegend=False,
             ),
             row=row, col=1,
         )  # fmt: skip
-    texts = [
-        f"{wording.format_score(v, metric)}  {wording.format_interval(a, b, metric)}"
-        for v, a, b in zip(line["value"].to_numpy(float), low, high, strict=True)
-    ]
     main = style["dash"] == "solid"
     figure.add_trace(
         go.Scatter(
-            x=ticks, y=line["value"].to_numpy(float), name=label, legendgroup=label, showlegend=label not in seen, customdata=texts,
-            mode="lines+markers" if style["symbol"] != "line-ew" else "lines",
-            line={"color": style["color"], "dash": style["dash"], "width": 2.6 if main else 1.7},
-            marker={"color": style["color"], "symbol": style["symbol"], "size": 7 if main else 6},
+            x=ticks, y=values(line), name=label, legendgroup=label, legendrank=1000 + rank, showlegend=label not in seen,
+            customdata=[f"{wording.format_score(s.value, metric)}  {wording.format_interval(s.low, s.high, metric)}" for s in line],
+            mode="lines+markers" if style["symbol"] else "lines", line={"color": style["color"], "dash": style["dash"], "width": 2.6 if main else 1.7},
+            marker={"color": style["color"], "symbol": style["symbol"] or "circle", "size": 7 if main else 6},
             hovertemplate="%{customdata}<extra>%{fullData.name}</extra>",
         ),
         row=row, col=1,
@@ -142,99 +126,82 @@ def _add_line(
     seen.add(label)
 
 
-def _mark_best(
-    figure: go.Figure, row: int, ticks: list[str], places: list[str], model: pd.DataFrame, best: Any, metric: str, seen: set[str]
-) -> None:
+def _add_marks(
+    figure: go.Figure, row: int, places: Sequence[str], line: Sequence[Score], marked: Sequence[str], label: str, symbol: str, size: int,
+    seen: set[str], rank: int,
+) -> None:  # fmt: skip
     import plotly.graph_objects as go
 
-    color = SOURCE_STYLES["model"]["color"]
-    tied = [s for s in best.tied if s in places and s != best.site]
-    marks = [("cannot be told apart from the best", tied, "circle-open", 13), ("best layer", [best.site], "star", 15)]
-    for label, chosen, symbol, size in marks:
-        if not chosen:
-            continue
-        figure.add_trace(
-            go.Scatter(
-                x=[ticks[places.index(s)] for s in chosen], y=[float(model.loc[s, "value"]) for s in chosen], mode="markers",
-                name=label, legendgroup=label, showlegend=label not in seen, hoverinfo="skip",
-                marker={"symbol": symbol, "size": size, "color": color, "line": {"width": 1.6, "color": color}},
-            ),
-            row=row, col=1,
-        )  # fmt: skip
-        seen.add(label)
+    if not marked:
+        return
+    color, ticks = SOURCE_STYLES["model"]["color"], _ticks(places)
+    figure.add_trace(
+        go.Scatter(
+            x=[ticks[places.index(s)] for s in marked], y=[line[places.index(s)].value for s in marked], mode="markers",
+            name=label, legendgroup=label, legendrank=1000 + rank, showlegend=label not in seen, hoverinfo="skip",
+            marker={"symbol": symbol, "size": size, "color": color, "line": {"width": 1.6, "color": color}},
+        ),
+        row=row, col=1,
+    )  # fmt: skip
+    seen.add(label)
 
 
-def plot_transfer(result: SweepResult, name: str, metric: str | None = None) -> go.Figure:
+def plot_transfer(result: SweepResult | Scores, name: str, metric: str | None = None) -> go.Figure:
     """Score by layer of the same probes on the test items and on every out-of-distribution set, a line each."""
     from plotly.subplots import make_subplots
 
-    frame = result.to_frame()
-    metric = metric or metrics(frame, name)[0]
-    places = sites(frame, name)
-    ticks = [plain(t) for t in wording.site_ticks(places)]
+    scores = Scores.of(result)
+    metric = scores.metric(name, metric)
+    places = scores.sites(name)
     figure = make_subplots()
-    seen: set[str] = set()
-    kinds = list(dict.fromkeys(frame.loc[(frame.label_set == name) & (frame.source == "model"), "data"]))
-    for i, data in enumerate(kinds):
-        line = scores(frame, name, metric, "model", data).drop_duplicates("site").set_index("site").reindex(places)
+    for i, data in enumerate(scores.data(name)):
         style = {
             "color": SERIES_COLORS[i % len(SERIES_COLORS)], "dash": SERIES_DASHES[i % len(SERIES_DASHES)],
-            "symbol": ("circle", "square", "diamond", "triangle-up", "x", "star")[i % 6],
+            "symbol": SERIES_SYMBOLS[i % len(SERIES_SYMBOLS)],
         }  # fmt: skip
         label = "test items of the same data" if data == "test" else plain(data, 40)
-        _add_line(figure, 1, ticks, line, label, style, metric, seen, band=0.12)
-    figure.update_xaxes(type="category", title_text=wording.axis_title(places), tickangle=0 if _short(ticks) else -45)
-    figure.update_yaxes(title_text=wording.metric_name(metric), tickformat=".0%" if wording.is_percent(metric) else "")
-    figure.update_layout(
-        template=template(), height=380, hovermode="x unified", margin={"l": 8, "r": 16, "t": 40, "b": 8},
-        legend={"orientation": "h", "x": 0, "y": 1.0, "yref": "container", "yanchor": "top", "xref": "container"},
-    )  # fmt: skip
+        _add_line(figure, 1, places, scores.line(name, metric, "model", data) or [], label, style, metric, set(), rank=i, band=0.12)
+    _label_axes(figure, 1, places, metric)
+    arrange(figure, height=380, hovermode="x unified", margin=MARGIN, legend=LEGEND)
     return figure
 
 
-def plot_heatmap(result: SweepResult, name: str | None = None, metric: str | None = None) -> go.Figure:
+def plot_heatmap(result: SweepResult | Scores, name: str | None = None, metric: str | None = None) -> go.Figure:
     """Test scores as colours, layers across: a row a target of the label set `name`, or a row a label set without one."""
-    frame = result.to_frame()
-    if name is None:
-        rows = label_sets(frame)
-        metric = metric or metrics(frame, rows[0])[0]
-        tables = {row: scores(frame, row, metric) for row in rows if metric in metrics(frame, row)}
-    else:
-        metric = metric or metrics(frame, name)[0]
-        chosen = frame[(frame.label_set == name) & (frame.metric == metric) & (frame.source == "model") & (frame.data == "test")]
-        tables = {str(t): chosen[chosen.target == t] for t in dict.fromkeys(chosen.target) if t != "mean"}
-    places = sites(frame, name)
-    values = np.array([t.drop_duplicates("site").set_index("site")["value"].reindex(places).to_numpy(float) for t in tables.values()])
-    return _heatmap(values, list(tables), places, metric)
+    scores = Scores.of(result)
+    if name is not None:
+        metric = scores.metric(name, metric)
+        return _heatmap(scores.table(name, metric), scores.targets(name), scores.sites(name), metric)
+    metric = metric or scores.metric(scores.label_sets[0])
+    rows = [n for n in scores.label_sets if metric in scores.metrics(n)]
+    if not rows:
+        raise KeyError(f"no label set has a metric {metric!r}")
+    places = scores.sites()
+    found = [[scores.at(row, metric, "model", site) or Score() for site in places] for row in rows]
+    return _heatmap(np.array([values(line) for line in found]), rows, places, metric)
 
 
-def _heatmap(values: np.ndarray, rows: list[str], places: list[str], metric: str) -> go.Figure:
+def _heatmap(table: np.ndarray, rows: list[str], places: list[str], metric: str) -> go.Figure:
     import plotly.graph_objects as go
 
-    height = 22 if len(rows) > 12 else 30
-    if len(rows) > 24:
-        height = 14
-    every = -(-len(rows) // 80)
-    full = [[wording.site_name(s) for s in places] for _ in rows]
-    low, high = color_range(values)
+    height = 30 if len(rows) <= 12 else 22 if len(rows) <= 24 else 14
+    every = -(-len(rows) // 80)  # with hundreds of targets only some are named
+    low, high = color_range(table)
     few = len(rows) <= 24 and len(places) <= 13
-    texts = [[_cell(v, metric) for v in row] for row in values]
     figure = go.Figure(
         go.Heatmap(
-            z=values, x=[plain(t) for t in wording.site_ticks(places)], y=list(range(len(rows))), zmin=low, zmax=high, colorscale=SCALE, xgap=1, ygap=1,
-            text=texts, texttemplate="%{text}" if few else None, textfont={"size": 11}, customdata=full,
-            hovertext=[[plain(r)] * len(places) for r in rows],
-            hovertemplate="%{hovertext}, %{customdata}: %{text}<extra></extra>",
-            colorbar=_colorbar(wording.metric_name(metric), wording.is_percent(metric)),
+            z=table, x=_ticks(places), y=list(range(len(rows))), zmin=low, zmax=high, colorscale=SCALE, xgap=1, ygap=1,
+            text=[[_cell(v, metric) for v in row] for row in table], texttemplate="%{text}" if few else None, textfont={"size": 11},
+            hovertext=[[f"{plain(row)}, {plain(wording.site_name(site))}" for site in places] for row in rows],
+            hovertemplate="%{hovertext}: %{text}<extra></extra>", colorbar=_colorbar(wording.metric_name(metric), wording.is_percent(metric)),
         )
     )  # fmt: skip
-    ticks = [plain(t) for t in wording.site_ticks(places)]
-    figure.update_xaxes(type="category", title_text=wording.axis_title(places), showgrid=False, tickangle=0 if _short(ticks) else -45)
+    figure.update_xaxes(showgrid=False, **site_axis(places))
     figure.update_yaxes(
         autorange="reversed", showgrid=False, tickvals=list(range(0, len(rows), every)),
         ticktext=[plain(r, 26) for r in rows[::every]], tickfont={"size": 10 if height < 20 else 12},
     )  # fmt: skip
-    figure.update_layout(template=template(), height=130 + height * len(rows), margin={"l": 8, "r": 16, "t": 66, "b": 8})
+    arrange(figure, height=130 + height * len(rows), margin=MARGIN | {"t": 62})
     return figure
 
 
@@ -247,17 +214,17 @@ def _cell(value: float, metric: str) -> str:
 def _colorbar(title: str, percent: bool) -> dict[str, Any]:
     """A bar above the picture, where a narrow page has room for it."""
     return {
-        "orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yanchor": "top", "yref": "container", "len": 1.0, "thickness": 9, "outlinewidth": 0,
-        "title": {"text": title, "side": "top", "font": {"size": 12}}, "tickformat": ".0%" if percent else "", "ticklen": 3,
-        "tickfont": {"size": 11}, "nticks": 6,
+        "orientation": "h", "x": 0, "xanchor": "left", "xpad": 0, "y": 1.0, "yanchor": "bottom", "ypad": 6, "len": 1.0, "thickness": 9,
+        "outlinewidth": 0, "title": {"text": title, "side": "top", "font": {"size": 12}}, "tickformat": ".0%" if percent else "",
+        "ticklen": 3, "tickfont": {"size": 11}, "nticks": 6,
     }  # fmt: skip
 
 
-def color_range(values: np.ndarray) -> tuple[float, float]:
+def color_range(table: np.ndarray) -> tuple[float, float]:
     """Ends of the colour scale: the range of the data, at least a tenth wide so that noise is not painted as contrast."""
-    if np.isnan(values).all():
+    if np.isnan(table).all():
         return 0.0, 1.0
-    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    low, high = float(np.nanmin(table)), float(np.nanmax(table))
     return min(low, high - 0.1), high
 
 
@@ -289,7 +256,7 @@ def plot_confusion(counts: np.ndarray, classes: Sequence[str]) -> go.Figure:
     ticks = {"tickvals": index[::every], "ticktext": names[::every], "showgrid": False}
     figure.update_xaxes(title_text="predicted", tickangle=0 if len(classes) <= 4 and max(map(len, names)) <= 10 else -45, **ticks)
     figure.update_yaxes(title_text="true", autorange="reversed", **ticks)
-    figure.update_layout(template=template(), height=170 + min(480, max(180, 34 * len(classes))), margin={"l": 8, "r": 16, "t": 66, "b": 8})
+    arrange(figure, height=170 + min(480, max(180, 34 * len(classes))), margin=MARGIN | {"t": 62})
     return figure
 
 
@@ -335,8 +302,5 @@ def plot_calibration(confidence: Sequence[float], accuracy: Sequence[float], n: 
     figure.update_xaxes(range=[ends[0], 1.015], title_text="how sure the probe is", row=2, col=1, **percent)
     figure.update_yaxes(range=[ends[0], 1.03], title_text="how often right", row=1, col=1, **percent)
     figure.update_yaxes(title_text="items", rangemode="tozero", nticks=3, row=2, col=1, **percent)
-    figure.update_layout(
-        template=template(), height=400, bargap=0, margin={"l": 8, "r": 16, "t": 40, "b": 8},
-        legend={"orientation": "h", "x": 0, "y": 1.0, "yref": "container", "yanchor": "top", "xref": "container"},
-    )  # fmt: skip
+    arrange(figure, height=400, bargap=0, margin=MARGIN, legend=LEGEND)
     return figure

@@ -14,10 +14,11 @@ SOURCE_STYLES: dict[str, dict[str, str]] = {
     "random_weights": {"color": "#c2497f", "dash": "dashdot", "symbol": "diamond"},
     "control_task": {"color": "#c26a00", "dash": "longdash", "symbol": "triangle-up"},
     "shuffled": {"color": "#6d7480", "dash": "dot", "symbol": "x"},
-    "majority": {"color": "#22262b", "dash": "2px,3px", "symbol": "line-ew"},
+    "majority": {"color": "#22262b", "dash": "2px,3px", "symbol": ""},
 }
 SERIES_COLORS = ("#0068b0", "#c26a00", "#00805d", "#c2497f", "#6d7480", "#7a5195", "#3a9bc1", "#9a8a00")
 SERIES_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+SERIES_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star")
 
 # What each colour becomes on a dark page; the page's script swaps them.
 DARK = {

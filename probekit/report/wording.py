@@ -8,12 +8,12 @@ import re
 from collections.abc import Sequence
 
 SOURCES = {
-    "model": "probe on the model",
+    "model": "probe",
     "majority": "majority class",
     "shuffled": "shuffled labels",
     "control_task": "control task",
     "random_weights": "random weights",
-    "surface": "surface (no model)",
+    "surface": "surface",
 }
 
 SOURCE_MEANINGS = {
@@ -25,6 +25,8 @@ SOURCE_MEANINGS = {
     "random_weights": "the same probe on the same architecture with untrained random weights: what is readable without training",
     "surface": "a classifier that sees the input only (word and character n-grams, or move and square), never the model",
 }
+
+PROBES = {"logistic": "logistic", "ridge": "ridge", "lda": "linear-discriminant", "difference_in_means": "difference-in-means"}
 
 METRICS = {
     "accuracy": "accuracy",
@@ -98,25 +100,34 @@ def axis_title(sites: Sequence[str]) -> str:
     return "after block" if all(tick == "emb" or tick.isdigit() for tick in site_ticks(sites)) else "site"
 
 
-def format_score(value: float, metric: str) -> str:
-    """`0.9312` -> `93.1 %` or `0.931`, as the metric is read; `–` for NaN."""
-    if value is None or math.isnan(value):
+def format_number(value: float, metric: str) -> str:
+    """`0.9312` -> `93.1` or `0.931`, as the metric is read; `–` for NaN."""
+    if math.isnan(value):
         return "–"
-    return f"{100 * value:.1f} %" if is_percent(metric) else f"{value:.3f}"
+    return f"{100 * value if is_percent(metric) else value:{'.1f' if is_percent(metric) else '.3f'}}".replace("-", "−")
 
 
-def format_interval(low: float, high: float, metric: str) -> str:
+def format_score(value: float, metric: str) -> str:
+    """`format_number` with its unit: `93.1 %`."""
+    return format_number(value, metric) + (" %" if is_percent(metric) and not math.isnan(value) else "")
+
+
+def format_difference(value: float, metric: str) -> str:
+    """A difference of two scores: `41.2 points` of percent, or `0.412`."""
+    return format_number(value, metric) + (" points" if is_percent(metric) else "")
+
+
+def format_interval(low: float, high: float, metric: str, *, unit: bool = True) -> str:
     """`93.0–94.1 %`; empty where there is no interval."""
-    if low is None or high is None or math.isnan(low) or math.isnan(high):
+    if math.isnan(low) or math.isnan(high):
         return ""
-    if is_percent(metric):
-        return f"{100 * low:.1f}–{100 * high:.1f} %"
-    return f"{low:.3f} to {high:.3f}" if low < 0 else f"{low:.3f}–{high:.3f}"
+    between = " to " if low < 0 else "–"
+    return f"{format_number(low, metric)}{between}{format_number(high, metric)}" + (" %" if unit and is_percent(metric) else "")
 
 
 def format_count(n: float) -> str:
     """`12345` -> `12,345`."""
-    return "–" if n is None or math.isnan(n) else f"{int(n):,}"
+    return "–" if math.isnan(n) else f"{int(n):,}"
 
 
 def join_words(words: Sequence[str], conjunction: str = "and") -> str:

@@ -1,104 +1,110 @@
-"""A finished sweep made of invented but lifelike numbers, with the attributes that pages read from a `SweepResult`."""
+"""A finished sweep made of invented but lifelike numbers."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-CLASS_METRICS = ("accuracy", "balanced_accuracy", "auroc", "recall_at_1pct", "log_loss", "calibration_error")
+from probekit.probes.metrics import BINS, metrics_for
+from probekit.probes.result import COLUMNS, SOURCES, LabelSummary, SiteTables, SweepResult
+
 SQUARES = tuple(f"{'abcdefgh'[i % 8]}{i // 8 + 1}" for i in range(64))
+OTHELLO = {"tile": (("mine", "theirs", "empty"), SQUARES), "stable": (("no", "yes"), SQUARES)}
+LOWER = ("log_loss", "calibration_error", "false_alarm_rate")
 
 
-@dataclass(frozen=True)
-class Best:
-    site: str
-    value: float
-    low: float
-    high: float
-    tied: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Finished:
-    frame: pd.DataFrame
-    bests: dict[str, Best]
-    classes: dict[str, tuple[str, ...]]
-    notes: tuple[str, ...] = ()
-    manifest: dict[str, Any] = field(default_factory=dict)
-
-    def to_frame(self) -> pd.DataFrame:
-        return self.frame
-
-    def best(self, label_set: str) -> Best:
-        return self.bests[label_set]
-
-    def confusion(self, label_set: str) -> pd.DataFrame:
-        classes = self.classes[label_set]
-        rng = np.random.default_rng(len(label_set))
-        return pd.DataFrame(
-            [
-                {"data": "test", "target": "mean", "true": t, "predicted": p, "n": int(rng.integers(9000, 9900) if t == p else rng.integers(10, 900))}
-                for t in classes
-                for p in classes
-            ],
-            columns=["data", "target", "true", "predicted", "n"],
-        )
-
-    def calibration(self, label_set: str) -> pd.DataFrame:
-        if not self.classes[label_set]:
-            return pd.DataFrame(columns=["data", "confidence", "accuracy", "n"])
-        confidence = np.array([0.37, 0.44, 0.5, 0.57, 0.63, 0.7, 0.77, 0.84, 0.9, 0.985])
-        n = np.array([3, 40, 160, 240, 300, 410, 560, 800, 1500, 21000])
-        return pd.DataFrame({"data": "test", "confidence": confidence, "accuracy": confidence - 0.03 * (1 - confidence), "n": n})
-
-
-def stream_sites(layers: int) -> list[str]:
-    return ["blocks.0.hook_resid_pre", *(f"blocks.{i}.hook_resid_post" for i in range(layers))]
+def stream_sites(layers: int) -> tuple[str, ...]:
+    return ("blocks.0.hook_resid_pre", *(f"blocks.{i}.hook_resid_post" for i in range(layers)))
 
 
 def finished(
     label_sets: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] | None = None,
     *,
-    sites: list[str] | None = None,
+    sites: tuple[str, ...] = stream_sites(6),
     ood: tuple[str, ...] = (),
-    **more: Any,
-) -> Finished:
-    """`label_sets`: name -> (classes, targets); no classes makes it continuous."""
-    label_sets = label_sets or {"tile": (("mine", "theirs", "empty"), SQUARES), "stable": (("no", "yes"), SQUARES)}
-    sites = sites or stream_sites(6)
+    notes: tuple[str, ...] = (),
+    sources: tuple[str, ...] = SOURCES,
+    manifest: dict[str, Any] | None = None,
+) -> SweepResult:
+    """`label_sets`: name -> (classes, targets); a set without classes is continuous. The last site but one is best."""
+    label_sets = label_sets or OTHELLO
     rng = np.random.default_rng(0)
-    rows: list[dict[str, Any]] = []
-    bests = {}
     curve = 1 - np.exp(-np.linspace(0.3, 3.0, len(sites)))
-    curve[-1] -= 0.02
+    if len(sites) > 1:
+        curve[-1] = curve[-2] - 0.004
+    figures: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    validation, draws, tables, summaries = {}, {}, {}, []
     for name, (classes, targets) in label_sets.items():
-        metrics = CLASS_METRICS if classes else ("r2", "spearman")
-        chance = 1 / len(classes) + 0.1 if classes else 0.0
-        for metric in metrics:
-            lower = metric in ("log_loss", "calibration_error")
+        kind = "continuous" if not classes else "binary" if len(classes) == 2 else "multiclass"
+        validation[name], draws[name] = {}, {}
+        for metric in metrics_for(kind):
+            sign = -1 if metric.name in LOWER else 1
+            base = 0.9 if sign < 0 else 0.0 if kind == "continuous" else 1 / len(classes)
+            room = 0.85 if sign < 0 else 0.97 - base
             for data in ("test", *ood):
-                drop = 1.0 if data == "test" else 0.7 - 0.3 * rng.random()
-                for source in ("model", "majority", "shuffled", "control_task", "random_weights", "surface"):
-                    if data != "test" and source not in ("model", "majority"):
+                for source in sources:
+                    if source == "control_task" and data != "test":
                         continue
-                    lift = {"model": curve * 0.55 * drop, "random_weights": 0.25 * curve, "surface": 0 * curve + 0.21, "control_task": 0.1 * curve}
-                    values = chance + lift.get(source, 0 * curve) + (0.005 * rng.standard_normal(len(sites)) if source == "shuffled" else 0)
-                    if lower:
-                        values = 1.0 - values
-                    for i, site in enumerate(sites):
-                        offset = 0.04 * rng.standard_normal(len(targets)) if len(targets) > 1 and source == "model" else np.zeros(len(targets))
-                        pairs = list(zip(targets, np.clip(values[i] + offset, -1, 1), strict=True))
-                        if len(targets) > 1:
-                            pairs.append(("mean", values[i]))
-                        for target, value in pairs:
-                            half = 0.012 if source != "majority" else 0.004
-                            rows.append({
-                                "site": site, "layer": i - 1, "label_set": name, "target": target, "data": data, "source": source, "metric": metric,
-                                "value": value, "low": value - half, "high": min(1, value + half), "n": 24000 if data == "test" else 1500,
-                            })  # fmt: skip
-        value = chance + 0.55 * curve[-2]
-        bests[name] = Best(sites[-2], value, value - 0.012, value + 0.012, (sites[-2], sites[-1]))
-    return Finished(pd.DataFrame(rows), bests, {n: c for n, (c, _) in label_sets.items()}, **more)
+                    heights = _heights(source, curve, data, rng)
+                    places = [(None, heights[0])] if source in ("majority", "surface") else list(zip(sites, heights, strict=True))
+                    for site, height in places:
+                        _add(figures, rng, name, targets, metric.name, data, source, site, base + sign * room * height)
+            scores = base + sign * room * _heights("model", curve, "test", rng)
+            validation[name][metric.name] = scores
+            draws[name][metric.name] = (scores[:, None] + 0.004 * rng.standard_normal((len(sites), 200))).astype(np.float32)
+        if "control_task" in sources:
+            for site, height in zip(sites, curve, strict=True):
+                _add(figures, rng, name, targets, "selectivity", "test", "model", site, 0.4 * height)
+        if classes:
+            tables[name] = {data: _tables(rng, len(sites), len(targets), len(classes)) for data in ("test", *ood)}
+        rows = {"train": 20000, "valid": 5000, "test": 10000, **dict.fromkeys(ood, 1500)}
+        summaries.append(LabelSummary(name, kind, "token", classes, targets, rows, "made up", "the token id (60 of them in training)"))
+    return SweepResult(
+        sites=sites, layers=tuple(None for _ in sites), label_sets=tuple(summaries), figures=figures, validation=validation, draws=draws,
+        tables=tables, probes={name: {} for name in label_sets}, notes=notes,
+        manifest={"title": "logistic probes of a-model on made-up data", "seed": 0} if manifest is None else manifest,
+    )  # fmt: skip
+
+
+def _heights(source: str, curve: np.ndarray, data: str, rng: np.random.Generator) -> np.ndarray:
+    """How much of what there is to read each site of a source shows, 0..1."""
+    drop = 1.0 if data == "test" else 0.75
+    return {
+        "model": drop * curve, "random_weights": 0.4 * curve, "surface": np.full_like(curve, 0.35), "control_task": 0.2 * curve,
+        "majority": np.full_like(curve, 0.05), "shuffled": 0.05 + 0.01 * rng.standard_normal(len(curve)),
+    }[source]  # fmt: skip
+
+
+def _add(
+    figures: dict[str, list[Any]], rng: np.random.Generator, name: str, targets: tuple[str, ...], metric: str, data: str, source: str,
+    site: str | None, value: float,
+) -> None:  # fmt: skip
+    offsets = 0.03 * rng.standard_normal(len(targets)) if len(targets) > 1 else np.zeros(1)
+    n = 10000 if data == "test" else 1500
+    for target, shown in [*zip(targets, np.minimum(value + offsets, 1.0), strict=True), ("mean", value)]:
+        row = (site, None, name, target, data, source, metric, float(shown), float(shown) - 0.012, min(1.0, float(shown) + 0.012), n)
+        for column, entry in zip(COLUMNS, row, strict=True):
+            figures[column].append(entry)
+
+
+def _tables(rng: np.random.Generator, sites: int, targets: int, classes: int) -> SiteTables:
+    confusion = rng.integers(5, 300, (sites, targets, classes, classes)) + 3000 * np.eye(classes, dtype=int)
+    n = np.round(np.geomspace(2, 30000, BINS)) * (np.arange(BINS) >= BINS // classes)
+    confidence = (np.arange(BINS) + 0.55) / BINS
+    bins = np.stack([confidence * n, (confidence - 0.05 * (1 - confidence)) * n, n], -1)
+    return SiteTables(confusion, np.broadcast_to(bins, (sites, BINS, 3)).copy())
+
+
+def a_game(moves: int = 60, seed: int = 0) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """`(belief [move, 64, 3], truth [move, 64], moves)` of black, white, empty; no real game, but it looks like one."""
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(64)[:moves]
+    truth = np.full((moves, 64), 2)
+    for move, square in enumerate(order):
+        truth[move:, square] = move % 2
+        filled = np.flatnonzero(truth[move] < 2)
+        truth[move:, rng.choice(filled, min(2, len(filled)), replace=False)] = move % 2
+    logits = 1.6 * rng.standard_normal((moves, 64, 3)) + 5.0 * np.eye(3)[truth]
+    belief = np.exp(logits)
+    return belief / belief.sum(-1, keepdims=True), truth, [SQUARES[i] for i in order]
