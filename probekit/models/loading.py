@@ -144,6 +144,8 @@ def _read_hub(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
             f"network, download it elsewhere (`hf download {name} --local-dir FOLDER`) and pass the folder; a model "
             f"with pickled weights only must be converted first (save_pretrained writes safetensors)"
         ) from error
+    except ValueError as error:
+        raise ValueError(f"the model {name} cannot be loaded: {first_line(error)}") from error
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError):
