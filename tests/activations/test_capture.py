@@ -118,7 +118,7 @@ def test_span_pooling_of_text_goes_through_the_tokenizer_offsets(model):
     np.testing.assert_array_equal(names.prefix, every.prefix[rows])
     between = capture(model, data, SITES[2], pool="span:is", progress=False)  # "is", " is ": blanks belong to no token
     np.testing.assert_array_equal(between.token, [model.tokenizer.convert_tokens_to_ids("is")] * 2)
-    with pytest.raises(ValueError, match="'no name' given, it has: name, is|no name given, it has: name, is"):
+    with pytest.raises(ValueError, match="it has: name, is"):
         capture(model, data, SITES[2], pool="span", progress=False)
     with pytest.raises(ValueError, match="it has: none"):
         capture(model, texts, SITES[2], pool="span", progress=False)
