@@ -88,7 +88,7 @@ def encode_classes(y: object, n: int) -> tuple[Tensor, np.ndarray]:
 
 
 def as_targets(Y: object, n: int, n_classes: int | None) -> Tensor:
-    """Targets `[n, t]` checked: int64 class indices with -1 where left out (`n_classes` given), or float64 with NaN there.
+    """Targets `[n, t]` checked: integer class indices with -1 where left out (`n_classes` given), or float64 with NaN there.
 
     Raises:
         ValueError: wrong shape, class indices out of range, infinite values, or a target without any labelled row.
@@ -106,10 +106,10 @@ def as_targets(Y: object, n: int, n_classes: int | None) -> Tensor:
     else:
         if targets.dtype.is_floating_point:
             raise TypeError(f"Y must hold integer class indices (got {targets.dtype}); -1 leaves a row out")
-        targets = targets.to(torch.int64)
         low, high = int(targets.min()), int(targets.max())
         if low < -1 or high >= n_classes:
             raise ValueError(f"Y has class indices {low}..{high}, but there are {n_classes} classes: 0..{n_classes - 1}")
+        targets = targets.to(torch.int16 if n_classes < 2**15 else torch.int64)  # narrow: compared with every class
         labelled = targets >= 0
     empty = (labelled.sum(0) == 0).nonzero().flatten().tolist()
     if empty:

@@ -46,7 +46,6 @@ class LinearProbe:
     family: ClassVar[str]
     grid_parameter: ClassVar[str | None] = None
     default_grid: ClassVar[tuple[float, ...]] = ()
-    masks: ClassVar[bool] = False  # whether `_solve` takes rows that are left out (-1) of some targets only
 
     coef_: np.ndarray
     intercept_: np.ndarray
@@ -62,6 +61,10 @@ class LinearProbe:
     def _solve(self, X: Tensor, Y: Tensor, n_classes: int | None, grid: Sequence[float]) -> Solution:
         """Fit all targets `Y [n, t]` for all values of `grid_parameter`; `n_classes` is None for continuous targets."""
         raise NotImplementedError
+
+    def _takes_masks(self, n: int, d: int) -> bool:
+        """Whether `_solve` takes rows that are left out (-1) of some targets only; else such targets are solved apart."""
+        return False
 
     def _is_continuous(self, y: object) -> bool:
         return False

@@ -150,8 +150,8 @@ def _grid(probe: LinearProbe, grid: Sequence[float] | None) -> list[float]:
 
 
 def _warn_constant(labels: Tensor, targets: Sequence[str]) -> None:
-    low = torch.where(labels < 0, labels.max(0).values, labels).min(0).values
-    constant = (low == labels.max(0).values).nonzero().flatten().tolist()
+    largest = labels.max(0).values
+    constant = ((labels == largest) | (labels < 0)).all(0).nonzero().flatten().tolist()
     if constant:
         names = [targets[t] if targets else str(t) for t in constant[:10]]
         warnings.warn(
@@ -174,7 +174,7 @@ def _solve_site(probe: LinearProbe, X: Tensor, Y: Tensor, n_classes: int | None,
         converged=torch.ones(shape[:2], dtype=torch.bool),
         n_iter=torch.zeros(shape[:2], dtype=torch.int64),
     )
-    for columns, rows, present in _groups(Y, n_classes, probe.masks):
+    for columns, rows, present in _groups(Y, n_classes, probe._takes_masks(*X.shape)):
         _scatter(whole, columns, present, n_classes, _solve_group(probe, X, Y, columns, rows, present, n_classes, grid))
     return whole
 
@@ -182,12 +182,12 @@ def _solve_site(probe: LinearProbe, X: Tensor, Y: Tensor, n_classes: int | None,
 def _groups(Y: Tensor, n_classes: int | None, masks: bool) -> Iterator[tuple[list[int], Tensor | None, list[int] | None]]:
     """`(columns, rows kept or None for all, classes present)`."""
     labelled = ~Y.isnan() if n_classes is None else Y >= 0
+    complete = labelled.all(0).tolist()
+    occurs = torch.stack([(Y == k).any(0) for k in range(n_classes or 0)] or [labelled.any(0)], 1)
     groups: dict[tuple[object, ...], list[int]] = {}
     for column in range(Y.shape[1]):
-        kept = labelled[:, column]
-        partial = not bool(kept.all())
-        mask = kept.numpy().tobytes() if partial and not masks else b""
-        present = () if n_classes is None else tuple(torch.unique(Y[kept, column]).tolist())
+        mask = b"" if masks or complete[column] else labelled[:, column].numpy().tobytes()
+        present = () if n_classes is None else tuple(occurs[column].nonzero().flatten().tolist())
         groups.setdefault((mask, present), []).append(column)
     for (mask, present), columns in groups.items():
         rows = labelled[:, columns[0]] if mask else None
@@ -210,9 +210,9 @@ def _solve_group(
     if rows is not None:
         X, labels = X[rows.to(X.device)], labels[rows]
     if present is not None and len(present) != n_classes:
-        index = torch.full((n_classes + 1,), -1, dtype=torch.int64)  # type: ignore[operator]
-        index[present] = torch.arange(len(present))
-        labels = index[labels]  # -1 stays the last entry, -1
+        index = torch.full((n_classes + 1,), -1, dtype=labels.dtype)  # type: ignore[operator]
+        index[present] = torch.arange(len(present), dtype=labels.dtype)
+        labels = index[labels.long()]  # -1 stays the last entry, -1
     return probe._solve(X, labels.to(X.device), None if present is None else len(present), grid)
 
 

@@ -2,10 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from probekit.probes.spectrum import Eigenbasis
+
 ELEMENTS = 1 << 18  # scores worked on at a time: they stay in the processor's cache between the two matrix products
+
+
+@dataclass(frozen=True)
+class PenaltyMetric:
+    """What the penalty weighs where targets have different rows, hence different standard deviations of a feature.
+
+    Weights on features standardised over a target's own rows are the weights on the shared ones times `ratio`, the
+    target's standard deviation over the shared one.
+    """
+
+    vectors: Tensor  # [d, r] eigenbasis of the shared features
+    ratio: Tensor  # [t, d] squared
+
+    @classmethod
+    def of_targets(cls, standard: Tensor, kept: Tensor, basis: Eigenbasis) -> PenaltyMetric:
+        """For `standard [n, d]` rows (standardised over all of them) of which target t has `kept [n, t]`."""
+        weights = kept.to(standard.dtype).T
+        weights = weights / weights.sum(1, keepdim=True)
+        ratio = weights @ standard.square() - (weights @ standard).square()
+        return cls(basis.vectors, torch.where(ratio > 1e-6, ratio, 1.0))  # a constant feature gets weight 0 anyway
+
+    def apply(self, weights: Tensor, target: Tensor) -> Tensor:
+        """Half the gradient of the squared length: `[a, q, r]` -> `[a, q, r]`."""
+        return ((weights @ self.vectors.T) * self.ratio[target][:, None]) @ self.vectors
 
 
 class LogisticLoss:
@@ -18,80 +46,87 @@ class LogisticLoss:
     that is exact for both, diagonal in the eigenbasis of the Gram matrix but for the factor `inv(M) = I + 11'`.
 
     Args:
-        rows: `[n, r]` centred features, in the eigenbasis of their Gram matrix.
-        eigenvalues: `[r]` of the Gram matrix.
+        rows: `[n, r + 1]` centred features in the eigenbasis of their Gram matrix, and a column of ones.
+        eigenvalues: `[r]` of the Gram matrix of all `n` rows.
         labels: `[n, t]` class indices, -1 where left out.
         n_classes: K.
-        penalty: `[problem]` the weight of `||w||^2 / 2` beside the *sum* of the losses, 1 / C.
+        penalty: `[problem]` the weight of `||w||^2 / 2` beside the *mean* loss.
         target: `[problem]` column of `labels` of each problem.
+        metric: See `PenaltyMetric`; None where all targets have all rows.
     """
 
-    def __init__(self, rows: Tensor, eigenvalues: Tensor, labels: Tensor, n_classes: int, penalty: Tensor, target: Tensor):
-        self.rows, self.n_classes, self.target = rows, n_classes, target
+    def __init__(
+        self,
+        rows: Tensor,
+        eigenvalues: Tensor,
+        labels: Tensor,
+        n_classes: int,
+        penalty: Tensor,
+        target: Tensor,
+        metric: PenaltyMetric | None = None,
+    ) -> None:
+        self.rows, self.n_classes, self.target, self.metric = rows, n_classes, target, metric
         self.outputs = n_classes - 1
+        first = 1 if n_classes == 2 else 0
+        indicators = [(labels == k).to(rows.dtype) for k in range(first, first + self.outputs)]
         kept = labels >= 0
         self.kept = None if bool(kept.all()) else kept.to(rows.dtype)
-        self.n = kept.sum(0).double()  # [t]
-        self.penalty = (penalty / self.n[target]).to(rows.dtype)  # beside the mean loss
-        first = 1 if n_classes == 2 else 0
-        # Sums of rows and counts by class: all that the labels contribute to value and gradient.
-        self.sums = rows.new_empty(labels.shape[1], self.outputs, rows.shape[1])
-        for q in range(self.outputs):
-            self.sums[:, q] = (labels == q + first).to(rows.dtype).T @ rows / self.n[:, None].to(rows.dtype)
-        counts = torch.stack([(labels == k).sum(0) for k in range(n_classes)], 1).double()
-        self.counts = counts  # [t, K]
-        self.share = (counts / self.n[:, None])[:, first : first + self.outputs].to(rows.dtype)  # [t, q]
-        bound = 0.25 if n_classes == 2 else 0.5
-        self.eigenvalues = eigenvalues
-        self.bound = bound
+        self.n = kept.sum(0).to(rows.dtype)  # [t]
+        # Mean over rows of each class's rows (the last entry is its share): all that labels add to value and gradient.
+        self.sums = torch.stack([i.T @ rows for i in indicators], 1) / self.n[:, None, None]  # [t, q, r + 1]
+        self.penalty = penalty.to(rows.dtype)
+        self.bound = 0.25 if n_classes == 2 else 0.5
+        self.curvature = self.bound * eigenvalues / len(rows)  # of the mean loss, for each direction
 
     def start(self) -> Tensor:
         """`[problem, q * (r + 1)]`: zero weights and the intercepts of the class frequencies."""
-        first = self.counts[:, :1] if self.n_classes == 2 else self.counts[:, -1:]
-        rest = self.counts[:, 1:] if self.n_classes == 2 else self.counts[:, :-1]
-        x = self.rows.new_zeros(len(self.target), self.outputs, self.rows.shape[1] + 1)
-        x[:, :, -1] = (rest / first).log()[self.target].to(x.dtype)
-        return x.flatten(1)
+        share = self.sums[..., -1].double()
+        x = torch.zeros_like(self.sums)
+        x[..., -1] = (share / (1 - share.sum(1, keepdim=True))).log().to(x.dtype)
+        return x[self.target].flatten(1)
+
+    def class_means(self) -> tuple[Tensor, Tensor]:
+        """Means `[t, K, r]` of each class's rows, and counts `[t, K]`, both float64."""
+        everything = (self.rows.sum(0)[None] if self.kept is None else self.kept.T @ self.rows)[:, None].double()
+        sums = self.sums.double() * self.n[:, None, None]
+        rest = everything - sums.sum(1, keepdim=True)
+        sums = torch.cat([rest, sums] if self.n_classes == 2 else [sums, rest], 1)
+        return sums[..., :-1] / sums[..., -1:], sums[..., -1].round()
 
     def precondition(self, gradient: Tensor, index: Tensor) -> Tensor:
-        r = len(self.eigenvalues)
-        target = self.target[index]
-        diagonal = gradient.new_empty(len(index), 1, r + 1)
-        diagonal[:, 0, :r] = self.bound * self.eigenvalues / self.n[target, None].to(gradient.dtype) + self.penalty[index, None]
-        diagonal[:, 0, r] = self.bound
-        g = gradient.view(len(index), self.outputs, r + 1)
+        """The inverse of the bound on the Hessian, times `gradient [a, q * (r + 1)]`."""
+        g = gradient.view(len(index), self.outputs, -1)
         if self.n_classes > 2:
             g = g + g.sum(1, keepdim=True)
-        return (g / diagonal).flatten(1)
+        scaled = torch.empty_like(g)
+        torch.div(g[..., :-1], (self.curvature + self.penalty[index, None])[:, None], out=scaled[..., :-1])
+        torch.div(g[..., -1], self.bound, out=scaled[..., -1])
+        return scaled.flatten(1)
 
     def __call__(self, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        a, q, r = len(index), self.outputs, self.rows.shape[1]
+        """Value `[a]` float64 and gradient `[a, q * (r + 1)]` of the problems `index` at `x`."""
+        a, q = len(index), self.outputs
         target = self.target[index]
-        v = x.view(a, q, r + 1)
-        weights = v[..., :r].transpose(0, 1).reshape(q * a, r)  # problems innermost: sums over classes are elementwise
-        intercept = v[..., r].T.reshape(1, q * a)
+        v = x.view(a, q, -1)
+        weights = v.transpose(0, 1).reshape(q * a, -1)  # problems innermost, so that sums over classes are elementwise
         total = torch.zeros(a, dtype=torch.float64, device=x.device)
-        slope, mass = torch.zeros_like(weights), torch.zeros_like(intercept[0])
-        for start in range(0, len(self.rows), step := max(256, ELEMENTS // (q * a))):
+        slope = torch.zeros_like(weights)
+        step = max(256, ELEMENTS // (q * a))
+        for start in range(0, len(self.rows), step):
             z = self.rows[start : start + step]
-            scores = torch.addmm(intercept, z, weights.T)
             kept = None if self.kept is None else self.kept[start : start + step][:, target]
-            loss, probability = _softmax(scores.view(len(z), q, a), kept)
+            loss, probability = _softmax((z @ weights.T).view(len(z), q, a), kept)
             total += loss
-            probability = probability.view(len(z), q * a)
-            slope.addmm_(probability.T, z)
-            mass += probability.sum(0)
-        n = self.n[target].to(x.dtype)
-        gradient = torch.empty_like(v)
-        gradient[..., :r] = (slope.view(q, a, r) / n[:, None]).transpose(0, 1) - self.sums[target]
-        gradient[..., r] = (mass.view(q, a) / n).T - self.share[target]
-        linear = (v[..., :r] * self.sums[target]).sum((1, 2), dtype=torch.float64)
-        linear += (v[..., r] * self.share[target]).sum(1, dtype=torch.float64)
-        w = v[..., :r]
+            slope.addmm_(probability.view(len(z), q * a).T, z)
+        n, sums = self.n[target], self.sums[target]
+        gradient = (slope.view(q, a, -1) / n[:, None]).transpose(0, 1) - sums
+        w = v[..., :-1]
         pulled = w if self.n_classes == 2 else w - w.sum(1, keepdim=True) / self.n_classes
+        if self.metric is not None:
+            pulled = self.metric.apply(pulled, target)
         pulled = pulled * self.penalty[index, None, None]
-        gradient[..., :r] += pulled
-        value = total / self.n[target] - linear + 0.5 * (pulled * w).sum((1, 2), dtype=torch.float64)
+        gradient[..., :-1] += pulled
+        value = total / n + 0.5 * (pulled * w).sum((1, 2), dtype=torch.float64) - (v * sums).sum((1, 2), dtype=torch.float64)
         return value, gradient.flatten(1)
 
 
@@ -99,14 +134,19 @@ def _softmax(scores: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:
     """Scores `[n, q, a]` beside a last class of score zero -> summed log-partition `[a]` and probabilities `[n, q, a]`."""
     if scores.shape[1] == 1:
         log_partition = torch.nn.functional.softplus(scores[:, 0])
-        probability = torch.sigmoid(scores)
+        probability = scores.sigmoid_()
+    elif scores.max() < 60:  # nothing can overflow
+        probability = scores.exp_()
+        total = probability.sum(1).add_(1)
+        probability /= total[:, None]
+        log_partition = total.log_()
     else:
         largest = scores.amax(1).clamp_(min=0)
-        probability = (scores - largest[:, None]).exp_()
+        probability = scores.sub_(largest[:, None]).exp_()
         total = probability.sum(1).add_((-largest).exp_())
         probability /= total[:, None]
         log_partition = total.log_().add_(largest)
     if kept is not None:
-        log_partition = log_partition * kept
-        probability = probability * kept[:, None]
+        log_partition *= kept
+        probability *= kept[:, None]
     return log_partition.sum(0).double(), probability

@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 
 
+CHUNK = 4096
+
+
 @dataclass(frozen=True)
 class Standardisation:
     """Mean and standard deviation of each feature; `std` is 1 where a feature does not vary."""
@@ -22,8 +25,10 @@ class Standardisation:
     @classmethod
     def of(cls, X: Tensor) -> Standardisation:
         """Mean and population standard deviation (as scikit-learn's StandardScaler) of `X [n, d]`."""
-        mean = X.mean(0, dtype=torch.float64)
-        variance = (X - mean.to(X.dtype)).square_().mean(0, dtype=torch.float64)
+        # Sums of a few thousand rows are good to their dtype's rounding; those of all rows are kept in float64.
+        mean = torch.stack([part.sum(0).double() for part in X.split(CHUNK)]).sum(0) / len(X)
+        squares = [(part - mean.to(X.dtype)).square_().sum(0).double() for part in X.split(CHUNK)]
+        variance = torch.stack(squares).sum(0) / len(X)
         return cls.of_moments(mean, variance).to(X.dtype)
 
     @classmethod
@@ -66,6 +71,13 @@ class Eigenbasis:
         keep = values > 1e-12 * values[-1].clamp(min=1e-300)
         values, vectors = values[keep], vectors[:, keep]
         return cls((X64.T @ (vectors / values.sqrt())).to(X.dtype), values.to(X.dtype))
+
+    def rotate(self, X: Tensor) -> Tensor:
+        """Standardised rows `[n, d]` in this basis with a column of ones for the intercept: `[n, r + 1]`."""
+        rows = X.new_empty(len(X), len(self.values) + 1)
+        torch.mm(X, self.vectors, out=rows[:, :-1])
+        rows[:, -1] = 1
+        return rows
 
     @classmethod
     def of_gram(cls, gram: Tensor) -> Eigenbasis:

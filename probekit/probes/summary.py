@@ -48,12 +48,12 @@ class Summary:
             variance += x.square().sum(0)
             if scatter is not None:
                 scatter += x.T @ x
-            weights = y if n_classes is None else torch.nn.functional.one_hot(y, n_classes).flatten(1).double()
+            weights = y if n_classes is None else _indicators(y, n_classes).flatten(1)
             sums += weights.T.to(x) @ x
         common = {"n": n, "mean": mean, "variance": variance / n, "scatter": scatter, "rows": rows}
         if n_classes is None:
             return cls(**common, class_counts=None, class_means=None, target_mean=Y.mean(0).to(mean), cross=sums)
-        counts = torch.nn.functional.one_hot(Y, n_classes).sum(0).double().to(mean)
+        counts = torch.stack([(Y == k).sum(0) for k in range(n_classes)], 1).to(mean)
         means = sums.view(Y.shape[1], n_classes, d) / counts[..., None]
         return cls(**common, class_counts=counts, class_means=means, target_mean=None, cross=None)
 
@@ -110,3 +110,8 @@ class Summary:
         assert self.class_means is not None and self.class_counts is not None
         between = torch.einsum("gtod,tkd->gtok", weights, self.class_means).square() * self.class_counts[:, None]
         return (self.spread(weights) - between.sum(-1)).clamp(min=0)
+
+
+def _indicators(Y: Tensor, n_classes: int) -> Tensor:
+    """Class indices `[n, t]` -> `[n, t, class]` float64."""
+    return (Y[..., None] == torch.arange(n_classes, device=Y.device)).double()
