@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from probekit.probes import SweepResult
 
 LEGEND = {"orientation": "h", "x": 0, "xref": "container", "y": 1, "yref": "container", "yanchor": "top", "itemwidth": 30}
-MARGIN = {"l": 8, "r": 16, "t": 40, "b": 8}
+MARGIN = {"l": 8, "r": 16, "t": 40, "b": 52}  # plotly widens them where labels need more
 
 
 def plot_sweep(
@@ -87,7 +87,7 @@ def _label_axes(figure: go.Figure, row: int, places: Sequence[str], metric: str)
 def site_axis(places: Sequence[str]) -> dict[str, Any]:
     """The axis of layers: names are categories, so that plotly leaves some out where there is no room for all."""
     flat = max(map(len, wording.site_ticks(places)), default=0) <= 3
-    return {"type": "category", "title_text": wording.axis_title(places), "tickangle": 0 if flat else -45, "range": [-0.5, len(places) - 0.5]}
+    return {"type": "category", "title_text": wording.axis_title(places), "tickangle": 0 if flat else -45, "tickfont_size": 11 if len(places) > 16 else 12, "range": [-0.5, len(places) - 0.5]}
 
 
 def _ticks(places: Sequence[str]) -> list[str]:
@@ -184,7 +184,7 @@ def plot_heatmap(result: SweepResult | Scores, name: str | None = None, metric: 
 def _heatmap(table: np.ndarray, rows: list[str], places: list[str], metric: str) -> go.Figure:
     import plotly.graph_objects as go
 
-    height = 30 if len(rows) <= 12 else 22 if len(rows) <= 24 else 14
+    height = 30 if len(rows) <= 12 else 22 if len(rows) <= 24 else 12
     every = -(-len(rows) // 80)  # with hundreds of targets only some are named
     low, high = color_range(table)
     few = len(rows) <= 24 and len(places) <= 13
@@ -199,9 +199,9 @@ def _heatmap(table: np.ndarray, rows: list[str], places: list[str], metric: str)
     figure.update_xaxes(showgrid=False, **site_axis(places))
     figure.update_yaxes(
         autorange="reversed", showgrid=False, tickvals=list(range(0, len(rows), every)),
-        ticktext=[plain(r, 26) for r in rows[::every]], tickfont={"size": 10 if height < 20 else 12},
+        ticktext=[plain(r, 26) for r in rows[::every]], tickfont={"size": 9 if height < 20 else 12},
     )  # fmt: skip
-    arrange(figure, height=130 + height * len(rows), margin=MARGIN | {"t": 62})
+    arrange(figure, height=92 + height * len(rows), margin=MARGIN | {"t": 34})
     return figure
 
 
@@ -214,9 +214,9 @@ def _cell(value: float, metric: str) -> str:
 def _colorbar(title: str, percent: bool) -> dict[str, Any]:
     """A bar above the picture, where a narrow page has room for it."""
     return {
-        "orientation": "h", "x": 0, "xanchor": "left", "xpad": 0, "y": 1.0, "yanchor": "bottom", "ypad": 6, "len": 1.0, "thickness": 9,
-        "outlinewidth": 0, "title": {"text": title, "side": "top", "font": {"size": 12}}, "tickformat": ".0%" if percent else "",
-        "ticklen": 3, "tickfont": {"size": 11}, "nticks": 6,
+        "orientation": "h", "x": 0, "xanchor": "left", "xpad": 0, "y": 1, "yref": "container", "yanchor": "top", "ypad": 0, "len": 1.0,
+        "thickness": 9, "outlinewidth": 0, "title": {"text": f"{title}  ", "side": "right", "font": {"size": 12}},
+        "tickformat": ".0%" if percent else "", "ticklen": 3, "tickfont": {"size": 11}, "nticks": 6,
     }  # fmt: skip
 
 
@@ -254,9 +254,9 @@ def plot_confusion(counts: np.ndarray, classes: Sequence[str]) -> go.Figure:
     )  # fmt: skip
     every = -(-len(classes) // 40)
     ticks = {"tickvals": index[::every], "ticktext": names[::every], "showgrid": False}
-    figure.update_xaxes(title_text="predicted", tickangle=0 if len(classes) <= 4 and max(map(len, names)) <= 10 else -45, **ticks)
+    figure.update_xaxes(title_text="predicted", tickangle=0 if len(names) * max(map(len, names)) <= 36 else -45, **ticks)
     figure.update_yaxes(title_text="true", autorange="reversed", **ticks)
-    arrange(figure, height=170 + min(480, max(180, 34 * len(classes))), margin=MARGIN | {"t": 62})
+    arrange(figure, height=110 + min(480, max(180, 34 * len(classes))), margin=MARGIN | {"t": 34})
     return figure
 
 

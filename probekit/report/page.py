@@ -80,7 +80,7 @@ def question(result: SweepResult | Scores) -> str:
     return (
         f"At which layers can a {family} probe read {wording.join_words(parts)} from the activations{f' of {model}' if model else ''}? "
         f"Probes were trained at {number} site{'s' * (number > 1)}. Their settings and the best layer were chosen on validation items; every "
-        "score is on test items that no choice has seen, has a 95 % interval, and stands beside its controls."
+        "score is on test items that no choice has seen, has a 95 % interval, and stands beside its controls."
     )
 
 
@@ -91,7 +91,7 @@ def answer(result: SweepResult | Scores, name: str) -> str:
     interval = wording.format_interval(best.low, best.high, best.metric)
     words = (
         f"“{wording.shorten(name, 60)}” is read best {wording.site_name(best.site)}: {wording.metric_name(best.metric)} "
-        f"{wording.format_score(best.value, best.metric)}{f' (95 % interval {interval})' if interval else ''}."
+        f"{wording.format_score(best.value, best.metric)}{f' (95{wording.SPACE}% interval {interval})' if interval else ''}."
     )
     tied = [site for site in best.tied if site != best.site]
     if tied:
@@ -134,11 +134,10 @@ def _apart(better: Score, worse: Score, up: bool) -> bool:
 
 def _tied_words(tied: Sequence[str], number: int) -> str:
     if len(tied) == number - 1 and number > 2:
-        return "All other layers"
-    if len(tied) > 3:
-        return f"{len(tied)} other layers ({wording.site_name(tied[0])} the first, {wording.site_name(tied[-1])} the last)"
-    words = wording.join_words([wording.site_name(site) for site in tied])
-    return words[0].upper() + words[1:]
+        return "The scores of all other layers"
+    if len(tied) > 6:
+        return f"The scores of {len(tied)} other layers, the first {wording.site_name(tied[0])}, the last {wording.site_name(tied[-1])},"
+    return f"The score{'s' * (len(tied) > 1)} {wording.site_names(tied)}"
 
 
 def _name(value: Any) -> str:
@@ -152,7 +151,7 @@ def _tiles(scores: Scores) -> Block:
         interval = wording.format_interval(best.low, best.high, best.metric)
         items.append({
             "name": wording.shorten(name, 60), "value": wording.format_score(best.value, best.metric), "href": f"#{blocks.anchor(name)}",
-            "detail": f"{wording.metric_name(best.metric)} {wording.site_name(best.site)}{f' ({interval})' if interval else ''}",
+            "detail": "\n".join([f"{wording.metric_name(best.metric)} {wording.site_name(best.site)}", *([interval] if interval else [])]),
         })  # fmt: skip
     return blocks.tiles(items)
 
@@ -175,7 +174,8 @@ def _kind_words(summary: Any) -> str:
     if summary.classes:
         shown = [wording.shorten(c, 40) for c in summary.classes[:12]]
         what += f": {', '.join(shown)}{' and more' if len(summary.classes) > 12 else ''}"
-    rows = ", ".join(f"{wording.format_count(count)} {part}" for part, count in summary.rows.items())
+    parts = {"train": "training", "valid": "validation"}
+    rows = ", ".join(f"{wording.format_count(count)} {parts.get(part, wording.shorten(part, 40))}" for part, count in summary.rows.items())
     words = f"{what[0].upper()}{what[1:]}{f' ({summary.reason})' if summary.reason else ''}. Rows: {rows}."
     return words + (f" A type of the control task is {summary.control_task}." if summary.control_task and "not available" not in summary.control_task else "")
 

@@ -7,6 +7,8 @@ import math
 import re
 from collections.abc import Sequence
 
+SPACE = "\u00a0"  # keeps a number and its unit on one line
+
 SOURCES = {
     "model": "probe",
     "majority": "majority class",
@@ -78,6 +80,13 @@ def site_name(site: str) -> str:
     return f"at {site}"
 
 
+def site_names(sites: Sequence[str]) -> str:
+    """Sites in a sentence: `after blocks 3, 4 and 6`."""
+    numbers = [match[1] for site in sites if (match := _STREAM.match(site))]
+    others = [site_name(site) for site in sites if not _STREAM.match(site)]
+    return join_words([*others, *([f"after block{'s' * (len(numbers) > 1)} {join_words(numbers)}"] if numbers else [])])
+
+
 def site_ticks(sites: Sequence[str]) -> list[str]:
     """Short axis labels for sites, all different: `emb 0 1 2 ...` when they are stream sites, `3 attn` otherwise."""
     stream = all(_STREAM.match(s) or s in ("blocks.0.hook_resid_pre", "hook_embed") for s in sites)
@@ -101,7 +110,7 @@ def axis_title(sites: Sequence[str]) -> str:
 
 
 def format_number(value: float, metric: str) -> str:
-    """`0.9312` -> `93.1` or `0.931`, as the metric is read; `–` for NaN."""
+    """`0.9312` -> `93.1` (the unit left out) or `0.931`, as the metric is read; `–` for NaN."""
     if math.isnan(value):
         return "–"
     return f"{100 * value if is_percent(metric) else value:{'.1f' if is_percent(metric) else '.3f'}}".replace("-", "−")
@@ -109,12 +118,12 @@ def format_number(value: float, metric: str) -> str:
 
 def format_score(value: float, metric: str) -> str:
     """`format_number` with its unit: `93.1 %`."""
-    return format_number(value, metric) + (" %" if is_percent(metric) and not math.isnan(value) else "")
+    return format_number(value, metric) + (f"{SPACE}%" if is_percent(metric) and not math.isnan(value) else "")
 
 
 def format_difference(value: float, metric: str) -> str:
     """A difference of two scores: `41.2 points` of percent, or `0.412`."""
-    return format_number(value, metric) + (" points" if is_percent(metric) else "")
+    return format_number(value, metric) + (f"{SPACE}points" if is_percent(metric) else "")
 
 
 def format_interval(low: float, high: float, metric: str, *, unit: bool = True) -> str:
@@ -122,7 +131,7 @@ def format_interval(low: float, high: float, metric: str, *, unit: bool = True) 
     if math.isnan(low) or math.isnan(high):
         return ""
     between = " to " if low < 0 else "–"
-    return f"{format_number(low, metric)}{between}{format_number(high, metric)}" + (" %" if unit and is_percent(metric) else "")
+    return f"{format_number(low, metric)}{between}{format_number(high, metric)}" + (f"{SPACE}%" if unit and is_percent(metric) else "")
 
 
 def format_count(n: float) -> str:

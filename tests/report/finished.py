@@ -69,7 +69,7 @@ def finished(
 
 def _heights(source: str, curve: np.ndarray, data: str, rng: np.random.Generator) -> np.ndarray:
     """How much of what there is to read each site of a source shows, 0..1."""
-    drop = 1.0 if data == "test" else 0.75
+    drop = 1.0 if data == "test" else 0.75 - 0.02 * len(data)
     return {
         "model": drop * curve, "random_weights": 0.4 * curve, "surface": np.full_like(curve, 0.35), "control_task": 0.2 * curve,
         "majority": np.full_like(curve, 0.05), "shuffled": 0.05 + 0.01 * rng.standard_normal(len(curve)),
