@@ -58,7 +58,7 @@ def move_logits(model: Any, moves: np.ndarray, *, batch: int = 64) -> np.ndarray
 
     Args:
         model: A Hugging Face causal language model over the tokens of this testbed, or anything called the same way
-            (`model(input_ids=...)` with a `logits` attribute in the answer).
+            (`model(input_ids=..., attention_mask=...)` with a `logits` attribute in the answer).
         moves: `[game, ply]` squares, -1 past the end; plies after the 59th are not read.
         batch: Games run at once.
 
@@ -73,7 +73,8 @@ def move_logits(model: Any, moves: np.ndarray, *, batch: int = 64) -> np.ndarray
     tokens = torch.from_numpy(squares_to_tokens(moves[:, :CONTEXT]).astype(np.int64))
     device = next(model.parameters()).device if hasattr(model, "parameters") else torch.device("cpu")
     with torch.no_grad():
-        logits = [model(input_ids=part.to(device)).logits.float().cpu() for part in tokens.split(batch)]
+        parts = [part.to(device) for part in tokens.split(batch)]
+        logits = [model(input_ids=part, attention_mask=part.ne(PAD).long()).logits.float().cpu() for part in parts]
     if logits[0].shape[-1] != VOCABULARY:
         raise ValueError(f"the model has {logits[0].shape[-1]} tokens, Othello {VOCABULARY}: it was made for something else")
     return torch.cat(logits).numpy()

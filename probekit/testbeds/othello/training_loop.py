@@ -36,6 +36,11 @@ def save_checkpoint(path: Path, model: nn.Module, optimizers: Sequence[torch.opt
 def load_checkpoint(path: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> int:
     """Bring model and optimizers to the state that `save_checkpoint` wrote.
 
+    Args:
+        path: The file.
+        model: Receives the weights.
+        optimizers: Those of the run, in the same order; none to take the weights alone.
+
     Returns:
         The number of steps done.
     """
@@ -47,7 +52,7 @@ def load_checkpoint(path: Path, model: nn.Module, optimizers: Sequence[torch.opt
             kind, rest = name.split(".", 1)
             if kind == "model":
                 weights[rest] = file.get_tensor(name)
-            else:
+            elif optimizers:
                 which, index, key = rest.split(".")
                 states[int(which)].setdefault(int(index), {})[key] = file.get_tensor(name)
     model.load_state_dict(weights)
