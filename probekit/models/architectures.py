@@ -197,8 +197,8 @@ def _find_unknown(model: PreTrainedModel, blocks: str | None) -> Layout:
             what = "is not there" if stack is None else f"is a {type(stack).__name__}, not a list of blocks"
             raise ValueError(f"blocks={blocks!r} {what} in {name}; its lists are: {', '.join(lists) or 'none'}")
     else:
-        outer = {path: stack for path, stack in lists.items() if not any(path.startswith(f"{other}.") for other in lists)}
-        longest = [path for path, stack in outer.items() if len(stack) == max(map(len, outer.values()))]
+        outer = [path for path in lists if not any(path.startswith(f"{other}.") for other in lists)]
+        longest = [path for path in outer if len(lists[path]) == max(len(lists[other]) for other in outer)]
         if not longest:
             raise ValueError(
                 f"{name} is not an architecture probekit knows, and no list of blocks was found in it. Name the "
@@ -213,10 +213,13 @@ def _find_unknown(model: PreTrainedModel, blocks: str | None) -> Layout:
         stack = lists[blocks]
     config = model.config.get_text_config()
     embed = model.get_input_embeddings()
-    d_model = getattr(config, "hidden_size", None) or getattr(embed, "embedding_dim", 0)
+    named = (getattr(config, key, None) for key in ("hidden_size", "n_embd", "d_model", "dim"))
+    d_model = next((size for size in named if size), None) or getattr(embed, "embedding_dim", None)
+    if d_model is None:
+        raise ValueError(f"the width of {name} is not known: its configuration has no hidden_size")
     sites = []
-    path = next((path for path, module in model.named_modules() if module is embed), None) if embed is not None else None
-    if path is not None:
+    path = next((path for path, module in model.named_modules() if module is embed), None)
+    if embed is not None and path is not None:
         sites.append(Site("hook_embed", None, getattr(embed, "embedding_dim", d_model), path, "output"))
     for layer in range(len(stack)):
         sites.append(Site(f"blocks.{layer}.hook_resid_pre", layer, d_model, f"{blocks}.{layer}", "input"))

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 # Where a configuration was saved, and how it is to be run, are not what the model is.
 _NOT_THE_MODEL = {
     "transformers_version", "architectures", "dtype", "torch_dtype", "use_cache", "quantization_config",
-    "output_attentions", "output_hidden_states", "return_dict", "tokenizer_class", "id2label", "label2id", "name_or_path",
-    "device", "n_devices", "seed", "model_name", "tokenizer_name", "init_weights",
+    "output_attentions", "output_hidden_states", "return_dict", "tokenizer_class", "id2label", "label2id",
+    "name_or_path", "device", "n_devices", "seed", "model_name", "tokenizer_name", "init_weights",
 }  # fmt: skip
 
 
@@ -40,9 +40,8 @@ def fingerprint_model(model: nn.Module) -> str:
 
 def weights_version(model: nn.Module) -> tuple[tuple[int, int], ...]:
     """Something that changes when a weight is replaced or written to in place, and costs next to nothing."""
-    return tuple(
-        (tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in model.state_dict(keep_vars=True).values()
-    )
+    tensors = model.state_dict(keep_vars=True).values()
+    return tuple((tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors)
 
 
 def _as_bytes(tensor: Tensor) -> Any:

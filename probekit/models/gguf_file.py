@@ -33,7 +33,8 @@ def read_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
             hf = read_checkpoint(path.parent, dtype, **where)
             tokenizer = AutoTokenizer.from_pretrained(path.parent, **where)
     except Exception as error:
-        raise ValueError(f"the GGUF file {path} cannot be loaded (damaged, or of an unknown kind): {first_line(error)}") from error
+        reason = first_line(error)
+        raise ValueError(f"the GGUF file {path} cannot be loaded (damaged, or of an unknown kind): {reason}") from error
     # The weights are plain tensors now; transformers would still take the model for a quantised one and not save it.
     del hf.config.quantization_config
     hf.is_quantized = False

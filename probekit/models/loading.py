@@ -94,6 +94,8 @@ def _read(source: str | Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Any,
         return *read_gguf(path, dtype), path.stem
     if isinstance(source, Path) or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", source) or path.suffix == ".gguf":
         raise FileNotFoundError(f"no model at {path}: there is no such file or folder")
+    if "/" not in source and (near := difflib.get_close_matches(source, SHIPPED, n=1)):
+        raise ValueError(f"there is no shipped model {source!r}; did you mean {near[0]!r}?")
     return *_read_hub(source, dtype), source
 
 
@@ -137,9 +139,8 @@ def _read_hub(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
         _refuse_quantised(config.to_dict(), name)
         hf = read_checkpoint(name, dtype, use_safetensors=True)
     except OSError as error:
-        near = difflib.get_close_matches(name, SHIPPED, n=1)
         raise OSError(
-            f"{name!r} is neither a shipped model ({', '.join(SHIPPED)}{f'; did you mean {near[0]}?' if near else ''}), "
+            f"{name!r} is neither a shipped model ({', '.join(SHIPPED)}), "
             f"nor a file or folder here, and the Hugging Face Hub did not give it: {first_line(error)} Without a "
             f"network, download it elsewhere (`hf download {name} --local-dir FOLDER`) and pass the folder; a model "
             f"with pickled weights only must be converted first (save_pretrained writes safetensors)"
@@ -157,8 +158,8 @@ def _refuse_quantised(config: dict[str, Any], where: object) -> None:
     method = (config.get("quantization_config") or {}).get("quant_method")
     if method:
         raise ValueError(
-            f"the model {where} is quantised ({method}). Load its unquantised original, a GGUF file (which is expanded), "
-            f"or load it with transformers and pass the model object"
+            f"the model {where} is quantised ({method}). Load its unquantised original, a GGUF file (which is "
+            f"expanded), or load it with transformers and pass the model object"
         )
 
 

@@ -13,7 +13,8 @@ At = Literal["input", "output", "normalized"]
 # Kinds of site in the order in which the forward pass comes by them.
 KINDS_BEFORE_BLOCKS = ("hook_embed", "hook_pos_embed")
 KINDS_IN_BLOCK = (
-    "hook_resid_pre", "attn.hook_z", "hook_attn_out", "hook_resid_mid", "mlp.hook_post", "hook_mlp_out", "hook_resid_post",
+    "hook_resid_pre", "attn.hook_z", "hook_attn_out", "hook_resid_mid", "mlp.hook_post", "hook_mlp_out",
+    "hook_resid_post",
 )  # fmt: skip
 KINDS_AFTER_BLOCKS = ("ln_final.hook_normalized",)
 
@@ -81,6 +82,7 @@ def describe_unknown(name: object, sites: Mapping[str, Site], n_layers: int, abs
     near = [found for found in kinds if kind in (found, found.removeprefix("hook_"), found.split(".")[-1])]
     near += difflib.get_close_matches(kind, kinds if match else kinds + outside, n=3, cutoff=0.4)
     if not near:
-        return f"no site {name!r}; the sites are: {', '.join(outside)}, and in each block, as blocks.0.{kinds[0]}: {', '.join(kinds)}"
+        inside = f"in each block, as blocks.0.{kinds[0]}: {', '.join(kinds)}"
+        return f"no site {name!r}; the sites are: {', '.join(outside)}; and {inside}"
     full = [found if found in outside else f"blocks.{layer}.{found}" for found in dict.fromkeys(near)]
     return f"no site {name!r}; near it: {', '.join(full)}"

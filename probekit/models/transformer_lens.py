@@ -11,7 +11,14 @@ from torch import Tensor
 from probekit.models.architectures import Layout
 from probekit.models.huggingface import make_fresh, wrap_huggingface
 from probekit.models.model import Model
-from probekit.models.sites import KINDS_AFTER_BLOCKS, KINDS_BEFORE_BLOCKS, KINDS_IN_BLOCK, Site, in_forward_order
+from probekit.models.sites import (
+    KINDS_AFTER_BLOCKS,
+    KINDS_BEFORE_BLOCKS,
+    KINDS_IN_BLOCK,
+    Site,
+    in_forward_order,
+    kind_of,
+)
 
 
 def is_transformer_lens(source: object) -> bool:
@@ -39,7 +46,9 @@ def wrap_transformer_lens(lens: Any, tokenizer: Any, name: str) -> Model:
         if _is_bridge(lens):
             fresh = wrap_huggingface(make_fresh(lens.original_model), tokenizer, name)
             if missing := set(layout.sites) - set(fresh.sites):
-                raise NotImplementedError(f"no random twin of this TransformerBridge: {sorted(missing)[:3]} would be missing")
+                raise NotImplementedError(
+                    f"no random twin of this TransformerBridge: it would lack {sorted(missing)[:3]}"
+                )
             return fresh
         settings = copy.deepcopy(cfg)
         settings.init_weights, settings.seed, settings.tokenizer_name = True, None, None
@@ -75,10 +84,8 @@ def _find_layout(lens: Any) -> Layout:
         for handle in handles:
             handle.remove()
     paths = {id(module): path for path, module in lens.named_modules()}
-    sites = [
-        Site(name, layer, widths[name], paths[id(points[name])], "output") for name, layer in names.items() if name in widths
-    ]
-    kinds = {site.name.split(".", 2)[-1] if site.layer is not None else site.name for site in sites}
+    sites = [Site(name, names[name], width, paths[id(points[name])], "output") for name, width in widths.items()]
+    kinds = {kind_of(site) for site in sites}
     missing = {*KINDS_BEFORE_BLOCKS, *KINDS_IN_BLOCK, *KINDS_AFTER_BLOCKS} - kinds
     absent = dict.fromkeys(sorted(missing), "TransformerLens has no such hook point for this architecture")
     return Layout({site.name: site for site in in_forward_order(sites)}, n_layers, absent, known=True)

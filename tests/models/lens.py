@@ -39,11 +39,13 @@ def make_hooked_transformer(hf: Any, folder: Path, processed: bool = False) -> A
         settings = loading.get_pretrained_model_config(name, device="cpu", fold_ln=processed).to_dict()
     if config.model_type in _RELEASED:
         settings |= {
-            "n_layers": config.num_hidden_layers, "d_model": config.hidden_size, "n_ctx": config.max_position_embeddings,
+            "n_layers": config.num_hidden_layers, "d_model": config.hidden_size,
+            "n_ctx": config.max_position_embeddings,
             "n_heads": config.num_attention_heads, "n_key_value_heads": config.num_key_value_heads,
             "d_head": config.head_dim, "d_mlp": config.intermediate_size, "d_vocab": config.vocab_size,
             "d_vocab_out": config.vocab_size, "rotary_dim": config.head_dim, "eps": config.rms_norm_eps,
-            "act_fn": "gelu_pytorch_tanh", "attn_scale": getattr(config, "query_pre_attn_scalar", config.head_dim) ** 0.5,
+            "act_fn": "gelu_pytorch_tanh",
+            "attn_scale": getattr(config, "query_pre_attn_scalar", config.head_dim) ** 0.5,
         }  # fmt: skip
         if config.model_type != "gemma":
             kinds = {"full_attention": "global", "sliding_attention": "local"}

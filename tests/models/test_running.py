@@ -42,10 +42,9 @@ def test_every_site_has_the_width_it_says_and_the_stream_adds_up(family):
     if "hook_pos_embed" in read and "hook_embed" in read:
         torch.testing.assert_close(read["blocks.0.hook_resid_pre"], read["hook_embed"] + read["hook_pos_embed"])
     for layer in range(model.n_layers):
-        block = {kind: read.get(f"blocks.{layer}.hook_{kind}") for kind in ("resid_pre", "attn_out", "mlp_out", "resid_post")}
         if family != "opt_350m":  # normalises what it adds up
-            total = block["resid_pre"] + block["attn_out"] + block["mlp_out"]
-            torch.testing.assert_close(block["resid_post"], total, rtol=1e-5, atol=1e-5)
+            parts = [read[f"blocks.{layer}.hook_{kind}"] for kind in ("resid_pre", "attn_out", "mlp_out")]
+            torch.testing.assert_close(read[f"blocks.{layer}.hook_resid_post"], sum(parts), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", CONFIGS)

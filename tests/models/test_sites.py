@@ -14,7 +14,8 @@ def models():
 
 
 def test_names_in_forward_order(models):
-    block = "hook_resid_pre attn.hook_z hook_attn_out hook_resid_mid mlp.hook_post hook_mlp_out hook_resid_post".split()
+    before, after = ["hook_resid_pre", "attn.hook_z", "hook_attn_out"], ["hook_resid_mid", "mlp.hook_post"]
+    block = [*before, *after, "hook_mlp_out", "hook_resid_post"]
     blocks = [f"blocks.{layer}.{kind}" for layer in range(3) for kind in block]
     assert list(models["gpt2"].sites) == ["hook_embed", "hook_pos_embed", *blocks, "ln_final.hook_normalized"]
     assert list(models["llama"].sites) == ["hook_embed", *blocks, "ln_final.hook_normalized"]
@@ -53,7 +54,9 @@ def test_an_unknown_name_is_told_the_near_ones(models, name, message):
 
 def test_layer_zero_is_not_a_site(models):
     """Layer 0 is the embedding in one tool and the first block's output in another."""
-    with pytest.raises(TypeError, match=r"ambiguous.*'blocks.0.hook_resid_pre' enters.*'blocks.0.hook_resid_post' leaves"):
+    with pytest.raises(
+        TypeError, match=r"ambiguous.*'blocks.0.hook_resid_pre' enters.*'blocks.0.hook_resid_post' leaves"
+    ):
         models["llama"].site(0)
 
 

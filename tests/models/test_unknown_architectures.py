@@ -87,7 +87,9 @@ def test_naming_the_blocks_settles_it():
     torch.testing.assert_close(read["blocks.2.hook_resid_post"], hf(torch.arange(6).reshape(1, 6)).detach())
 
 
-@pytest.mark.parametrize(("path", "message"), [("third", "is not there"), ("embed", "is a Embedding, not a list of blocks")])
+@pytest.mark.parametrize(
+    ("path", "message"), [("third", "is not there"), ("embed", "is a Embedding, not a list of blocks")]
+)
 def test_a_wrong_name_for_the_blocks_lists_the_right_ones(path, message):
     with pytest.raises(ValueError, match=f"{message}.*its lists are: first, second"):
         load_model(OddModel(OddConfig(lists=("first", "second"))), blocks=path)

@@ -7,20 +7,62 @@ from typing import Any
 
 import torch
 
-WORDS = (
-    "the a city of is in not true false larger than one two three four five six seven eight nine ten paris london rome "
-    "berlin france england italy germany cat dog runs sleeps red green blue happy sad and or"
-).split()
+WORDS = [
+    "the",
+    "a",
+    "city",
+    "of",
+    "is",
+    "in",
+    "not",
+    "true",
+    "false",
+    "larger",
+    "than",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "paris",
+    "london",
+    "rome",
+    "berlin",
+    "france",
+    "england",
+    "italy",
+    "germany",
+    "cat",
+    "dog",
+    "runs",
+    "sleeps",
+    "red",
+    "green",
+    "blue",
+    "happy",
+    "sad",
+    "and",
+    "or",
+]
 VOCAB = 64
 
-_COMMON = dict(
-    vocab_size=VOCAB, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, max_position_embeddings=24,
-    bos_token_id=1, eos_token_id=2, pad_token_id=0,
-)  # fmt: skip
-_GROUPED = dict(_COMMON, intermediate_size=48, num_key_value_heads=2, head_dim=8)
+_SPECIAL = {"bos_token_id": 1, "eos_token_id": 2}
+_COMMON = _SPECIAL | {
+    "vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "max_position_embeddings": 24, "pad_token_id": 0,
+}  # fmt: skip
+_GROUPED = _COMMON | {"intermediate_size": 48, "num_key_value_heads": 2, "head_dim": 8}
 
 CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
-    "gpt2": ("GPT2Config", dict(vocab_size=VOCAB, n_embd=32, n_layer=3, n_head=4, n_positions=24, bos_token_id=1, eos_token_id=2)),
+    "gpt2": (
+        "GPT2Config",
+        _SPECIAL | {"vocab_size": VOCAB, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 24},
+    ),
     "llama": ("LlamaConfig", _GROUPED),
     "mistral": ("MistralConfig", _GROUPED | {"sliding_window": None}),
     "qwen2": ("Qwen2Config", {k: v for k, v in _GROUPED.items() if k != "head_dim"}),
