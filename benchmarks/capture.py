@@ -85,13 +85,13 @@ def measure_speed(sequences: int = 128, repeats: int = 2) -> list[Row]:
     ratios = {name: seconds[name] / seconds["ours"] for name in seconds}
     return [
         Row(
-            f"capture, s, against run_with_cache ({what})",
+            f"capture against run_with_cache, s ({what})",
             seconds["ours"],
             seconds["peer"],
             ratios["peer"],
             lens_version,
         ),
-        Row("capture, s, against a bare forward pass", seconds["ours"], seconds["bare"], ratios["bare"], hf_version),
+        Row("capture against a bare forward pass, s", seconds["ours"], seconds["bare"], ratios["bare"], hf_version),
     ]
 
 
@@ -102,9 +102,8 @@ def measure_memory(sequences: int = 700) -> list[Row]:
         command = [sys.executable, "-m", "benchmarks.capture", "--peak-of", str(sequences * times)]
         peaks.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]))
     once, tenfold = peaks
-    return [
-        Row("peak memory, MB, at 10x the data against 1x", tenfold, once, once / tenfold, f"torch {version('torch')}")
-    ]
+    name = "peak memory of a capture of 10x the data against 1x, MB"
+    return [Row(name, tenfold, once, once / tenfold, f"torch {version('torch')}")]
 
 
 def measure() -> list[Row]:
@@ -158,11 +157,11 @@ def _random_llama(width: int, inner: int, layers: int, vocab: int) -> Any:
 
 
 def _print_peak(sequences: int) -> None:
-    """Capture with a small model, about 0.4 MB of activations a sequence, and print the peak of this process."""
+    """Capture with a small model, about 0.6 MB of activations a sequence, and print the peak of this process."""
     import resource
 
-    model = pk.load_model(_random_llama(256, 512, 8, 512))
-    capture(model, uneven_tokens(sequences, 512), progress=False)
+    model = pk.load_model(_random_llama(512, 512, 1, 512))
+    capture(model, uneven_tokens(sequences, 512), model.sites, progress=False)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
 
 
