@@ -22,11 +22,17 @@ from probekit.data import Dataset, LabelSet, as_dataset
 from probekit.probes.base import LinearProbe
 from probekit.probes.grid import FAMILIES
 from probekit.probes.label_choice import Labels
+from probekit.probes.logistic import LogisticProbe
 from probekit.probes.question import Question
 from probekit.probes.result import SweepResult
 from probekit.probes.rows import Part
 from probekit.probes.scoring import Figures, Scorer
 from probekit.probes.sources import open_source
+
+# Gradient of the mean loss at which a logistic probe of a sweep counts as solved. Over 64 targets of 20,000 rows the test
+# log-loss then lies within 0.0001 of a solution a hundred times as exact, for half the time; other tolerances are asked for by
+# passing an estimator.
+TOLERANCE, ITERATIONS = 1e-3, 300
 
 if TYPE_CHECKING:
     from probekit.activations import Activations
@@ -147,6 +153,8 @@ def _question(
     controls: bool, seed: int,
 ) -> Question:  # fmt: skip
     family = probe if isinstance(probe, str) else probe.family
+    if probe == "logistic":
+        probe = LogisticProbe(tol=TOLERANCE, max_iter=ITERATIONS)
     if labels.kind == "continuous" and family != "ridge":  # a grid of C is no grid of alpha
         probe, grid = "ridge", None
     return Question(labels, parts, scorer, probe, grid, with_controls=controls, seed=seed)

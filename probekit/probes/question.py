@@ -17,6 +17,7 @@ from probekit.probes.base import LinearProbe
 from probekit.probes.fitting import fit_chosen, fit_like, targets_of
 from probekit.probes.intervals import Estimate
 from probekit.probes.label_choice import same_labels, usable_targets
+from probekit.probes.logistic import LogisticProbe
 from probekit.probes.metrics import Predictions, measure, metrics_for
 from probekit.probes.result import LabelSummary
 from probekit.probes.rows import Part
@@ -186,8 +187,8 @@ class Question:
             ends = np.cumsum([len(p) for p in self.parts.values()])
             features = np.split(surface.token_features(token, position, np.arange(ends[0])), ends[:-1])
             X = {name: torch.from_numpy(f) for name, f in zip(names, features, strict=True)}
-        family = "ridge" if self.labels.kind == "continuous" else "logistic"
-        stack = fit_chosen(family, X["train"], self.truth["train"], X["valid"], self.truth["valid"], None, self.labels)
+        probe = "ridge" if self.labels.kind == "continuous" else LogisticProbe(tol=1e-3)
+        stack = fit_chosen(probe, X["train"], self.truth["train"], X["valid"], self.truth["valid"], None, self.labels)
         self._score_everywhere(stack, X, source="surface", site=None, layer=None)
 
     def _own_surface(self, part: Part) -> np.ndarray | None:
