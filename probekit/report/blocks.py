@@ -41,8 +41,9 @@ class Block:
         return f'<iframe srcdoc="{html.escape(document)}" style="width:100%;height:640px;border:0"></iframe>'
 
 
-def heading(text: str, level: int = 2) -> Block:
-    return Block("heading", {"text": text, "level": level, "anchor": anchor(text)})
+def heading(text: str, level: int = 2, *, at: str | None = None) -> Block:
+    """A heading; of level 2, it is in the page's contents, under the name `at` (`anchor(text)` unless given)."""
+    return Block("heading", {"text": text, "level": level, "anchor": at or anchor(text) if level == 2 else ""})
 
 
 def text(words: str, *, strong: bool = False) -> Block:
@@ -160,7 +161,7 @@ class Page:
 def anchor(words: str) -> str:
     """A name for links within the page, different for different words."""
     slug = re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
-    return slug if slug.replace("-", " ") == words.lower() else f"{slug[:40]}-{zlib.crc32(words.encode()):08x}"
+    return slug if slug and slug.replace("-", " ") == words else f"{slug[:40]}-{zlib.crc32(words.encode()):08x}"
 
 
 def _macros(blocks: Sequence[Block]) -> list[str]:

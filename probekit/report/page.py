@@ -144,13 +144,17 @@ def _name(value: Any) -> str:
     return str(value.get("name", "")) if isinstance(value, Mapping) else value if isinstance(value, str) else ""
 
 
+def _anchor(name: str) -> str:
+    return blocks.anchor(f"label set {name}")  # a label set may be called "Notes"
+
+
 def _tiles(scores: Scores) -> Block:
     items = []
     for name in scores.label_sets:
         best = scores.best(name)
         interval = wording.format_interval(best.low, best.high, best.metric)
         items.append({
-            "name": wording.shorten(name, 60), "value": wording.format_score(best.value, best.metric), "href": f"#{blocks.anchor(name)}",
+            "name": wording.shorten(name, 60), "value": wording.format_score(best.value, best.metric), "href": f"#{_anchor(name)}",
             "detail": "\n".join([f"{wording.metric_name(best.metric)} {wording.site_name(best.site)}", *([interval] if interval else [])]),
         })  # fmt: skip
     return blocks.tiles(items)
@@ -158,7 +162,7 @@ def _tiles(scores: Scores) -> Block:
 
 def _label_section(scores: Scores, name: str) -> list[Block]:
     best = scores.best(name)
-    out = [blocks.heading(name), blocks.text(_kind_words(scores.result.label_set(name))), blocks.heading("By layer", 3)]
+    out = [blocks.heading(name, at=_anchor(name)), blocks.text(_kind_words(scores.result.label_set(name))), blocks.heading("By layer", 3)]
     out.append(_tabs({wording.metric_name(metric): _by_layer(scores, name, metric, best.site) for metric in scores.metrics(name)}))
     others = [data for data in scores.data(name) if data != "test"]
     if others:
