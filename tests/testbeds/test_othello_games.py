@@ -114,7 +114,8 @@ def test_what_holds_in_every_game(seed: int) -> None:
     there = games.played
     own, opp, legal, flipped = (a[there] for a in (games.own, games.opp, games.legal, games.flipped))
     ply = np.nonzero(there)[1]
-    assert not (own & opp).any() and not (legal & (own | opp)).any()
+    assert not (own & opp).any()
+    assert not (legal & (own | opp)).any()
     assert np.array_equal(np.bitwise_count(own | opp), ply + 5)  # every move adds one disc, none disappears
     assert (np.bitwise_count(flipped) >= 1).all()
     assert np.array_equal(othello.legal_moves(own, opp), legal)
@@ -145,7 +146,9 @@ def test_rules_do_not_depend_on_how_one_looks_at_the_board(seed: int, turn: str)
 
 
 def test_illegal_moves_name_game_and_move() -> None:
-    with pytest.raises(othello.IllegalMove, match=r"game 1, move 2: D6 is not legal for white; legal: C3 E3 C5") as error:
+    with pytest.raises(
+        othello.IllegalMove, match=r"game 1, move 2: D6 is not legal for white; legal: C3 E3 C5"
+    ) as error:
         othello.games_dataset([["D3", "C3"], ["D3", "D6"]])
     assert (error.value.game, error.value.move) == (1, 2)
     with pytest.raises(othello.IllegalMove, match="game 0, move 1: 'J9' is not a square"):
@@ -200,15 +203,23 @@ def test_pgn_comes_back_as_it_was(tmp_path: Path) -> None:
 
 
 def test_pgn_as_others_write_it() -> None:
-    games = othello.parse_pgn("1. d3 c3 {a comment\nover lines} 2. c4 -- *\n\n\n[Black \"x\"]\n1. f5 d6 40-24\n[Black \"y\"]\n\n1. f5\n")
-    assert [[othello.SQUARE_NAMES[s] for s in game.moves] for game in games] == [["D3", "C3", "C4"], ["F5", "D6"], ["F5"]]
+    games = othello.parse_pgn(
+        '1. d3 c3 {a comment\nover lines} 2. c4 -- *\n\n\n[Black "x"]\n1. f5 d6 40-24\n[Black "y"]\n\n1. f5\n'
+    )
+    assert [[othello.SQUARE_NAMES[s] for s in game.moves] for game in games] == [
+        ["D3", "C3", "C4"],
+        ["F5", "D6"],
+        ["F5"],
+    ]
     assert [dict(game.tags) for game in games] == [{}, {"Black": "x"}, {"Black": "y"}]
     with pytest.raises(othello.IllegalMove, match="game 1, move 2: 'z9' is not a square"):
         othello.parse_pgn("1. d3\n\n1. f5 z9\n")
     assert square_number("h8") == 63
 
 
-@pytest.mark.skipif(not CHAMPIONSHIP.exists(), reason="the championship games (../shared/data/wthor_1990.pgn) are not here")
+@pytest.mark.skipif(
+    not CHAMPIONSHIP.exists(), reason="the championship games (../shared/data/wthor_1990.pgn) are not here"
+)
 def test_championship_games_parse_without_loss() -> None:
     text = CHAMPIONSHIP.read_text()
     games = othello.parse_pgn(text)

@@ -58,7 +58,9 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path: Path, monkeypatch: py
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
     for part in ("constant", "cooldown"):
-        assert (tmp_path / "whole" / f"{part}.safetensors").read_bytes() == (tmp_path / "parts" / f"{part}.safetensors").read_bytes()
+        assert (tmp_path / "whole" / f"{part}.safetensors").read_bytes() == (
+            tmp_path / "parts" / f"{part}.safetensors"
+        ).read_bytes()
 
 
 def test_a_longer_run_goes_on_from_the_constant_rate(tmp_path: Path) -> None:
@@ -92,25 +94,37 @@ def test_the_expected_loss_is_the_mean_of_the_sampled_one() -> None:
     with torch.no_grad():
         log_probability = model(input_ids=batch.tokens).logits.log_softmax(-1)[0]
         expected = next_move_loss("expected")(model, batch)
-    by_hand = [-row[allowed].mean() for row, allowed in zip(log_probability, batch.legal[0], strict=True) if allowed.any()]
+    by_hand = [
+        -row[allowed].mean() for row, allowed in zip(log_probability, batch.legal[0], strict=True) if allowed.any()
+    ]
     torch.testing.assert_close(expected, torch.stack(by_hand).mean())
 
 
 def test_parts_of_a_batch_make_the_batch() -> None:
     whole, first, second = (training_batches(TINY, *which)(3).tokens for which in ((0, 1), (0, 2), (1, 2)))
-    assert torch.equal(whole[0::2], first) and torch.equal(whole[1::2], second)
+    assert torch.equal(whole[0::2], first)
+    assert torch.equal(whole[1::2], second)
 
 
 def test_training_games_are_not_sample_games() -> None:
-    seen = {tuple(row) for row in to_batch(*random_games(1024, np.random.default_rng([recipe_module.TRAINING_SEEDS, 0, 0]))).tokens[:, :20].tolist()}
-    sampled = {tuple(row) for row in to_batch(sample_moves(1024, seed=0), np.zeros((1024, 60), np.uint64)).tokens[:, :20].tolist()}
+    seen = {
+        tuple(row)
+        for row in to_batch(*random_games(1024, np.random.default_rng([recipe_module.TRAINING_SEEDS, 0, 0])))
+        .tokens[:, :20]
+        .tolist()
+    }
+    sampled = {
+        tuple(row)
+        for row in to_batch(sample_moves(1024, seed=0), np.zeros((1024, 60), np.uint64)).tokens[:, :20].tolist()
+    }
     assert not seen & sampled
 
 
 def test_orthogonalise_brings_singular_values_near_one() -> None:
     stack = torch.randn(3, 24, 40, generator=torch.Generator().manual_seed(0))
     values = torch.linalg.svdvals(orthogonalise(stack))
-    assert values.min() > 0.5 and values.max() < 1.3
+    assert values.min() > 0.5
+    assert values.max() < 1.3
     torch.testing.assert_close(orthogonalise(stack.mT), orthogonalise(stack).mT, rtol=1e-4, atol=1e-4)
 
 

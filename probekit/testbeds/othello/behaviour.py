@@ -8,9 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from probekit.data.dataset import Dataset
+from probekit.data import Dataset
 from probekit.testbeds.othello.replay import Replay, replay
-from probekit.testbeds.othello.tokens import CONTEXT, PAD, SQUARE_OF_TOKEN, VOCABULARY, squares_to_tokens, tokens_to_squares
+from probekit.testbeds.othello.tokens import (
+    CONTEXT,
+    PAD,
+    SQUARE_OF_TOKEN,
+    VOCABULARY,
+    squares_to_tokens,
+    tokens_to_squares,
+)
 
 Games = Dataset | np.ndarray | Sequence[Sequence[int | str]]
 
@@ -76,8 +83,11 @@ def move_logits(model: Any, moves: np.ndarray, *, batch: int = 64) -> np.ndarray
         parts = [part.to(device) for part in tokens.split(batch)]
         logits = [model(input_ids=part, attention_mask=part.ne(PAD).long()).logits.float().cpu() for part in parts]
     if logits[0].shape[-1] != VOCABULARY:
-        raise ValueError(f"the model has {logits[0].shape[-1]} tokens, Othello {VOCABULARY}: it was made for something else")
-    return torch.cat(logits).numpy()
+        raise ValueError(
+            f"the model has {logits[0].shape[-1]} tokens, Othello {VOCABULARY}: it was made for something else"
+        )
+    result: np.ndarray = torch.cat(logits).numpy()
+    return result
 
 
 def legal_tokens(games: Replay) -> np.ndarray:
@@ -102,7 +112,7 @@ def legal_rate(model: Any, games: Games, *, batch: int = 64, resamples: int = 10
     played = replay(moves_of(games)[:, :CONTEXT])
     logits = move_logits(model, played.moves, batch=batch)
     allowed = legal_tokens(played)
-    asked = allowed.any(-1)
+    asked = np.asarray(allowed.any(-1))
     first = logits.argmax(-1)
     hit = np.take_along_axis(allowed, first[..., None], -1)[..., 0] & asked & (first != PAD)
     peak = logits.max(-1)
@@ -113,7 +123,7 @@ def legal_rate(model: Any, games: Games, *, batch: int = 64, resamples: int = 10
     draws = np.random.default_rng(seed).integers(0, len(hits), (resamples, len(hits)))
     low, high = np.quantile(hits[draws].sum(1) / positions[draws].sum(1), (0.025, 0.975))
     by_move = np.full(CONTEXT, np.nan)
-    there = asked.any(0)
+    there = np.asarray(asked.any(0))
     by_move[: len(there)][there] = hit.sum(0)[there] / asked.sum(0)[there]
     return LegalRate(
         rate=float(hits.sum() / positions.sum()),

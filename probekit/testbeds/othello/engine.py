@@ -28,13 +28,22 @@ PLAYABLE = tuple(s for s in range(64) if s not in (27, 28, 35, 36))
 _64 = tuple(np.array(number, np.uint64) for number in range(64))
 _EVERY_2, _EVERY_4, _EVERY_8, _LOW_BITS, _HIGH_BITS, _BYTE = (
     np.array(mask, np.uint64)
-    for mask in (0x5555555555555555, 0x3333333333333333, 0x0F0F0F0F0F0F0F0F, 0x0101010101010101, 0x8080808080808080, 0xFF)
+    for mask in (
+        0x5555555555555555,
+        0x3333333333333333,
+        0x0F0F0F0F0F0F0F0F,
+        0x0101010101010101,
+        0x8080808080808080,
+        0xFF,
+    )
 )
 _ALL = np.array(0xFFFFFFFFFFFFFFFF, np.uint64)
-_INNER_COLUMNS = np.array(0x7E7E7E7E7E7E7E7E, np.uint64)
-_STEPS = ((1, _INNER_COLUMNS), (7, _INNER_COLUMNS), (8, _ALL), (9, _INNER_COLUMNS))
-"""Distance between neighbours along a row, a diagonal, a column and the other diagonal, and the squares where a disc can
-stand between two others of such a line. (No mask along columns: a shift there cannot wrap round.)"""
+_STEP = np.array([[1], [7], [8], [9]], np.uint64)
+"""Distance between neighbours along a row, a diagonal, a column and the other diagonal."""
+_TWO_STEPS = 2 * _STEP
+_BETWEEN = np.array([[0x7E7E7E7E7E7E7E7E], [0x7E7E7E7E7E7E7E7E], [0xFFFFFFFFFFFFFFFF], [0x7E7E7E7E7E7E7E7E]], np.uint64)
+"""Squares where a disc can stand between two others of such a line. (All of them along a column: no shift there wraps
+round.)"""
 _NTH_BIT = np.array(
     [([bit for bit in range(8) if byte >> bit & 1] + [0] * 8)[n] for byte in range(256) for n in range(8)], np.uint64
 )
@@ -50,25 +59,25 @@ class BatchRules:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._open = np.empty((4, size), np.uint64)  # opponent discs a line of the direction can run through
-        self._pair = np.empty((4, 2, size), np.uint64)  # two such discs side by side
-        self._reach = np.empty((4, 2, size), np.uint64)  # opponent rows reached from the player's own discs
-        self._row = np.empty(size, np.uint64)
-        self._work = np.empty(size, np.uint64)
+        axes = (4, size)
+        self._open = np.empty(axes, np.uint64)  # opponent discs that a line of the direction can run through
+        self._pair = np.empty((2, *axes), np.uint64)  # two such discs side by side: looking ahead, looking behind
+        self._reach = np.empty((2, *axes), np.uint64)  # opponent rows reached from the player's own discs
+        self._row = np.empty(axes, np.uint64)
+        self._work = np.empty(axes, np.uint64)
+        self._set = np.empty(size, np.uint64)
 
-    def _flood(self, start: Bits, axis: int, backward: int, out: Bits) -> None:
-        """Write to `out` the opponent discs that join up with `start` along one direction."""
-        step = _STEPS[axis][0]
+    def _flood(self, start: Bits, backward: int, out: Bits) -> None:
+        """Write to `out` `[4, size]` the opponent discs that join up with `start` along each line, one way."""
         shift = np.right_shift if backward else np.left_shift
-        one, two = _64[step], _64[2 * step]
-        through, pair, work = self._open[axis], self._pair[axis, backward], self._work
-        shift(start, one, out=out)
-        np.bitwise_and(out, through, out=out)
-        shift(out, one, out=work)
-        np.bitwise_and(work, through, out=work)
+        work, pair = self._work, self._pair[backward]
+        shift(start, _STEP, out=out)
+        np.bitwise_and(out, self._open, out=out)
+        shift(out, _STEP, out=work)
+        np.bitwise_and(work, self._open, out=work)
         np.bitwise_or(out, work, out=out)
         for _ in range(2):
-            shift(out, two, out=work)
+            shift(out, _TWO_STEPS, out=work)
             np.bitwise_and(work, pair, out=work)
             np.bitwise_or(out, work, out=out)
 
@@ -82,23 +91,21 @@ class BatchRules:
         Returns:
             `[size]` uint64, a new array.
         """
+        ahead, behind = self._pair
+        np.bitwise_and(opp, _BETWEEN, out=self._open)
+        np.left_shift(self._open, _STEP, out=ahead)
+        np.bitwise_and(ahead, self._open, out=ahead)
+        np.right_shift(ahead, _STEP, out=behind)
         moves = np.zeros(self.size, np.uint64)
-        work = self._work
-        for axis, (step, mask) in enumerate(_STEPS):
-            one = _64[step]
-            through, (ahead, behind) = self._open[axis], self._pair[axis]
-            np.bitwise_and(opp, mask, out=through)
-            np.left_shift(through, one, out=ahead)
-            np.bitwise_and(ahead, through, out=ahead)
-            np.right_shift(ahead, one, out=behind)
-            for backward, shift in enumerate((np.left_shift, np.right_shift)):
-                reach = self._reach[axis, backward]
-                self._flood(own, axis, backward, reach)
-                shift(reach, one, out=work)
-                np.bitwise_or(moves, work, out=moves)
-        np.bitwise_or(own, opp, out=work)
-        np.invert(work, out=work)
-        np.bitwise_and(moves, work, out=moves)
+        for backward, shift in enumerate((np.left_shift, np.right_shift)):
+            reach = self._reach[backward]
+            self._flood(own, backward, reach)
+            shift(reach, _STEP, out=self._work)
+            np.bitwise_or.reduce(self._work, axis=0, out=self._set)
+            np.bitwise_or(moves, self._set, out=moves)
+        np.bitwise_or(own, opp, out=self._set)
+        np.invert(self._set, out=self._set)
+        np.bitwise_and(moves, self._set, out=moves)
         return moves
 
     def flips_after_legal(self, move: Bits) -> Bits:
@@ -114,12 +121,11 @@ class BatchRules:
             `[size]` uint64, a new array.
         """
         flipped = np.zeros(self.size, np.uint64)
-        row = self._row
-        for axis in range(4):
-            for backward in (0, 1):
-                self._flood(move, axis, backward, row)
-                np.bitwise_and(row, self._reach[axis, 1 - backward], out=row)
-                np.bitwise_or(flipped, row, out=flipped)
+        for backward in (0, 1):
+            self._flood(move, backward, self._row)
+            np.bitwise_and(self._row, self._reach[1 - backward], out=self._row)
+            np.bitwise_or.reduce(self._row, axis=0, out=self._set)
+            np.bitwise_or(flipped, self._set, out=flipped)
         return flipped
 
 
@@ -197,7 +203,8 @@ def nth_square(sets: Bits, rank: np.ndarray) -> np.ndarray:
     row &= _BYTE
     row <<= _64[3]
     row |= count
-    return work + _NTH_BIT[row]
+    work += _NTH_BIT[row]
+    return work
 
 
 def random_games(n: int, rng: np.random.Generator, *, batch: int = 4096) -> tuple[np.ndarray, np.ndarray]:

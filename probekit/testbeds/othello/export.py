@@ -40,7 +40,11 @@ def export(run: Path, out: Path, *, checkpoint: str = "cooldown.safetensors", ga
     out.mkdir(parents=True, exist_ok=True)
     model.to(torch.bfloat16).save_pretrained(out)
     shutil.copy(run / "train_log.jsonl", out / "train_log.jsonl")
-    return measure(out, games=games) | {"steps": steps, "training_games": steps * recipe.batch, "recipe": asdict(recipe)}
+    return measure(out, games=games) | {
+        "steps": steps,
+        "training_games": steps * recipe.batch,
+        "recipe": asdict(recipe),
+    }
 
 
 def measure(folder: Path, *, games: int = 1000) -> dict[str, Any]:
@@ -55,7 +59,9 @@ def measure(folder: Path, *, games: int = 1000) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, nargs="?", help="folder of the training run; without it, only measure what is shipped")
+    parser.add_argument(
+        "run", type=Path, nargs="?", help="folder of the training run; without it, only measure what is shipped"
+    )
     parser.add_argument("--out", type=Path, default=SHIPPED["othello-mini"])
     parser.add_argument("--checkpoint", default="cooldown.safetensors")
     parser.add_argument("--games", type=int, default=1000)

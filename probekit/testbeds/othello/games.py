@@ -1,4 +1,4 @@
-"""Othello games as data for probes: tokens, exact labels after every move, and what a player of the text alone would see."""
+"""Othello games as data for probes: tokens, exact labels after every move, and what the moves alone tell."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from probekit.data.dataset import Dataset, Kind, LabelSet
+from probekit.data import Dataset, Kind, LabelSet
 from probekit.testbeds.othello.engine import ENGINE_VERSION, Bits, random_games
 from probekit.testbeds.othello.pgn import parse_pgn
 from probekit.testbeds.othello.replay import Replay, replay
@@ -16,8 +16,8 @@ from probekit.testbeds.othello.stability import paper_stable, stable_discs
 from probekit.testbeds.othello.tokens import CONTEXT, SQUARE_NAMES, TOKEN_OF_SQUARE, squares_to_tokens
 
 SAMPLE_SEEDS = 0x07E1105A
-"""First word of every seed of `sample_games`; training and its checks use other first words, so no seed given here brings
-back the random stream of a training game."""
+"""First word of every seed of `sample_games`; training and its checks use other first words, so no seed given here
+brings back the random stream of a training game."""
 _GAMES_A_DRAW = 1024
 
 LABEL_SETS = ("tile", "tile_absolute", "stable", "stable_paper", "flipped", "legal", "region")
@@ -56,11 +56,11 @@ def games_dataset(games: Sequence[Sequence[int | str]], name: str = "othello-gam
     """Given games as a dataset.
 
     A sequence holds the tokens of the first 59 moves of its game (fewer where the game ended early). The 60th move
-    is left out: it fills the board, nothing follows it, and the model has no position for it. Each game is its own group.
+    is left out: it fills the board, nothing follows it, and the model has no position for it. A game is a group.
 
     The labels say what is true *after* a token's move, with the *player to move* being whoever makes the next move (the
-    same player again where the other has to pass; the opponent of the last player where the game is over). All but `region`
-    have a target a square, `A1` to `H8` in the order of the square numbers 0-63:
+    same player again where the other has to pass; the opponent of the last player where the game is over). All but
+    `region` have a target a square, `A1` to `H8` in the order of the square numbers 0-63:
 
     | label set | classes | meaning |
     |---|---|---|
@@ -75,8 +75,8 @@ def games_dataset(games: Sequence[Sequence[int | str]], name: str = "othello-gam
     `stable` and `stable_paper` are -1, not defined, on empty squares: the question is about a disc, and a 0 there would
     let a probe score by telling occupied from empty.
 
-    The surface features are what can be seen without the model: the square played (60 one-hot columns, in the order of the
-    tokens) and the number of the move (59).
+    The surface features are what can be seen without the model: the square played (60 one-hot columns, in the order of
+    the tokens) and the number of the move (59).
 
     Args:
         games: One list of squares a game, as numbers 0-63 or names (`"D3"`); passes are not written.
@@ -148,7 +148,8 @@ def unpack(sets: Bits) -> np.ndarray:
 def _three(first: Callable[[Replay], Bits], second: Callable[[Replay], Bits], games: Replay) -> np.ndarray:
     """Class 0 where the first set holds a disc, 1 where the second does, 2 elsewhere."""
     there = games.played
-    return 2 - 2 * unpack(first(games)[there]) - unpack(second(games)[there])
+    classes: np.ndarray = 2 - 2 * unpack(first(games)[there]) - unpack(second(games)[there])
+    return classes
 
 
 def _on_discs(sets: Bits, games: Replay) -> np.ndarray:

@@ -21,8 +21,8 @@ class PgnGame:
 
     Attributes:
         moves: Squares 0-63 in the order played; passes are not moves.
-        tags: The tag pairs, in the order of the file (`{"Black": ..., "Result": ...}`). A value is what stands between the
-            outer quotes, as it is written there: files in use hold quotes inside quotes.
+        tags: The tag pairs, in the order of the file (`{"Black": ..., "Result": ...}`). A value is what stands between
+            the outer quotes, as it is written there: files in use hold quotes inside quotes.
     """
 
     moves: tuple[int, ...]
@@ -32,8 +32,8 @@ class PgnGame:
 def parse_pgn(text: str) -> list[PgnGame]:
     """Read every game of a PGN text.
 
-    Move numbers, `{comments}`, results and written passes (`--`, `pass`) are skipped. Whether the moves are legal is not
-    checked here: `replay` does that.
+    Move numbers, `{comments}`, results and written passes (`--`, `pass`) are skipped. Whether the moves are legal is
+    not checked here: `replay` does that.
 
     Raises:
         IllegalMove: a word that is neither; names game (from 0) and move (from 1).
@@ -62,7 +62,9 @@ def parse_pgn(text: str) -> list[PgnGame]:
             try:
                 moves.append(square_number(word))
             except ValueError as error:
-                raise IllegalMove(f"game {len(games)}, move {len(moves) + 1}: {error}", len(games), len(moves) + 1) from None
+                raise IllegalMove(
+                    f"game {len(games)}, move {len(moves) + 1}: {error}", len(games), len(moves) + 1
+                ) from None
         if not line.strip() and moves:
             close()
     close()

@@ -29,8 +29,8 @@ class IllegalMove(ValueError):
 class Replay:
     """Boards after every move of some games.
 
-    Position `t` is the board after `t + 1` moves. The *player to move* there is the one who makes the next move: where the
-    opponent of the last player has to pass, it is the last player again. Where the game is over it is the
+    Position `t` is the board after `t + 1` moves. The *player to move* there is the one who makes the next move: where
+    the opponent of the last player has to pass, it is the last player again. Where the game is over it is the
     opponent of the last player, by convention. Entries past the end of a game are 0 (False).
 
     Attributes:
@@ -105,7 +105,8 @@ def replay(moves: np.ndarray | Sequence[Sequence[int | str]]) -> Replay:
     """Play games from the standard start and keep the board after every move.
 
     Args:
-        moves: `[game, ply]` integer squares 0-63 with -1 past the end of a game, or lists of squares (numbers or names).
+        moves: `[game, ply]` integer squares 0-63 with -1 past the end of a game, or lists of squares (numbers or
+            names).
             Passes are not written down: where a player cannot move, the next move belongs to the other.
 
     Raises:

@@ -1,7 +1,7 @@
 """Which discs can never be turned again.
 
-Two rules: the game's own notion by conditions that are sound (`stable_discs`), and the one of the paper this testbed follows,
-which looks at occupied squares only (`paper_stable`).
+Two rules: the game's own notion by conditions that are sound (`stable_discs`), and the one of the paper this testbed
+follows, which looks at occupied squares only (`paper_stable`).
 """
 
 from __future__ import annotations
@@ -49,7 +49,13 @@ def _lines() -> list[list[int]]:
 
 _LINES = [np.array(lines, np.uint64) for lines in _lines()]
 _BORDER = [
-    np.uint64(sum(1 << s for s in range(64) if not (0 <= s % 8 + c < 8 and 0 <= s // 8 + r < 8 and 0 <= s % 8 - c < 8 and 0 <= s // 8 - r < 8)))
+    np.uint64(
+        sum(
+            1 << s
+            for s in range(64)
+            if not (0 <= s % 8 + c < 8 and 0 <= s // 8 + r < 8 and 0 <= s % 8 - c < 8 and 0 <= s // 8 - r < 8)
+        )
+    )
     for c, r in _AXES
 ]  # squares that have a neighbour on at most one side along the axis, where no disc can be enclosed
 
@@ -58,9 +64,9 @@ def stable_discs(one: Bits, other: Bits) -> Bits:
     """Discs that no sequence of moves, legal or not, can turn, by sound conditions.
 
     A disc is called stable when along each of the four lines through it at least one of these holds: the line
-    is full; a neighbour on the line is off the board; a neighbour on the line is a stable disc of its own colour. The rule is applied
-    until nothing changes. Each condition makes it impossible to enclose the disc along that line, so a disc called
-    stable is stable; some stable discs are missed (deciding all of them needs search).
+    is full; a neighbour on the line is off the board; a neighbour on the line is a stable disc of its own colour. The
+    rule is applied until nothing changes. Each condition makes it impossible to enclose the disc along that line, so a
+    disc called stable is stable; some stable discs are missed (deciding all of them needs search).
 
     Args:
         one: `[...]` uint64 discs of one colour.
@@ -97,7 +103,8 @@ def paper_stable(filled: Bits) -> Bits:
 
     Squares are visited once, row by row from A1. An occupied corner is stable; an occupied edge square is stable when
     one of its two neighbours along the edge has been called stable; an occupied inner square is stable when
-    all eight neighbours have been called stable. One scan, so what is called stable later in the scan does not reach back.
+    all eight neighbours have been called stable. One scan, so what is called stable later in the scan does not reach
+    back.
 
     Source: "How GPT learns layer by layer" (arXiv 2501.07108), the rule of its tile-stability analysis.
 

@@ -37,9 +37,11 @@ def squares_to_tokens(squares: np.ndarray) -> np.ndarray:
     squares = np.asarray(squares)
     if squares.size and (squares.min() < -1 or squares.max() > 63):
         raise ValueError(f"squares lie in 0..63 (or -1 for none), found {squares.min()}..{squares.max()}")
-    tokens = TOKEN_OF_SQUARE[squares].astype(np.int32)
+    tokens: np.ndarray = TOKEN_OF_SQUARE[squares].astype(np.int32)
     if (tokens < 0).any():
-        raise ValueError(f"{SQUARE_NAMES[int(squares[tokens < 0].flat[0])]} holds a disc from the start: it has no token")
+        raise ValueError(
+            f"{SQUARE_NAMES[int(squares[tokens < 0].flat[0])]} holds a disc from the start: it has no token"
+        )
     return tokens
 
 
@@ -55,4 +57,5 @@ def tokens_to_squares(tokens: np.ndarray) -> np.ndarray:
     tokens = np.asarray(tokens)
     if tokens.size and (tokens.min() < 0 or tokens.max() >= VOCABULARY):
         raise ValueError(f"tokens lie in 0..{VOCABULARY - 1}, found {tokens.min()}..{tokens.max()}")
-    return SQUARE_OF_TOKEN[tokens].astype(np.int32)
+    squares: np.ndarray = SQUARE_OF_TOKEN[tokens].astype(np.int32)
+    return squares

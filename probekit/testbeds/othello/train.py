@@ -2,8 +2,8 @@
 
 A GPT-2 learns to predict the next move of games whose moves are drawn uniformly from the legal ones. It sees the moves
 played and nothing else. The run has two parts: a constant learning rate for as long as one likes, then a *cool-down*
-in which the rate falls linearly to zero (`--cooldown N`). The checkpoint of the first part is kept, so that a longer run can
-go on from it; a cool-down can be started from it as often as one likes.
+in which the rate falls linearly to zero (`--cooldown N`). The checkpoint of the first part is kept, so that a longer
+run can go on from it; a cool-down can be started from it as often as one likes.
 """
 
 from __future__ import annotations
@@ -172,9 +172,10 @@ def run(recipe: Recipe, out: Path, *, stop_at: int, cooldown: int = 0, warmup: i
 
     Args:
         recipe: What to train.
-        out: Folder for `constant.safetensors`, `cooldown.safetensors` and `train_log.jsonl`. Calling again with the same folder
-            goes on from what is there.
-        stop_at: Last step at constant rate. When a cool-down is asked for and `constant.safetensors` is further on, it starts there.
+        out: Folder for `constant.safetensors`, `cooldown.safetensors` and `train_log.jsonl`. Calling again with the
+            same folder goes on from what is there.
+        stop_at: Last step at constant rate. When a cool-down is asked for and `constant.safetensors` is further on, it
+            starts there.
         cooldown: Steps over which the rate falls linearly to zero; none when 0.
         warmup: First steps, over which the rate rises.
         **loop: Passed on to `training_loop.train`.
@@ -187,13 +188,21 @@ def run(recipe: Recipe, out: Path, *, stop_at: int, cooldown: int = 0, warmup: i
     begun = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
     def log(entry: dict[str, Any]) -> None:
-        entry = {"games": entry["step"] * recipe.batch, **entry, "games_per_second": round(entry["steps_per_second"] * recipe.batch, 1)}
+        entry = {
+            "games": entry["step"] * recipe.batch,
+            **entry,
+            "games_per_second": round(entry["steps_per_second"] * recipe.batch, 1),
+        }
         with (out / "train_log.jsonl").open("a") as file:
             file.write(json.dumps(entry | {"run": begun}) + "\n")
         print(json.dumps(entry), flush=True)
 
     shared = distributed.is_initialized()
-    batch_at = training_batches(recipe, distributed.get_rank(), distributed.get_world_size()) if shared else training_batches(recipe)
+    batch_at = (
+        training_batches(recipe, distributed.get_rank(), distributed.get_world_size())
+        if shared
+        else training_batches(recipe)
+    )
 
     def go(checkpoint: Path, last: int, rate_at: Callable[[int], float]) -> nn.Module:
         return train(
@@ -217,9 +226,13 @@ def run(recipe: Recipe, out: Path, *, stop_at: int, cooldown: int = 0, warmup: i
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and log; an interrupted run goes on from it")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for checkpoints and log; an interrupted run goes on from it"
+    )
     parser.add_argument("--steps", type=int, default=8000, help="steps at constant rate (default: 8000)")
-    parser.add_argument("--cooldown", type=int, default=0, help="steps over which the rate then falls to zero (default: none)")
+    parser.add_argument(
+        "--cooldown", type=int, default=0, help="steps over which the rate then falls to zero (default: none)"
+    )
     parser.add_argument("--threads", type=int, default=2)
     for name, default in asdict(Recipe()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)

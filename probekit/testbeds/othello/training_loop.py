@@ -6,7 +6,6 @@ It knows nothing about Othello: it takes a model, its optimizers, a function fro
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,8 +28,10 @@ def save_checkpoint(path: Path, model: nn.Module, optimizers: Sequence[torch.opt
                 tensors[f"optimizer.{which}.{index}.{key}"] = torch.as_tensor(value)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    save_file({name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}, partial, {"step": str(step)})
-    os.replace(partial, path)
+    save_file(
+        {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}, partial, {"step": str(step)}
+    )
+    partial.replace(path)
 
 
 def load_checkpoint(path: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> int:
