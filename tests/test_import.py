@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 HEAVY = ("transformer_lens", "sae_lens", "sklearn", "plotly", "pandas", "transformers", "datasets", "scipy", "typer")
 
 
@@ -14,7 +16,7 @@ def run(code: str) -> dict[str, object]:
 
 
 def test_import_brings_in_no_heavy_library() -> None:
-    loaded = run("import json, sys, probekit; print(json.dumps({m: m in sys.modules for m in %r}))" % (HEAVY,))
+    loaded = run(f"import json, sys, probekit; print(json.dumps({{m: m in sys.modules for m in {HEAVY!r}}}))")
     assert not any(loaded.values()), loaded
 
 
@@ -23,7 +25,7 @@ def test_importing_every_package_costs_under_a_second_beyond_torch() -> None:
     code = (
         "import json, sys, time, torch; start = time.process_time()\n"
         "import probekit as pk; pk.load_model, pk.capture, pk.sweep, pk.LogisticProbe, pk.read_csv, pk.testbeds.othello\n"
-        "print(json.dumps({'seconds': time.process_time() - start, **{m: m in sys.modules for m in %r}}))" % (HEAVY,)
+        f"print(json.dumps({{'seconds': time.process_time() - start, **{{m: m in sys.modules for m in {HEAVY!r}}}}}))"
     )
     loaded = run(code)
     assert loaded.pop("seconds") < 1.0
@@ -40,7 +42,6 @@ def test_every_public_name_resolves() -> None:
 
 def test_unknown_name_says_what_there_is() -> None:
     import probekit
-    import pytest
 
     with pytest.raises(AttributeError, match="load_model"):
         probekit.load_modle  # noqa: B018

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import itertools
 import json
 import random
 import sys
@@ -15,7 +16,8 @@ import pytest
 
 from probekit.cli import main
 
-COLOURS, ANIMALS = ["red", "blue", "green"], ["dog", "cat", "cow", "fox", "hen"]
+COLOURS = ["red", "blue", "green"]
+NUMBERS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,13 @@ def probekit(*arguments: object) -> Done:
 def write_table(path: Path, rows: int = 120, seed: int = 0) -> Path:
     """Sentences whose label is a word in them: readable from the embedding of a random model."""
     draw = random.Random(seed)
+    every = list(itertools.product(NUMBERS, ["cat", "dog"], ["paris", "rome", "london"], NUMBERS, COLOURS))
     with path.open("w", newline="") as file:
         out = csv.writer(file)
-        out.writerow(["sentence", "warm", "colour", "length", "animal"])
-        for i in range(rows):
-            colour, animal = draw.choice(COLOURS), draw.choice(ANIMALS)
-            out.writerow([f"{animal} {i} is {colour}", colour == "red", colour, draw.random(), animal])
+        out.writerow(["sentence", "warm", "colour", "length", "number"])
+        for number, animal, city, other, colour in draw.sample(every, rows):
+            words = f"{number} {animal} of {city} and {other} is {colour}"
+            out.writerow([words, colour == "red", colour, draw.random(), number])
     return path
 
 
@@ -62,7 +65,7 @@ def probed(table: Path, tiny_model_folder: Path) -> tuple[Path, Done]:
     out = table.parent / "out"
     done = probekit(
         "probe", table, "--text", "sentence", "--label", "warm", "--label", "colour", "--label", "length",
-        "--model", tiny_model_folder, "--group", "animal", "-o", out,
+        "--model", tiny_model_folder, "--group", "number", "-o", out,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return out, done
@@ -130,10 +133,10 @@ def test_help_has_an_example_or_says_what_it_does(command: str) -> None:
     [
         ({"FILE": "missing.csv"}, "missing.csv"),
         ({"-t": "sentense"}, "sentence"),
-        ({"-l": "animl"}, "animal"),
+        ({"-l": "colur"}, "colour"),
         ({"-m": "no/such/folder"}, "no/such/folder"),
         ({"--test": "missing.csv"}, "missing.csv"),
-        ({"-s": "blocks.7.hook_resid_post"}, "blocks.2.hook_resid_post"),
+        ({"-s": "blocks.7.hook_resid_post"}, "3 blocks, numbered 0 to 2"),
     ],
 )
 def test_wrong_input_is_one_clear_message(
