@@ -7,6 +7,7 @@ a random Llama of the same shape; the texts are token sequences of log-normal le
 from __future__ import annotations
 
 import argparse
+import copy
 import importlib.util
 import subprocess
 import sys
@@ -140,9 +141,29 @@ def _load_smollm2() -> Any:
 
 def _as_transformer_lens(model: Any) -> Any:
     from transformer_lens.model_bridge import TransformerBridge
+    from transformers import AutoTokenizer
 
-    model.hf.config.architectures = [type(model.hf).__name__]
-    return TransformerBridge.boot_transformers(model.name, hf_model=model.hf, tokenizer=model.tokenizer)
+    config = copy.deepcopy(model.hf.config)
+    config.architectures = [type(model.hf).__name__]
+    for name in ("quantization_config", "_pre_quantization_dtype"):
+        config.__dict__.pop(name, None)
+    with tempfile.TemporaryDirectory() as folder:  # TransformerLens reads a configuration from the Hub or a folder
+        config.save_pretrained(folder)
+        (model.tokenizer or _tokenizer()).save_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        return TransformerBridge.boot_transformers(folder, hf_model=model.hf, tokenizer=tokenizer)
+
+
+def _tokenizer() -> Any:
+    """Any tokenizer: TransformerLens wants one even where only token ids are given."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = {"<s>": 0, "<unk>": 1}
+    backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    return PreTrainedTokenizerFast(
+        name_or_path="", tokenizer_object=backend, bos_token="<s>", eos_token="<s>", pad_token="<s>"
+    )
 
 
 def _random_llama(width: int, inner: int, layers: int, vocab: int) -> Any:

@@ -193,17 +193,18 @@ def _write_shards(
     _require_disk(path, disk)
     total = sum(plan.padded_tokens(batch) for n in shards for batch in plan.batches[n])
     most = max(plan.padded_tokens(batch) for n in shards for batch in plan.batches[n])
-    largest = max(plan.shards[n][1] - plan.shards[n][0] for n in shards) * row_bytes
-    memory = largest + most * sum(sites.values()) * 4
+    largest = max(plan.shards[n][1] - plan.shards[n][0] for n in shards)
+    memory = largest * row_bytes + most * sum(sites.values()) * 4
     bar = Bar(progress, total, f"{left_rows:,} rows at {len(sites)} sites of {manifest.model}")
     try:
         for stale in path.glob(".*.tmp"):
             stale.unlink()
         if manifest.index is None:
             _write_index(path, manifest, plan)
+        space = {site: torch.empty((largest, width), dtype=dtype) for site, width in sites.items()}
         for number in shards:
             start, stop = plan.shards[number]
-            buffers = {site: torch.empty((stop - start, width), dtype=dtype) for site, width in sites.items()}
+            buffers = {site: values[: stop - start] for site, values in space.items()}
             began = time.perf_counter()
             for rows, activations, tokens in stream_rows(model, plan, plan.batches[number], list(sites), computing):
                 place = torch.from_numpy(rows - start)
