@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# (x [a, D], problem index [a]) -> (value [a] float64, gradient [a, D])
-Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+# (x [a, D], problem index [a]) -> (value [a] float64, gradient [a, D], size [a] of the numbers the value was summed from)
+Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 # (gradient [a, D], problem index [a]) -> a fixed positive definite inverse Hessian times it
 Preconditioner = Callable[[Tensor, Tensor], Tensor]
 
@@ -49,14 +49,15 @@ def minimise(
     )
     index = torch.arange(count, device=device)
     x = start
-    value, gradient = objective(x, index)
+    value, gradient, size = objective(x, index)
     pairs: list[tuple[Tensor, Tensor, Tensor]] = []  # (step, change of gradient, 1 / their product), oldest first
     rounding = 8 * torch.finfo(start.dtype).eps
     for iteration in range(max_iter + 1):
         done = gradient.norm(dim=1) <= tolerance
         direction = -_apply_inverse(gradient, index, pairs, precondition)
         slope = _dot(gradient, direction)
-        flat = -slope <= rounding * 1e-2 * value.abs()
+        noise = rounding * size
+        flat = -slope <= 1e-2 * noise
         finished = done | flat
         if iteration == max_iter:
             finished = torch.ones_like(finished)
@@ -67,9 +68,11 @@ def minimise(
             kept = ~finished
             if not kept.any():
                 break
-            index, x, value, gradient, direction, slope = (a[kept] for a in (index, x, value, gradient, direction, slope))
+            index, x, value, gradient, size = (a[kept] for a in (index, x, value, gradient, size))
+            direction, slope, noise = (a[kept] for a in (direction, slope, noise))
             pairs = [(s[kept], y[kept], rho[kept]) for s, y, rho in pairs]
-        new_x, new_value, new_gradient, moved = _search(objective, index, x, value, gradient, direction, slope, rounding)
+        found = _search(objective, index, x, value, gradient, size, direction, slope, noise)
+        new_x, new_value, new_gradient, size, moved = found
         s, y = new_x - x, new_gradient - gradient
         product = _dot(s, y)
         usable = moved & (product > 0)
@@ -81,11 +84,11 @@ def minimise(
         if stuck.any():
             where = index[stuck]
             result.x[where], result.value[where], result.n_iter[where] = x[stuck], value[stuck], iteration
-            result.converged[where] = -slope[stuck] <= rounding * value[stuck].abs()
+            result.converged[where] = -slope[stuck] <= noise[stuck]
             kept = moved
             if not kept.any():
                 break
-            index, x, value, gradient = (a[kept] for a in (index, x, value, gradient))
+            index, x, value, gradient, size = (a[kept] for a in (index, x, value, gradient, size))
             pairs = [(s[kept], y[kept], rho[kept]) for s, y, rho in pairs]
     return result
 
@@ -121,26 +124,28 @@ def _search(
     x: Tensor,
     value: Tensor,
     gradient: Tensor,
+    size: Tensor,
     direction: Tensor,
     slope: Tensor,
-    rounding: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """One step a problem: `(x, value, gradient, moved)`. Starts at the full step and shrinks only where that fails."""
+    noise: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """One step a problem: `(x, value, gradient, size, moved)`. Starts at the full step and shrinks only where that fails."""
     step = torch.ones_like(slope)
-    new_x, new_value, new_gradient = x.clone(), value.clone(), gradient.clone()
+    new_x, new_value, new_gradient, new_size = x.clone(), value.clone(), gradient.clone(), size.clone()
     moved = torch.zeros_like(slope, dtype=torch.bool)
     trying = torch.arange(len(x), device=x.device)
     for _ in range(30):
         part = slice(None) if len(trying) == len(x) else trying
         at = x[part] + step[part, None].to(x.dtype) * direction[part]
-        f, g = objective(at, index[part])
+        f, g, summed = objective(at, index[part])
         new_slope = _dot(g, direction[part])
         s, a, f0 = slope[part], step[part], value[part]
         lower = f <= f0 + 1e-4 * a * s
-        level = (f <= f0 + rounding * f0.abs()) & (new_slope <= -0.8 * s)
+        level = (f <= f0 + noise[part]) & (new_slope <= -0.8 * s)
         good = (lower | level) & torch.isfinite(f)
         won = trying[good]
-        new_x[won], new_value[won], new_gradient[won], moved[won] = at[good], f[good], g[good], True
+        new_x[won], new_value[won], new_gradient[won], new_size[won] = at[good], f[good], g[good], summed[good]
+        moved[won] = True
         if good.all():
             break
         trying = trying[~good]
@@ -148,4 +153,4 @@ def _search(
         secant = (a * s / (s - new_slope))[~good]
         low, high = 0.1 * a[~good], 0.5 * a[~good]
         step[trying] = torch.where(torch.isfinite(secant), secant, low).clamp(low, high)
-    return new_x, new_value, new_gradient, moved
+    return new_x, new_value, new_gradient, new_size, moved

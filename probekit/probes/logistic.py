@@ -98,13 +98,13 @@ class LogisticProbe(LinearProbe):
             start = torch.cat([start, torch.zeros_like(start[:, :1])], 1)
         outputs = start.shape[1]
 
-        def objective(x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        def objective(x: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             if outputs == 1:
                 return loss(x, index)
             w = x.view(len(index), outputs, -1)
-            value, gradient = loss((w[:, :-1] - w[:, -1:]).flatten(1), index)
+            value, gradient, size = loss((w[:, :-1] - w[:, -1:]).flatten(1), index)
             gradient = gradient.view(len(index), outputs - 1, -1)
-            return value, torch.cat([gradient, -gradient.sum(1, keepdim=True)], 1).flatten(1)
+            return value, torch.cat([gradient, -gradient.sum(1, keepdim=True)], 1).flatten(1), size
 
         penalty = strength.to(X.dtype)[:, None, None].repeat(1, outputs, X.shape[1] + 1)
         penalty[..., -1] = 0

@@ -68,15 +68,17 @@ class LogisticLoss:
         self.rows, self.n_classes, self.target, self.metric = rows, n_classes, target, metric
         self.outputs = n_classes - 1
         first = 1 if n_classes == 2 else 0
+        self.labels, self.first = labels, first
         indicators = [(labels == k).to(rows.dtype) for k in range(first, first + self.outputs)]
         kept = labels >= 0
         self.kept = None if bool(kept.all()) else kept.to(rows.dtype)
         self.n = kept.sum(0).to(rows.dtype)  # [t]
-        # Mean over rows of each class's rows (the last entry is its share): all that labels add to value and gradient.
+        # Mean over rows of each class's rows; the last entry is its share.
         self.sums = torch.stack([i.T @ rows for i in indicators], 1) / self.n[:, None, None]  # [t, q, r + 1]
         self.penalty = penalty.to(rows.dtype)
         self.bound = 0.25 if n_classes == 2 else 0.5
         self.curvature = self.bound * eigenvalues / len(rows)  # of the mean loss, for each direction
+        self._active: tuple[Tensor, Tensor] | None = None
 
     def start(self) -> Tensor:
         """`[problem, q * (r + 1)]`: zero weights and the intercepts of the class frequencies."""
@@ -103,10 +105,11 @@ class LogisticLoss:
         torch.div(g[..., -1], self.bound, out=scaled[..., -1])
         return scaled.flatten(1)
 
-    def __call__(self, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Value `[a]` float64 and gradient `[a, q * (r + 1)]` of the problems `index` at `x`."""
+    def __call__(self, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Value `[a]` float64, gradient `[a, q * (r + 1)]`, and the size of what the value is the difference of `[a]`."""
         a, q = len(index), self.outputs
         target = self.target[index]
+        observed = self._observed(index)
         v = x.view(a, q, -1)
         weights = v.transpose(0, 1).reshape(q * a, -1)  # problems innermost, so that sums over classes are elementwise
         total = torch.zeros(a, dtype=torch.float64, device=x.device)
@@ -115,19 +118,29 @@ class LogisticLoss:
         for start in range(0, len(self.rows), step):
             z = self.rows[start : start + step]
             kept = None if self.kept is None else self.kept[start : start + step][:, target]
-            loss, probability = _softmax((z @ weights.T).view(len(z), q, a), kept)
+            loss, residual = _softmax((z @ weights.T).view(len(z), q, a), kept)
             total += loss
-            slope.addmm_(probability.view(len(z), q * a).T, z)
+            # Subtracted row by row: where the classes are separable, the residuals are small and their sum must be exact.
+            residual -= observed[start : start + step]
+            slope.addmm_(residual.view(len(z), q * a).T, z)
         n, sums = self.n[target], self.sums[target]
-        gradient = (slope.view(q, a, -1) / n[:, None]).transpose(0, 1) - sums
+        gradient = (slope.view(q, a, -1) / n[:, None]).transpose(0, 1).contiguous()
         w = v[..., :-1]
         pulled = w if self.n_classes == 2 else w - w.sum(1, keepdim=True) / self.n_classes
         if self.metric is not None:
             pulled = self.metric.apply(pulled, target)
         pulled = pulled * self.penalty[index, None, None]
         gradient[..., :-1] += pulled
-        value = total / n + 0.5 * (pulled * w).sum((1, 2), dtype=torch.float64) - (v * sums).sum((1, 2), dtype=torch.float64)
-        return value, gradient.flatten(1)
+        size = total / n
+        value = size + 0.5 * (pulled * w).sum((1, 2), dtype=torch.float64) - (v * sums).sum((1, 2), dtype=torch.float64)
+        return value, gradient.flatten(1), size
+
+    def _observed(self, index: Tensor) -> Tensor:
+        """`[n, q, a]` 0 or 1: which class a row has, for the problems asked for; kept until others are asked for."""
+        if self._active is None or not torch.equal(self._active[0], index):
+            classes = torch.arange(self.first, self.first + self.outputs, dtype=self.labels.dtype, device=index.device)
+            self._active = index, (self.labels[:, None, self.target[index]] == classes[:, None]).to(torch.int8)
+        return self._active[1]
 
 
 def _softmax(scores: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -39,7 +39,7 @@ def minimise_l1(
     x, ahead = start, start
     momentum = torch.ones(count, dtype=start.dtype, device=device)
     for iteration in range(1, max_iter + 1):
-        value, gradient = objective(ahead, index)
+        value, gradient, _ = objective(ahead, index)
         moved = ahead - gradient / curvature
         new = moved.sign() * (moved.abs() - penalty / curvature).clamp(min=0)
         residual = curvature * (new - ahead)
