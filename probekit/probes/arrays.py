@@ -78,7 +78,7 @@ def encode_classes(y: object, n: int) -> tuple[Tensor, np.ndarray]:
         kinds = sorted({type(value).__name__ for value in labels})
         raise TypeError(f"y mixes labels of types {kinds}, which have no common order; make them all strings") from None
     if len(classes) < 2:
-        raise ValueError(f"y has one class only ({classes[0]!r}): there is nothing to tell apart")
+        raise ValueError(f"y has one class only ({classes.tolist()[0]!r}): there is nothing to tell apart")
     if len(classes) > 2 and n < 2 * len(classes):
         raise ValueError(
             f"y has {len(classes)} classes for {n} rows, fewer than two examples a class: "

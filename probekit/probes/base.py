@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from probekit.probes.solution import Solution
 from probekit.probes.summary import Summary
 
 if TYPE_CHECKING:
-    from probekit.probes.stack import ProbeStack
+    pass
 
 
 class ConvergenceWarning(UserWarning):
@@ -117,7 +117,8 @@ class LinearProbe:
             raise ValueError(f"Y must be [row, target], got shape {array.shape}; one target goes through fit")
         if self._is_continuous(array):
             stack = fit_grid(self, X, array, [self._grid_value()], kind="continuous")
-            return [stack.select(0).probe(t, like=self) for t in range(array.shape[1])]
+            stack = stack.select(0)
+            return [cast(Self, stack.probe(t, like=self)) for t in range(array.shape[1])]
         if array.dtype.kind not in "iu":
             raise TypeError(f"Y must hold integer class indices, got dtype {array.dtype}; fit takes any labels")
         present = [np.unique(column[column >= 0]) for column in array.T]
@@ -125,7 +126,7 @@ class LinearProbe:
         if single:
             raise ValueError(f"targets {single[:10]} have one class only (or no labelled row): nothing to tell apart")
         stack = fit_grid(self, X, array, [self._grid_value()], n_classes=int(array.max()) + 1).select(0)
-        return [stack.probe(t, like=self, classes=classes) for t, classes in enumerate(present)]
+        return [cast(Self, stack.probe(t, like=self, classes=classes)) for t, classes in enumerate(present)]
 
     def _grid_value(self) -> float:
         return float(getattr(self, self.grid_parameter)) if self.grid_parameter else 0.0
@@ -146,24 +147,29 @@ class LinearProbe:
 
     def decision_function(self, X: np.ndarray | Tensor) -> np.ndarray:
         """Scores `[n]` for two classes (positive means `classes_[1]`) and continuous targets, else `[n, class]`."""
-        scores = self._scores(X).numpy()
+        scores: np.ndarray = self._scores(X).numpy()
         return scores[:, 0] if scores.shape[1] == 1 else scores
 
     def predict_log_proba(self, X: np.ndarray | Tensor) -> np.ndarray:
         """Log-probabilities `[n, class]`."""
         self._need_classes("probabilities")
-        return log_proba(self._scores(X) * self.scale_).numpy()
+        found: np.ndarray = log_proba(self._scores(X) * self.scale_).numpy()
+        return found
 
     def predict_proba(self, X: np.ndarray | Tensor) -> np.ndarray:
         """Probabilities `[n, class]`."""
-        return np.exp(self.predict_log_proba(X))
+        probabilities: np.ndarray = np.exp(self.predict_log_proba(X))
+        return probabilities
 
     def predict(self, X: np.ndarray | Tensor) -> np.ndarray:
         """The most likely class of each row `[n]`, or the value of a continuous target."""
         scores = self._scores(X)
         if not hasattr(self, "classes_"):
-            return scores[:, 0].numpy()
-        return self.classes_[(scores[:, 0] > 0).long() if scores.shape[1] == 1 else scores.argmax(1)]
+            values: np.ndarray = scores[:, 0].numpy()
+            return values
+        index = (scores[:, 0] > 0).long() if scores.shape[1] == 1 else scores.argmax(1)
+        found: np.ndarray = self.classes_[index.numpy()]
+        return found
 
     def score(self, X: np.ndarray | Tensor, y: object) -> float:
         """Accuracy, or R2 for continuous targets."""
@@ -183,7 +189,7 @@ class LinearProbe:
         """
         self._need_fit()
         weights, gap = torch.from_numpy(self.coef_).double(), self.gap_[0]
-        labels = list(self.classes_) if hasattr(self, "classes_") else []
+        labels = self.classes_.tolist() if hasattr(self, "classes_") else []
         if class_ is not None and not labels:
             raise ValueError("a probe of a continuous target has one direction: leave class_ out")
         if class_ is None and len(labels) > 2:

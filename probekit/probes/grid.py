@@ -183,15 +183,15 @@ def _groups(Y: Tensor, n_classes: int | None, masks: bool) -> Iterator[tuple[lis
     """`(columns, rows kept or None for all, classes present)`."""
     labelled = ~Y.isnan() if n_classes is None else Y >= 0
     complete = labelled.all(0).tolist()
-    occurs = torch.stack([(Y == k).any(0) for k in range(n_classes or 0)] or [labelled.any(0)], 1)
-    groups: dict[tuple[object, ...], list[int]] = {}
+    occurs = torch.stack([(k == Y).any(0) for k in range(n_classes or 0)] or [labelled.any(0)], 1)
+    groups: dict[tuple[bytes, tuple[int, ...]], list[int]] = {}
     for column in range(Y.shape[1]):
         mask = b"" if masks or complete[column] else labelled[:, column].numpy().tobytes()
-        present = () if n_classes is None else tuple(occurs[column].nonzero().flatten().tolist())
+        present: tuple[int, ...] = () if n_classes is None else tuple(occurs[column].nonzero().flatten().tolist())
         groups.setdefault((mask, present), []).append(column)
-    for (mask, present), columns in groups.items():
-        rows = labelled[:, columns[0]] if mask else None
-        yield columns, rows, None if n_classes is None else list(present)  # type: ignore[call-overload]
+    for (masked, shown), columns in groups.items():
+        rows = labelled[:, columns[0]] if masked else None
+        yield columns, rows, None if n_classes is None else list(shown)
 
 
 def _solve_group(

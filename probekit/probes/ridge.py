@@ -57,7 +57,8 @@ class RidgeProbe(ClosedFormProbe):
             cross = 2 * (summary.class_counts[..., None] * summary.class_means)[:, outputs]
             offset = (2 * share - 1)[:, outputs]
         else:
-            assert summary.cross is not None and summary.target_mean is not None
+            assert summary.cross is not None
+            assert summary.target_mean is not None
             cross, offset = summary.cross[:, None], summary.target_mean[:, None]
         basis, standardisation = summary.basis, summary.standardisation
         # Without a penalty, directions that are zero up to rounding get no weight (the minimum-norm solution).

@@ -192,7 +192,10 @@ class ProbeStack:
                 indices of the classes to keep.
         """
         t = self._single(target)
-        assert self.scale is not None and self.gap is not None and self.converged is not None and self.n_iter is not None
+        assert self.scale is not None
+        assert self.gap is not None
+        assert self.converged is not None
+        assert self.n_iter is not None
         probe = self._estimator(like)
         if self.chosen is not None and probe.grid_parameter:
             setattr(probe, probe.grid_parameter, float(self.chosen[t]))

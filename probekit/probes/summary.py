@@ -53,7 +53,7 @@ class Summary:
         common = {"n": n, "mean": mean, "variance": variance / n, "scatter": scatter, "rows": rows}
         if n_classes is None:
             return cls(**common, class_counts=None, class_means=None, target_mean=Y.mean(0).to(mean), cross=sums)
-        counts = torch.stack([(Y == k).sum(0) for k in range(n_classes)], 1).to(mean)
+        counts = torch.stack([(k == Y).sum(0) for k in range(n_classes)], 1).to(mean)
         means = sums.view(Y.shape[1], n_classes, d) / counts[..., None]
         return cls(**common, class_counts=counts, class_means=means, target_mean=None, cross=None)
 
@@ -76,7 +76,8 @@ class Summary:
 
     def of_target(self, target: int, classes: Sequence[int] | np.ndarray) -> Summary:
         """The same rows with one target and some of its classes only."""
-        assert self.class_counts is not None and self.class_means is not None
+        assert self.class_counts is not None
+        assert self.class_means is not None
         columns = torch.as_tensor(classes, device=self.mean.device)
         counts, means = self.class_counts[target][columns], self.class_means[target][columns]
         return replace(self, class_counts=counts[None], class_means=means[None])
@@ -107,7 +108,8 @@ class Summary:
 
     def spread_within(self, weights: Tensor) -> Tensor:
         """The same within classes: `weights [g, t, output, d]` -> `[g, t, output]`."""
-        assert self.class_means is not None and self.class_counts is not None
+        assert self.class_means is not None
+        assert self.class_counts is not None
         between = torch.einsum("gtod,tkd->gtok", weights, self.class_means).square() * self.class_counts[:, None]
         return (self.spread(weights) - between.sum(-1)).clamp(min=0)
 
