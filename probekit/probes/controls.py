@@ -79,7 +79,7 @@ def token_types(token: np.ndarray | None, train: np.ndarray, test: np.ndarray) -
     return _checked(np.asarray(token), "the row's token", train, test)
 
 
-def sequence_types(sequences: Sequence[str] | Sequence[np.ndarray], train: np.ndarray, test: np.ndarray) -> Types:
+def sequence_types(sequences: Sequence[str | np.ndarray], train: np.ndarray, test: np.ndarray) -> Types:
     """A sequence's type is the word (or token) at one place in it.
 
     Of the first and last eight places the one with the most types is taken, among those where at least 90 % of the test
@@ -126,4 +126,5 @@ def majority_log_proba(train_values: np.ndarray, classes: int) -> np.ndarray:
     Half a count is added to each class, so that a class not met in training is unlikely and not impossible.
     """
     counts = np.stack([(train_values == c).sum(0) for c in range(classes)], -1) + 0.5
-    return np.log(counts / counts.sum(-1, keepdims=True))
+    log_share: np.ndarray = np.log(counts / counts.sum(-1, keepdims=True))
+    return log_share

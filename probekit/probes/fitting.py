@@ -17,9 +17,15 @@ from probekit.probes.stack import ProbeStack
 
 
 def fit_chosen(
-    probe: str | LinearProbe, X: Tensor, Y: np.ndarray, X_valid: Tensor, Y_valid: np.ndarray, grid: Sequence[float] | None,
-    labels: LabelSet, site: str = "",
-) -> ProbeStack:  # fmt: skip
+    probe: str | LinearProbe,
+    X: Tensor,
+    Y: np.ndarray,
+    X_valid: Tensor,
+    Y_valid: np.ndarray,
+    grid: Sequence[float] | None,
+    labels: LabelSet,
+    site: str = "",
+) -> ProbeStack:
     """Fit the whole grid on training rows and take, for each target, the value with the least loss on validation.
 
     The loss is log-loss for classes (a proper score: it still moves where accuracy does not) and squared error for
@@ -63,12 +69,19 @@ def targets_of(stack: ProbeStack, which: slice, targets: Sequence[str]) -> Probe
 
 
 def _fit(
-    probe: str | LinearProbe, X: Tensor, Y: np.ndarray, grid: Sequence[float] | None, labels: LabelSet, named: bool = True
+    probe: str | LinearProbe,
+    X: Tensor,
+    Y: np.ndarray,
+    grid: Sequence[float] | None,
+    labels: LabelSet,
+    named: bool = True,
 ) -> ProbeStack:
     with warnings.catch_warnings():
         # Constant control targets are expected, and what did not converge is counted and said in the result's notes.
         warnings.simplefilter("ignore")
-        return fit_grid(probe, X, Y, grid, kind=labels.kind, classes=labels.classes or None, targets=labels.targets if named else ())
+        return fit_grid(
+            probe, X, Y, grid, kind=labels.kind, classes=labels.classes or None, targets=labels.targets if named else ()
+        )
 
 
 def _grid_of_one(probe: str | LinearProbe, value: float) -> list[float] | None:

@@ -87,7 +87,9 @@ def bootstrap(metric: Metric, predictions: Predictions, cluster: Tensor, counts:
     return Estimate(metric, value.numpy(), draws.numpy(), present.sum(0).numpy())
 
 
-def interval(metric: Metric, value: np.ndarray, draws: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def interval(
+    metric: Metric, value: np.ndarray, draws: np.ndarray, clusters: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Percentile interval of each column of `draws` `[draw, target]`.
 
     Two corrections. Draws of a metric that resampling biases upwards (the calibration error) are shifted so that their
@@ -114,7 +116,8 @@ def _quantile(ordered: np.ndarray, count: np.ndarray, q: float) -> np.ndarray:
     ceiling = np.minimum(floor + 1, count - 1)
     columns = np.arange(ordered.shape[1])
     low, high = ordered[floor, columns], ordered[ceiling, columns]
-    return low + (high - low) * (position - floor)
+    between: np.ndarray = low + (high - low) * (position - floor)
+    return between
 
 
 def paired_interval(difference: np.ndarray) -> tuple[float, float]:

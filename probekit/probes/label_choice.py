@@ -60,7 +60,9 @@ def _by_name(name: str, data: Dataset | None, number: int) -> LabelSet:
     if data is None:
         raise KeyError(f"labels names {name!r}, but no data set was given{hint}")
     near = difflib.get_close_matches(name, data.labels, n=3) or list(data.labels)
-    raise KeyError(f"dataset {data.name!r} has no label set {name!r}; near it: {', '.join(near[:5]) or 'none'}{hint if number > 3 else ''}")
+    raise KeyError(
+        f"dataset {data.name!r} has no label set {name!r}; near it: {', '.join(near[:5]) or 'none'}{hint if number > 3 else ''}"
+    )
 
 
 def _from_values(name: str, values: Any, n_sequences: int, n_items: int | None) -> LabelSet:
@@ -71,7 +73,9 @@ def _from_values(name: str, values: Any, n_sequences: int, n_items: int | None) 
     level: Level = "token" if n_items is not None and len(values) == n_items != n_sequences else "sequence"
     if level == "sequence" and len(values) != n_sequences:
         tokens = "" if n_items is None else f", or one a token ({n_items:,})"
-        raise ValueError(f"labels[{name!r}] has {len(values):,} values; expected one a sequence ({n_sequences:,}){tokens}")
+        raise ValueError(
+            f"labels[{name!r}] has {len(values):,} values; expected one a sequence ({n_sequences:,}){tokens}"
+        )
     return LabelSet.from_values(name, values, level=level)
 
 
@@ -99,14 +103,20 @@ def usable_targets(labels: LabelSet, train: Part) -> tuple[LabelSet, tuple[str, 
         varied = present.sum(0) > 1
         unit = "class"
     if len(train) < max(2, len(labels.classes)):
-        raise ValueError(f"label set {labels.name!r}: {len(train)} training rows for {len(labels.classes)} classes; more examples are needed")
+        raise ValueError(
+            f"label set {labels.name!r}: {len(train)} training rows for {len(labels.classes)} classes; more examples are needed"
+        )
     if not varied.any():
-        raise ValueError(f"label set {labels.name!r}: the {len(train):,} training rows show one {unit} only; there is nothing to tell apart")
+        raise ValueError(
+            f"label set {labels.name!r}: the {len(train):,} training rows show one {unit} only; there is nothing to tell apart"
+        )
     notes = []
     if not varied.all():
         left_out = [t for t, ok in zip(labels.targets, varied, strict=True) if not ok]
         shown = ", ".join(left_out[:8]) + (", ..." if len(left_out) > 8 else "")
-        notes.append(f"{labels.name}: {len(left_out)} of {len(varied)} targets are left out, training shows one {unit} only: {shown}")
+        notes.append(
+            f"{labels.name}: {len(left_out)} of {len(varied)} targets are left out, training shows one {unit} only: {shown}"
+        )
         kept = np.flatnonzero(varied)
         labels = replace(labels, values=labels.values[:, kept], targets=tuple(labels.targets[i] for i in kept))
     elif labels.kind != "continuous" and len(labels.targets) == 1 and not present.all():
@@ -126,7 +136,9 @@ def same_labels(labels: LabelSet, data: Dataset, name: str) -> LabelSet:
         ValueError: other kind, level, targets, or classes that training does not have.
     """
     if labels.name not in data.labels:
-        raise KeyError(f"out-of-distribution set {name!r} has no label set {labels.name!r}; it has: {', '.join(data.labels) or 'none'}")
+        raise KeyError(
+            f"out-of-distribution set {name!r} has no label set {labels.name!r}; it has: {', '.join(data.labels) or 'none'}"
+        )
     other = data.label_set(labels.name)
     if (other.kind == "continuous") != (labels.kind == "continuous") or other.level != labels.level:
         raise ValueError(
@@ -143,7 +155,9 @@ def same_labels(labels: LabelSet, data: Dataset, name: str) -> LabelSet:
     if labels.kind != "continuous":
         strange = sorted(set(other.classes) - set(labels.classes))
         if strange:
-            raise ValueError(f"label set {labels.name!r} has classes {strange[:5]} in {name!r} that training lacks: {labels.classes}")
+            raise ValueError(
+                f"label set {labels.name!r} has classes {strange[:5]} in {name!r} that training lacks: {labels.classes}"
+            )
         to = np.array([*(labels.classes.index(c) for c in other.classes), -1], dtype=np.int16)
         values = to[values]  # the last entry serves -1, not defined
     return replace(labels, values=values)

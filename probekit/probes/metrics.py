@@ -49,7 +49,9 @@ class Predictions:
         if y.ndim == 1:
             logp, y = logp.reshape(len(y), 1, -1), y[:, None]
         if logp.shape[:2] != y.shape:
-            raise ValueError(f"log_proba {tuple(logp.shape)} and truth {tuple(y.shape)} are not about the same items and targets")
+            raise ValueError(
+                f"log_proba {tuple(logp.shape)} and truth {tuple(y.shape)} are not about the same items and targets"
+            )
         return Predictions(y, log_proba=logp, thresholds=thresholds)
 
     @staticmethod
@@ -57,7 +59,9 @@ class Predictions:
         """From arrays: both `[n, t]` or `[n]`."""
         guess, y = torch.as_tensor(estimate).double(), torch.as_tensor(truth).double()
         if guess.shape != y.shape:
-            raise ValueError(f"estimate {tuple(guess.shape)} and truth {tuple(y.shape)} are not about the same items and targets")
+            raise ValueError(
+                f"estimate {tuple(guess.shape)} and truth {tuple(y.shape)} are not about the same items and targets"
+            )
         return Predictions(y.reshape(len(y), -1), estimate=guess.reshape(len(y), -1))
 
     @cached_property
@@ -120,9 +124,12 @@ class Ordering:
         self.last = torch.where(ends, index, n).flip(-1).cummin(-1).values.flip(-1)
 
     def below(self, weights: Tensor) -> Tensor:
-        """`[..., m, n]`: total weight of the items that rank below each item, ties counted half."""
+        """`[..., m, n]`: total weight of the items that rank below each item, ties counted half.
+
+        Boolean weights are counted in float32, which is exact up to 16 million items.
+        """
         order, first, last = (i.expand_as(weights) for i in (self.order, self.first, self.last))
-        ranked = weights.double().gather(-1, order)
+        ranked = (weights.float() if weights.dtype == torch.bool else weights.double()).gather(-1, order)
         upto = ranked.cumsum(-1)
         before = (upto - ranked).gather(-1, first)
         return torch.zeros_like(upto).scatter_(-1, order, (before + upto.gather(-1, last)) / 2)
@@ -162,7 +169,7 @@ def _ratio(top: Tensor, bottom: Tensor) -> Tensor:
     return torch.where(bottom > 0, top / bottom.clamp_min(1e-300), torch.nan)
 
 
-# --- classes -----------------------------------------------------------------------------------------------------------
+# Classes
 
 
 def _accuracy_sums(p: Predictions, cluster: Tensor, clusters: int) -> Tensor:
@@ -193,7 +200,7 @@ def _balanced_value(total: Tensor, full: Tensor) -> Tensor:
 
 def _calibration_sums(p: Predictions, cluster: Tensor, clusters: int) -> Tensor:
     assert p.log_proba is not None
-    n, t = p.truth.shape
+    t = p.truth.shape[1]
     confidence = p.log_proba.amax(-1).double().exp()
     bins = bin_of(confidence)
     gap = torch.where(p.defined, p.correct.double() - confidence, 0.0)
@@ -214,19 +221,22 @@ def bin_of(confidence: Tensor) -> Tensor:
 
 
 def _auroc_sums(p: Predictions, cluster: Tensor, clusters: int) -> Tensor:
-    n, t = p.truth.shape
+    t = p.truth.shape[1]
     member = (p.member & p.defined[..., None]).flatten(1).T
     other = (~p.member & p.defined[..., None]).flatten(1).T
     n_member, n_other = (x.sum(-1, keepdim=True).clamp_min(1) for x in (member, other))
     beats = p.ordering.below(other) / n_other  # share of the other classes that the item ranks above
     beaten = 1 - p.ordering.below(member) / n_member
-    rows = torch.stack([torch.where(member, beats, 0), member, torch.where(other, beaten, 0), other], -1)  # [m, n, 4]
-    return add_up(rows.transpose(0, 1).reshape(n, t, -1), cluster, clusters)
+    parts = (torch.where(member, beats, 0), member, torch.where(other, beaten, 0), other)  # each [m, n]
+    summed = [torch.zeros((len(x), clusters), dtype=torch.float64).index_add_(1, cluster, x.double()) for x in parts]
+    return torch.stack(summed, -1).transpose(0, 1).reshape(clusters, t, -1)
 
 
 def _auroc_value(total: Tensor, full: Tensor) -> Tensor:
     total, full = (x.unflatten(-1, (-1, 4)) for x in (total, full))
-    linear = _ratio(total[..., 0], total[..., 1]) + _ratio(total[..., 2], total[..., 3]) - _ratio(full[..., 0], full[..., 1])
+    linear = (
+        _ratio(total[..., 0], total[..., 1]) + _ratio(total[..., 2], total[..., 3]) - _ratio(full[..., 0], full[..., 1])
+    )
     return torch.nanmean(linear, -1).clamp(0, 1)
 
 
@@ -270,7 +280,7 @@ def false_alarm_thresholds(validation: Predictions, rate: float = FALSE_ALARMS) 
     return torch.where(count > 0, picked, torch.nan).reshape(validation.odds.shape[1:])
 
 
-# --- continuous --------------------------------------------------------------------------------------------------------
+# Continuous
 
 
 def _r2_sums(p: Predictions, cluster: Tensor, clusters: int) -> Tensor:

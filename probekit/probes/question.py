@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,9 +37,16 @@ class Question:
     """
 
     def __init__(
-        self, labels: LabelSet, parts: Mapping[str, Part], scorer: Scorer, probe: str | LinearProbe,
-        grid: Sequence[float] | None, *, with_controls: bool, seed: int,
-    ) -> None:  # fmt: skip
+        self,
+        labels: LabelSet,
+        parts: Mapping[str, Part],
+        scorer: Scorer,
+        probe: str | LinearProbe,
+        grid: Sequence[float] | None,
+        *,
+        with_controls: bool,
+        seed: int,
+    ) -> None:
         self.labels, self.notes = usable_targets(labels, parts["train"])
         self.parts, self.scorer, self.probe, self.grid, self.seed = parts, scorer, probe, grid, seed
         self.with_controls = with_controls
@@ -60,7 +68,7 @@ class Question:
         labels = self.labels
         if part.data is not None and part.data is not self.parts["train"].data:
             labels = same_labels(labels, part.data, part.name)
-        values = labels.values[part.items(labels.level)]
+        values: np.ndarray = labels.values[part.items(labels.level)]
         known = ~np.isnan(values) if labels.kind == "continuous" else values >= 0
         if not known.any():
             raise ValueError(f"label set {labels.name!r}: none of the {len(part):,} {part.name} rows has a label")
@@ -86,11 +94,11 @@ class Question:
         made = np.split(control.control_labels(values, types.of_row, train, self.seed), ends[:-1])
         self._control = dict(zip(names, made, strict=True))
 
-    # --- sites --------------------------------------------------------------------------------------------------------
+    # Sites
 
     def ask_site(self, site: str, layer: int | None, X: Mapping[str, Tensor]) -> None:
         """Fit and score the probes of one site, and the controls that share its activations."""
-        where = {"site": site, "layer": layer}
+        where: dict[str, Any] = {"site": site, "layer": layer}
         stack = self._fit(X, site)
         self.probes[site] = stack
         validation = predict(stack, X["valid"], self.truth["valid"])
@@ -106,10 +114,13 @@ class Question:
                     self.draws[name].append(estimate.mean().draws[:, 0].astype(np.float32))
                 accuracy = estimates[self.main]
         if self.with_controls:
-            assert stack.chosen is not None and accuracy is not None
+            assert stack.chosen is not None
+            assert accuracy is not None
             self._ask_fake_labels(X, stack.chosen, accuracy, where)
 
-    def _ask_fake_labels(self, X: Mapping[str, Tensor], chosen: Tensor, accuracy: Estimate, where: dict[str, object]) -> None:
+    def _ask_fake_labels(
+        self, X: Mapping[str, Tensor], chosen: Tensor, accuracy: Estimate, where: dict[str, Any]
+    ) -> None:
         fake = [self._shuffled] + ([self._control["train"]] if self._control is not None else [])
         stack = fit_like(self.probe, X["train"], np.concatenate(fake, 1), chosen.repeat(len(fake)), self.labels)
         count = len(self.labels.targets)
@@ -126,29 +137,35 @@ class Question:
         test = self.parts["test"]
         learned = self.scorer.score(said, test, self.labels, source="control_task", **where)[self.main]
         difference = Estimate(
-            replace(accuracy.metric, name="selectivity", unit_range=False), accuracy.value - learned.value,
-            accuracy.draws - learned.draws, accuracy.clusters,
-        )  # fmt: skip
+            replace(accuracy.metric, name="selectivity", unit_range=False),
+            accuracy.value - learned.value,
+            accuracy.draws - learned.draws,
+            accuracy.clusters,
+        )
         defined = said.defined.sum(0).numpy()
-        self.scorer.figures.add(difference, self.labels, defined, data="test", metric="selectivity", source="model", **where)
+        self.scorer.figures.add(
+            difference, self.labels, defined, data="test", metric="selectivity", source="model", **where
+        )
 
     def ask_random_weights(self, site: str, layer: int | None, X: Mapping[str, Tensor]) -> None:
         """The same probe, with its own choice of penalty, on the model with random weights."""
         self._score_everywhere(self._fit(X, site), X, source="random_weights", site=site, layer=layer)
 
     def _fit(self, X: Mapping[str, Tensor], site: str) -> ProbeStack:
-        stack = fit_chosen(self.probe, X["train"], self.truth["train"], X["valid"], self.truth["valid"], self.grid, self.labels, site)
+        stack = fit_chosen(
+            self.probe, X["train"], self.truth["train"], X["valid"], self.truth["valid"], self.grid, self.labels, site
+        )
         assert stack.converged is not None
         self.unconverged += int((~stack.converged).sum())
         return stack
 
-    def _score_everywhere(self, stack: ProbeStack, X: Mapping[str, Tensor], **where: object) -> None:
+    def _score_everywhere(self, stack: ProbeStack, X: Mapping[str, Tensor], **where: Any) -> None:
         validation = predict(stack, X["valid"], self.truth["valid"])
         for part in self.tested:
             said = with_thresholds(predict(stack, X[part.name], self.truth[part.name]), validation)
             self.scorer.score(said, part, self.labels, **where)
 
-    # --- without a site -----------------------------------------------------------------------------------------------
+    # Without a site
 
     def ask_without_model(self) -> None:
         """The majority and the surface controls, which know no site."""
@@ -158,7 +175,10 @@ class Question:
         elif self.parts["train"].data is not None:
             self._ask_text_surface()
         else:
-            self.notes = (*self.notes, f"{self.labels.name}: surface baseline not available, there are no texts or tokens")
+            self.notes = (
+                *self.notes,
+                f"{self.labels.name}: surface baseline not available, there are no texts or tokens",
+            )
 
     def _ask_majority(self) -> None:
         train = self.truth["train"]
@@ -179,15 +199,19 @@ class Question:
             X = {name: torch.from_numpy(np.asarray(m, dtype=np.float32)) for name, m in zip(names, made, strict=True)}
         else:
             token, position = (
-                np.concatenate([getattr(p.activations, what)[p.rows] for p in self.parts.values()]) for what in ("token", "position")
+                np.concatenate([getattr(p.activations, what)[p.rows] for p in self.parts.values()])
+                for what in ("token", "position")
             )
             if (token < 0).all():
-                self.notes = (*self.notes, f"{self.labels.name}: surface baseline not available, the activations come without token ids")
+                self.notes = (
+                    *self.notes,
+                    f"{self.labels.name}: surface baseline not available, the activations come without token ids",
+                )
                 return
             ends = np.cumsum([len(p) for p in self.parts.values()])
             features = np.split(surface.token_features(token, position, np.arange(ends[0])), ends[:-1])
             X = {name: torch.from_numpy(f) for name, f in zip(names, features, strict=True)}
-        probe = "ridge" if self.labels.kind == "continuous" else LogisticProbe(tol=1e-3)
+        probe = "ridge" if self.labels.kind == "continuous" else LogisticProbe(tol=3e-3)
         stack = fit_chosen(probe, X["train"], self.truth["train"], X["valid"], self.truth["valid"], None, self.labels)
         self._score_everywhere(stack, X, source="surface", site=None, layer=None)
 
@@ -218,12 +242,18 @@ class Question:
         """What was asked, for the result."""
         labels = self.labels
         return LabelSummary(
-            labels.name, labels.kind, labels.level, labels.classes, labels.targets,
-            {name: len(part) for name, part in self.parts.items()}, labels.reason, self.control_task,
-        )  # fmt: skip
+            labels.name,
+            labels.kind,
+            labels.level,
+            labels.classes,
+            labels.targets,
+            {name: len(part) for name, part in self.parts.items()},
+            labels.reason,
+            self.control_task,
+        )
 
 
-def _sequences(part: Part) -> list[str] | list[np.ndarray]:
+def _sequences(part: Part) -> list[str | np.ndarray]:
     data: Dataset | None = part.data
     assert data is not None
     if data.texts is not None:

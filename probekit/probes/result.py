@@ -140,7 +140,9 @@ class SweepResult:
         summary = self.label_set(label_set)
         metric = metric or metrics_for(summary.kind)[0].name
         if metric not in self.validation[label_set]:
-            raise KeyError(f"label set {label_set!r} has no metric {metric!r}; it has: {', '.join(self.validation[label_set])}")
+            raise KeyError(
+                f"label set {label_set!r} has no metric {metric!r}; it has: {', '.join(self.validation[label_set])}"
+            )
         sign = 1 if next(m for m in metrics_for(summary.kind) if m.name == metric).higher else -1
         scores = sign * self.validation[label_set][metric]
         chosen = 0 if np.isnan(scores).all() else int(np.nanargmax(scores))
@@ -201,7 +203,9 @@ class SweepResult:
             raise KeyError(f"this result has no site {site!r}; near it: {', '.join(near)}")
         return self.sites.index(site)
 
-    def read(self, model: Model, tokens_or_text: str | Sequence[int] | np.ndarray, label_set: str, site: str | None = None) -> np.ndarray:
+    def read(
+        self, model: Model, tokens_or_text: str | Sequence[int] | np.ndarray, label_set: str, site: str | None = None
+    ) -> np.ndarray:
         """What the probe reads, token by token.
 
         Args:
@@ -230,9 +234,15 @@ class SweepResult:
             best = self.best(summary.name)
             what = f"{len(summary.classes)} classes" if summary.classes else "continuous"
             count = f", {len(summary.targets)} targets" if len(summary.targets) > 1 else ""
-            lines += ["", f"{summary.name} ({what}{count}; {summary.rows['test']:,} test rows): read best at {best.site}"]
+            lines += [
+                "",
+                f"{summary.name} ({what}{count}; {summary.rows['test']:,} test rows): read best at {best.site}",
+            ]
             shown = f"{best.value:.3f} ({best.low:.3f} to {best.high:.3f})"
-            lines.append(f"  {best.metric.replace('_', ' '):<16}{shown}" + (f", not told apart from {_some(best.tied)}" if best.tied else ""))
+            lines.append(
+                f"  {best.metric.replace('_', ' '):<16}{shown}"
+                + (f", not told apart from {_some(best.tied)}" if best.tied else "")
+            )
             for source in SOURCES[1:]:
                 value, low, high = self._figure(summary.name, best.metric, source, best.site)
                 if not np.isnan(value):
@@ -248,7 +258,12 @@ class SweepResult:
         cells = []
         for summary in self.label_sets:
             best = self.best(summary.name)
-            row = [summary.name, best.site, best.metric.replace("_", " "), f"{best.value:.3f} ({best.low:.3f}–{best.high:.3f})"]
+            row = [
+                summary.name,
+                best.site,
+                best.metric.replace("_", " "),
+                f"{best.value:.3f} ({best.low:.3f}–{best.high:.3f})",
+            ]
             for source in SOURCES[1:]:
                 value = self._figure(summary.name, best.metric, source, best.site)[0]
                 row.append("–" if np.isnan(value) else f"{value:.3f}")

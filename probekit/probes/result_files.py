@@ -68,7 +68,8 @@ def read_result(folder: Path) -> SweepResult:
         files[name] = load_tensors(data)
     probes, draws = (files[name] for name in TENSOR_FILES)
     summaries = tuple(
-        LabelSummary(**{**s, "classes": tuple(s["classes"]), "targets": tuple(s["targets"])}) for s in document["label_sets"]
+        LabelSummary(**{**s, "classes": tuple(s["classes"]), "targets": tuple(s["targets"])})
+        for s in document["label_sets"]
     )
     figures = {name: document["figures"][name] for name in COLUMNS}
     for name in ("value", "low", "high"):
@@ -83,10 +84,15 @@ def read_result(folder: Path) -> SweepResult:
             k: {m: np.array([math.nan if x is None else x for x in v]) for m, v in by.items()}
             for k, by in document["validation"].items()
         },
-        draws={s.name: {key.split("/")[2]: v for key, v in draws.items() if key.startswith(f"draws/{i}/")} for i, s in enumerate(summaries)},
+        draws={
+            s.name: {key.split("/")[2]: v for key, v in draws.items() if key.startswith(f"draws/{i}/")}
+            for i, s in enumerate(summaries)
+        },
         tables={
             name: {
-                data: SiteTables(draws[f"confusion/{_index(summaries, name)}/{j}"], draws[f"bins/{_index(summaries, name)}/{j}"])
+                data: SiteTables(
+                    draws[f"confusion/{_index(summaries, name)}/{j}"], draws[f"bins/{_index(summaries, name)}/{j}"]
+                )
                 for j, data in enumerate(data_names)
             }
             for name, data_names in document["data_names"].items()
@@ -95,8 +101,12 @@ def read_result(folder: Path) -> SweepResult:
             name: {
                 site: ProbeStack(
                     **{n: _tensor(probes[f"{i}/{site}/{n}"]) for n in STACK_TENSORS if f"{i}/{site}/{n}" in probes},
-                    classes=by_name[name].classes, kind=by_name[name].kind, targets=by_name[name].targets, sites=(site,),
-                    grid=tuple(document["probes"][name]["grid"]), family=document["probes"][name]["family"],
+                    classes=by_name[name].classes,
+                    kind=by_name[name].kind,
+                    targets=by_name[name].targets,
+                    sites=(site,),
+                    grid=tuple(document["probes"][name]["grid"]),
+                    family=document["probes"][name]["family"],
                     parameters=document["probes"][name]["parameters"],
                 )
                 for site in document["sites"]
@@ -105,7 +115,7 @@ def read_result(folder: Path) -> SweepResult:
         },
         notes=tuple(document["notes"]),
         manifest=document["manifest"],
-    )  # fmt: skip
+    )
 
 
 def _index(summaries: tuple[LabelSummary, ...], name: str) -> int:

@@ -47,11 +47,13 @@ class Part:
     @property
     def sequence(self) -> np.ndarray:
         """`[n]` index of the sequence of each row."""
-        return self.activations.sequence[self.rows]
+        sequence: np.ndarray = self.activations.sequence[self.rows]
+        return sequence
 
     def items(self, level: str) -> np.ndarray:
         """`[n]` index of each row into label sets of this level."""
-        return self.activations.item[self.rows] if level == "token" else self.sequence
+        item: np.ndarray = self.activations.item[self.rows] if level == "token" else self.sequence
+        return item
 
     def read(self, site: str, twin: bool = False) -> np.ndarray:
         """`[n, width]` float32."""
@@ -84,11 +86,19 @@ def plan_rows(
     split = split_items(sequence, groups, seed, given=given)
     notes = []
     if split.left_out:
-        notes.append(f"{split.left_out:,} rows are in no part: their group (or an identical sequence) is in another part of the given split")
+        notes.append(
+            f"{split.left_out:,} rows are in no part: their group (or an identical sequence) is in another part of the given split"
+        )
     kept = _drop_seen(split, prefix)
-    dropped = [f"{before - len(kept[name]):,} of {before:,} {name} rows" for name, before in _sizes(split).items() if before > len(kept[name])]
+    dropped = [
+        f"{before - len(kept[name]):,} of {before:,} {name} rows"
+        for name, before in _sizes(split).items()
+        if before > len(kept[name])
+    ]
     if dropped:
-        notes.append(f"{' and '.join(dropped)} do not count: their whole prefix also occurs in training (for test rows: or in validation)")
+        notes.append(
+            f"{' and '.join(dropped)} do not count: their whole prefix also occurs in training (for test rows: or in validation)"
+        )
     for name in ("valid", "test"):
         if not len(kept[name]):
             raise ValueError(
@@ -101,7 +111,9 @@ def plan_rows(
     for name, rows in kept.items():
         parts[name] = draw_evenly(rows, sequence[rows], caps.get(name, max(1, max_rows // TEST_SHARE)), rng)
         if len(parts[name]) < len(rows):
-            notes.append(f"{len(parts[name]):,} of {len(rows):,} {name} rows are used, drawn evenly over the sequences (max_rows={max_rows:,})")
+            notes.append(
+                f"{len(parts[name]):,} of {len(rows):,} {name} rows are used, drawn evenly over the sequences (max_rows={max_rows:,})"
+            )
     return Plan(parts, tuple(notes))
 
 
@@ -131,7 +143,9 @@ def draw_evenly(rows: np.ndarray, sequence: np.ndarray, most: int, rng: np.rando
     return np.sort(rows[order[picked]])
 
 
-def parts_of(activations: Activations, data: Dataset | None, groups: np.ndarray, plan: Plan, twin: Activations | None = None) -> dict[str, Part]:
+def parts_of(
+    activations: Activations, data: Dataset | None, groups: np.ndarray, plan: Plan, twin: Activations | None = None
+) -> dict[str, Part]:
     """The plan's parts, read from activations whose rows are the plan's rows."""
     parts = {}
     for name, rows in plan.parts.items():
@@ -156,6 +170,7 @@ class Capturing:
     def parts(self, data: Dataset) -> tuple[dict[str, Part], tuple[str, ...]]:
         """Train, valid and test of the data set that probes are fitted on: decided first, then captured."""
         index = self._rows(data)
+        assert data.groups is not None
         plan = plan_rows(
             index["sequence"], data.groups, index["prefix"], given=data.split, seed=self.seed, max_rows=self.max_rows
         )
@@ -167,7 +182,9 @@ class Capturing:
         index = self._rows(data)
         rows = np.flatnonzero(~np.isin(index["prefix"], seen))
         if not len(rows):
-            raise ValueError(f"out-of-distribution set {name!r}: every row also occurs in training; nothing is left to test on")
+            raise ValueError(
+                f"out-of-distribution set {name!r}: every row also occurs in training; nothing is left to test on"
+            )
         most = max(1, self.max_rows // TEST_SHARE)
         kept = draw_evenly(rows, index["sequence"][rows], most, np.random.default_rng([self.seed, 0x00D, number]))
         notes = list(self._say_cut(data, f" of {name!r}"))
@@ -192,7 +209,11 @@ class Capturing:
         else:
             cut = 0 if context is None else sum(len(t) > context for t in data.tokens or ())
         unit = "texts" if data.texts is not None else "sequences"
-        return (f"{cut:,} of {len(data):,} {unit}{of} are longer than the context of {context} tokens and were cut",) if cut else ()
+        return (
+            (f"{cut:,} of {len(data):,} {unit}{of} are longer than the context of {context} tokens and were cut",)
+            if cut
+            else ()
+        )
 
     def _capture(
         self, data: Dataset, name: str, index: dict[str, np.ndarray], parts: Mapping[str, np.ndarray]
@@ -212,12 +233,19 @@ class Capturing:
                 if model is not None:
                     stores.append(
                         capture(
-                            model, data, self.sites, out=self.folder / f"{name}-{kind}", pool=self.pool, rows=wanted,
-                            dtype=dtype, progress=self.progress,
+                            model,
+                            data,
+                            self.sites,
+                            out=self.folder / f"{name}-{kind}",
+                            pool=self.pool,
+                            rows=wanted,
+                            dtype=dtype,
+                            progress=self.progress,
                         )
-                    )  # fmt: skip
+                    )
         store, twin = stores[0], stores[1] if len(stores) > 1 else None
         row_of = np.full(len(wanted), -1)
         row_of[store.item if self.pool == "all" else store.sequence] = np.arange(len(store))
         plan = Plan({part: row_of[key[rows]] for part, rows in parts.items()}, ())
+        assert data.groups is not None
         return parts_of(store, data, data.groups, plan, twin)

@@ -37,10 +37,16 @@ class Figures:
         mean = estimate.mean()
         mean_low, mean_high = mean.interval()
         for i, target in enumerate(labels.targets):
-            self._add(target, float(estimate.value[i]), float(low[i]), float(high[i]), int(counts[i]), labels.name, where)
-        self._add("mean", float(mean.value[0]), float(mean_low[0]), float(mean_high[0]), int(counts.max()), labels.name, where)
+            self._add(
+                target, float(estimate.value[i]), float(low[i]), float(high[i]), int(counts[i]), labels.name, where
+            )
+        self._add(
+            "mean", float(mean.value[0]), float(mean_low[0]), float(mean_high[0]), int(counts.max()), labels.name, where
+        )
 
-    def _add(self, target: str, value: float, low: float, high: float, n: int, label_set: str, where: dict[str, Any]) -> None:
+    def _add(
+        self, target: str, value: float, low: float, high: float, n: int, label_set: str, where: dict[str, Any]
+    ) -> None:
         row = {"label_set": label_set, "target": target, "value": value, "low": low, "high": high, "n": n, **where}
         for name in COLUMNS:
             self.columns[name].append(row[name])
@@ -61,21 +67,15 @@ class Scorer:
             self._counts[part.name] = cluster_counts(int(part.cluster.max()) + 1, self.n_boot, self.seed)
         return self._counts[part.name]
 
-    def score(self, predictions: Predictions, part: Part, labels: LabelSet, *, metric: str | None = None, **where: Any) -> dict[str, Estimate]:
-        """Estimates of every metric (or of one) by name; they also go into the figures."""
+    def score(self, predictions: Predictions, part: Part, labels: LabelSet, **where: Any) -> dict[str, Estimate]:
+        """Estimates of every metric by name; they also go into the figures."""
         cluster, counts = torch.from_numpy(part.cluster), self.counts(part)
         defined = predictions.defined.sum(0).numpy()
         out = {}
         for each in usable(predictions, metrics_for(labels.kind)):
-            if metric is None or each.name == metric:
-                out[each.name] = bootstrap(each, predictions, cluster, counts)
-                self.figures.add(out[each.name], labels, defined, data=part.name, metric=each.name, **where)
+            out[each.name] = bootstrap(each, predictions, cluster, counts)
+            self.figures.add(out[each.name], labels, defined, data=part.name, metric=each.name, **where)
         return out
-
-
-def truth_of(labels: LabelSet, part: Part) -> np.ndarray:
-    """`[n, target]` true labels of a part's rows."""
-    return labels.values[part.items(labels.level)]
 
 
 def predict(stack: ProbeStack, X: Tensor, truth: np.ndarray, thresholds: Tensor | None = None) -> Predictions:
@@ -89,7 +89,9 @@ def with_thresholds(predictions: Predictions, validation: Predictions) -> Predic
     """The same with the false-alarm thresholds that validation sets."""
     if predictions.log_proba is None:
         return predictions
-    return Predictions(predictions.truth, log_proba=predictions.log_proba, thresholds=false_alarm_thresholds(validation))
+    return Predictions(
+        predictions.truth, log_proba=predictions.log_proba, thresholds=false_alarm_thresholds(validation)
+    )
 
 
 class TableMaker:
@@ -116,4 +118,6 @@ class TableMaker:
         self._bins[data].append(table.numpy())
 
     def tables(self) -> dict[str, SiteTables]:
-        return {data: SiteTables(np.stack(self._confusion[data]), np.stack(self._bins[data])) for data in self._confusion}
+        return {
+            data: SiteTables(np.stack(self._confusion[data]), np.stack(self._bins[data])) for data in self._confusion
+        }

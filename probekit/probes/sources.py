@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
@@ -41,9 +41,18 @@ class ModelSource:
     """A model, whose activations are captured for the rows that are needed and thrown away afterwards."""
 
     def __init__(
-        self, model: Model, data: Dataset | None, sites: Sequence[str] | str | None, ood: Mapping[str, Dataset], *,
-        random_weights: bool, folder: Path, seed: int, max_rows: int, progress: bool,
-    ) -> None:  # fmt: skip
+        self,
+        model: Model,
+        data: Dataset | None,
+        sites: Sequence[str] | str | None,
+        ood: Mapping[str, Dataset],
+        *,
+        random_weights: bool,
+        folder: Path,
+        seed: int,
+        max_rows: int,
+        progress: bool,
+    ) -> None:
         if data is None:
             raise ValueError("a model needs data to read: pass a Dataset, a list of texts, or a list of token arrays")
         self.model, self.data, self.ood = model, data, ood
@@ -87,9 +96,15 @@ class ActivationSource:
     """Activations that are already there."""
 
     def __init__(
-        self, activations: Activations, data: Dataset | None, groups: object, sites: Sequence[str] | str | None, *,
-        seed: int, max_rows: int,
-    ) -> None:  # fmt: skip
+        self,
+        activations: Activations,
+        data: Dataset | None,
+        groups: object,
+        sites: Sequence[str] | str | None,
+        *,
+        seed: int,
+        max_rows: int,
+    ) -> None:
         self.activations, self.data = activations, data
         chosen = (sites,) if isinstance(sites, str) else tuple(activations.sites if sites is None else sites)
         if not chosen:
@@ -105,12 +120,18 @@ class ActivationSource:
                 activations.check(data=data)
             self._sequences = activations.manifest.sequences
         elif data is not None and activations.sequence.max() >= len(data):
-            raise ValueError(f"the activations are of {int(activations.sequence.max()) + 1} sequences, but the data has {len(data)}")
-        self._groups = data.groups if data is not None else np.arange(self._sequences)
+            raise ValueError(
+                f"the activations are of {int(activations.sequence.max()) + 1} sequences, but the data has {len(data)}"
+            )
+        self._groups: np.ndarray = np.arange(self._sequences)
+        if data is not None and data.groups is not None:
+            self._groups = data.groups
         if groups is not None and data is None:
             self._groups = np.unique(np.asarray(groups), return_inverse=True)[1]
             if self._groups.shape != (self._sequences,):
-                raise ValueError(f"groups has {len(self._groups)} entries for {self._sequences} sequences; give one a sequence")
+                raise ValueError(
+                    f"groups has {len(self._groups)} entries for {self._sequences} sequences; give one a sequence"
+                )
 
     def label_sets(self, labels: Labels) -> tuple[LabelSet, ...]:
         tokens = None if self.data is None else self.data.tokens
@@ -129,8 +150,14 @@ class ActivationSource:
         return parts_of(a, self.data, self._groups, plan), plan.notes
 
     def title(self, family: str) -> str:
-        origin = f"{self.activations.manifest.model} (stored)" if isinstance(self.activations, ActivationStore) else "given activations"
-        return f"{family.replace('_', ' ')} probes of {origin}" + (f" on {self.data.name}" if self.data is not None else "")
+        origin = (
+            f"{self.activations.manifest.model} (stored)"
+            if isinstance(self.activations, ActivationStore)
+            else "given activations"
+        )
+        return f"{family.replace('_', ' ')} probes of {origin}" + (
+            f" on {self.data.name}" if self.data is not None else ""
+        )
 
     def facts(self) -> dict[str, Any]:
         out: dict[str, Any] = {"data": None if self.data is None else _data_facts(self.data)}
@@ -144,9 +171,18 @@ class ActivationSource:
 
 
 def open_source(
-    source: object, data: Dataset | None, groups: object, sites: Sequence[str] | str | None,
-    ood: Dataset | Mapping[str, Dataset] | None, *, controls: bool, folder: Path, seed: int, max_rows: int, progress: bool,
-) -> Source:  # fmt: skip
+    source: object,
+    data: Dataset | None,
+    groups: object,
+    sites: Sequence[str] | str | None,
+    ood: Dataset | Mapping[str, Dataset] | None,
+    *,
+    controls: bool,
+    folder: Path,
+    seed: int,
+    max_rows: int,
+    progress: bool,
+) -> Source:
     """Tell apart what a sweep was given.
 
     Raises:
@@ -169,8 +205,16 @@ def open_source(
             raise ValueError(f"an out-of-distribution set cannot be called {name!r}")
     if hasattr(source, "run") and hasattr(source, "stream_sites"):
         return ModelSource(
-            source, data, sites, named, random_weights=controls, folder=folder, seed=seed, max_rows=max_rows, progress=progress  # type: ignore[arg-type]
-        )  # fmt: skip
+            cast("Model", source),
+            data,
+            sites,
+            named,
+            random_weights=controls,
+            folder=folder,
+            seed=seed,
+            max_rows=max_rows,
+            progress=progress,
+        )
     if not isinstance(source, Activations):
         raise TypeError(
             f"source is a {type(source).__name__}; it must be a Model, an ActivationStore or its path, ArrayActivations, or a "

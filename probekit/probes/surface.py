@@ -38,7 +38,7 @@ def token_features(token: np.ndarray, position: np.ndarray, train: np.ndarray) -
     return features[:, features[train].any(0)]
 
 
-def as_texts(sequences: Sequence[str] | Sequence[np.ndarray]) -> list[str]:
+def as_texts(sequences: Sequence[str | np.ndarray]) -> list[str]:
     """Token arrays as texts of token numbers, so that n-grams can be read from them; texts unchanged."""
     return [s if isinstance(s, str) else " ".join(map(str, s.tolist())) for s in sequences]
 
@@ -55,7 +55,12 @@ class TextBaseline:
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         rare = 2 if len(train) >= 1000 else 1
-        options: dict[str, Any] = {"sublinear_tf": True, "min_df": rare, "max_features": MAX_FEATURES, "dtype": np.float32}
+        options: dict[str, Any] = {
+            "sublinear_tf": True,
+            "min_df": rare,
+            "max_features": MAX_FEATURES,
+            "dtype": np.float32,
+        }
         self._readers = [TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b|[^\w\s]", **options)]
         if characters:
             self._readers.append(TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), **options))
@@ -70,7 +75,12 @@ class TextBaseline:
         return hstack([reader.transform(texts) for reader in self._readers], format="csr")
 
     def log_proba(
-        self, y_train: np.ndarray, valid: Sequence[str], y_valid: np.ndarray, others: Mapping[str, Sequence[str]], classes: int
+        self,
+        y_train: np.ndarray,
+        valid: Sequence[str],
+        y_valid: np.ndarray,
+        others: Mapping[str, Sequence[str]],
+        classes: int,
     ) -> dict[str, np.ndarray]:
         """Class log-probabilities `[text, target, class]` for `"valid"` and each of `others`.
 

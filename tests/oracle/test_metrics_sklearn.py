@@ -32,10 +32,16 @@ def test_class_metrics_agree(classes: int, ties: bool) -> None:
         assert found["balanced_accuracy"][t] == pytest.approx(sk.balanced_accuracy_score(y[:, t], choice))
         assert found["log_loss"][t] == pytest.approx(sk.log_loss(y[:, t], proba[:, t]))
         odds = Predictions.of_classes(logp, y).odds[:, t].numpy()
-        areas = [sk.roc_auc_score(y[:, t] == c, odds[:, k]) for k, c in enumerate([1] if classes == 2 else range(classes))]
+        areas = [
+            sk.roc_auc_score(y[:, t] == c, odds[:, k]) for k, c in enumerate([1] if classes == 2 else range(classes))
+        ]
         assert found["auroc"][t] == pytest.approx(np.mean(areas))
         if not ties:
-            whole = sk.roc_auc_score(y[:, t], proba[:, t, 1]) if classes == 2 else sk.roc_auc_score(y[:, t], proba[:, t], multi_class="ovr")
+            whole = (
+                sk.roc_auc_score(y[:, t], proba[:, t, 1])
+                if classes == 2
+                else sk.roc_auc_score(y[:, t], proba[:, t], multi_class="ovr")
+            )
             assert found["auroc"][t] == pytest.approx(whole)
 
 
@@ -54,7 +60,9 @@ def test_recall_at_one_percent_agrees_with_the_roc_curve() -> None:
     found = measure(Predictions.of_classes(logp, y, false_alarm_thresholds(said)))
     for t in range(2):
         false, true, _ = sk.roc_curve(y[:, t], (logp[:, t, 1] - logp[:, t, 0]), drop_intermediate=False)
-        assert found["recall_at_1pct"][t] == pytest.approx(true[false <= 0.01].max(), abs=1 / (y[:, t] == 1).sum() + 1e-9)
+        assert found["recall_at_1pct"][t] == pytest.approx(
+            true[false <= 0.01].max(), abs=1 / (y[:, t] == 1).sum() + 1e-9
+        )
         assert found["false_alarm_rate"][t] <= 0.01
 
 

@@ -55,7 +55,9 @@ def test_control_labels_follow_the_training_distribution() -> None:
     values = (rng.random((20_000, 1)) < 0.2).astype(np.int16)
     out = controls.control_labels(values, types, np.arange(10_000), seed=0)
     assert abs(out.mean() - 0.2) < 0.02
-    continuous = controls.control_labels(rng.normal(3, 2, (20_000, 1)).astype(np.float32), types, np.arange(10_000), seed=0)
+    continuous = controls.control_labels(
+        rng.normal(3, 2, (20_000, 1)).astype(np.float32), types, np.arange(10_000), seed=0
+    )
     assert continuous.dtype == np.float32
     assert abs(continuous.mean() - 3) < 0.2
 

@@ -11,14 +11,18 @@ from probekit.probes.metrics import CLASS_METRICS, VALUE_METRICS, Metric, Predic
 BY_NAME = {m.name: m for m in (*CLASS_METRICS, *VALUE_METRICS)}
 
 
-def clustered(seed: int, clusters: int = 40, size: int = 6, kind: str = "binary", effect: float = 1.0) -> tuple[Predictions, torch.Tensor]:
+def clustered(
+    seed: int, clusters: int = 40, size: int = 6, kind: str = "binary", effect: float = 1.0
+) -> tuple[Predictions, torch.Tensor]:
     """Predictions whose errors are shared within clusters."""
     rng = np.random.default_rng(seed)
     cluster = np.repeat(np.arange(clusters), size)
     n = len(cluster)
     if kind == "continuous":
         truth = rng.normal(size=(clusters, 1))[cluster] + rng.normal(size=(n, 1))
-        return Predictions.of_values(truth + rng.normal(size=(clusters, 1))[cluster] + 0.5 * rng.normal(size=(n, 1)), truth), torch.from_numpy(cluster)
+        return Predictions.of_values(
+            truth + rng.normal(size=(clusters, 1))[cluster] + 0.5 * rng.normal(size=(n, 1)), truth
+        ), torch.from_numpy(cluster)
     y = rng.integers(0, 2, (clusters, 1))[cluster] if seed % 2 else rng.integers(0, 2, (n, 1))
     odds = effect * (2 * y - 1) + 0.8 * rng.normal(size=(clusters, 1))[cluster] + rng.normal(size=(n, 1))
     logp = torch.log_softmax(torch.from_numpy(np.stack([np.zeros_like(odds), odds], -1)), -1)
@@ -31,8 +35,8 @@ def resampled(said: Predictions, cluster: torch.Tensor, counts: torch.Tensor, me
     out = []
     for draw in counts:
         rows = torch.repeat_interleave(torch.arange(len(cluster)), draw[cluster].long())
-        pick = lambda x: None if x is None else x[rows]  # noqa: E731
-        again = Predictions(said.truth[rows], pick(said.log_proba), pick(said.estimate), said.thresholds)
+        logp, guess = (None if x is None else x[rows] for x in (said.log_proba, said.estimate))
+        again = Predictions(said.truth[rows], logp, guess, said.thresholds)
         out.append(measure(again, (metric,))[metric.name][0])
     return np.array(out)
 
@@ -49,7 +53,9 @@ def test_exact_draws_are_those_of_the_full_bootstrap(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["auroc", "spearman"])
 @pytest.mark.parametrize(("clusters", "within"), [(60, 0.15), (250, 0.08)])
-def test_linearised_draws_give_the_same_interval(monkeypatch: pytest.MonkeyPatch, name: str, clusters: int, within: float) -> None:
+def test_linearised_draws_give_the_same_interval(
+    monkeypatch: pytest.MonkeyPatch, name: str, clusters: int, within: float
+) -> None:
     metric = BY_NAME[name]
     said, cluster = clustered(3, clusters=clusters, kind="continuous" if name == "spearman" else "binary")
     counts = cluster_counts(clusters, 600, seed=1)
@@ -90,7 +96,9 @@ def test_rows_as_clusters_would_be_too_sure() -> None:
 def test_all_right_is_not_certain() -> None:
     y = np.array([0, 1] * 10)
     logp = np.log(np.where(np.eye(2)[y] > 0, 0.9, 0.1))
-    found = bootstrap(BY_NAME["accuracy"], Predictions.of_classes(logp, y), torch.arange(20), cluster_counts(20, 200, 0))
+    found = bootstrap(
+        BY_NAME["accuracy"], Predictions.of_classes(logp, y), torch.arange(20), cluster_counts(20, 200, 0)
+    )
     low, high = found.interval()
     assert high[0] == 1
     assert low[0] == pytest.approx(0.025 ** (1 / 20))  # Clopper-Pearson for 20 of 20
@@ -117,7 +125,12 @@ def test_draws_without_a_class_are_left_out() -> None:
 
 
 def test_undefined_value_has_no_interval() -> None:
-    found = bootstrap(BY_NAME["auroc"], Predictions.of_classes(np.log([[0.5, 0.5]] * 4), np.zeros(4, int)), torch.arange(4), cluster_counts(4, 100, 0))
+    found = bootstrap(
+        BY_NAME["auroc"],
+        Predictions.of_classes(np.log([[0.5, 0.5]] * 4), np.zeros(4, int)),
+        torch.arange(4),
+        cluster_counts(4, 100, 0),
+    )
     assert np.isnan(found.value).all()
     assert np.isnan(np.concatenate(found.interval())).all()
 

@@ -17,7 +17,10 @@ from probekit.probes.metrics import (
 
 
 @settings(max_examples=40, deadline=None)
-@given(hnp.arrays(np.float64, (2, 7), elements=st.integers(0, 3)), hnp.arrays(np.float64, (2, 7), elements=st.integers(0, 4)))
+@given(
+    hnp.arrays(np.float64, (2, 7), elements=st.integers(0, 3)),
+    hnp.arrays(np.float64, (2, 7), elements=st.integers(0, 4)),
+)
 def test_weighted_ranks_are_ranks_of_repeated_items(scores: np.ndarray, weights: np.ndarray) -> None:
     found = Ordering(torch.from_numpy(scores)).below(torch.from_numpy(weights)).numpy()
     for row, (s, w) in enumerate(zip(scores, weights, strict=True)):
@@ -68,7 +71,13 @@ def test_threshold_lets_the_allowed_share_of_validation_through() -> None:
 
 
 def test_confidence_bins_hold_their_right_edge() -> None:
-    assert bin_of(torch.tensor([0.0, 1e-9, 1 / 15, 1 / 15 + 1e-6, 1.0], dtype=torch.float64)).tolist() == [0, 0, 0, 1, 14]
+    assert bin_of(torch.tensor([0.0, 1e-9, 1 / 15, 1 / 15 + 1e-6, 1.0], dtype=torch.float64)).tolist() == [
+        0,
+        0,
+        0,
+        1,
+        14,
+    ]
 
 
 def test_main_metric_comes_first() -> None:

@@ -23,7 +23,9 @@ def tiny() -> Model:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
-    config = GPT2Config(vocab_size=40, n_positions=24, n_embd=32, n_layer=2, n_head=2, bos_token_id=None, eos_token_id=None)
+    config = GPT2Config(
+        vocab_size=40, n_positions=24, n_embd=32, n_layer=2, n_head=2, bos_token_id=None, eos_token_id=None
+    )
     return load_model(GPT2LMHeadModel(config))
 
 
@@ -37,14 +39,18 @@ def sequences() -> Dataset:
         tokens=tokens,
         groups=np.arange(150) // 2,
         labels={
-            "now": LabelSet("now", np.stack([flat % 3, flat // 14], 1), "multiclass", "token", ("a", "b", "c"), ("mod", "div")),
+            "now": LabelSet(
+                "now", np.stack([flat % 3, flat // 14], 1), "multiclass", "token", ("a", "b", "c"), ("mod", "div")
+            ),
             "last": LabelSet("last", np.array([int(t[-1]) % 2 for t in tokens]), "binary", "sequence", ("even", "odd")),
             "size": LabelSet("size", np.array([float(t[-1]) for t in tokens]), "continuous", "sequence"),
         },
     )
 
 
-def planted(seed: int = 0, n: int = 400, sites: int = 3, effect: float = 4.0) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def planted(
+    seed: int = 0, n: int = 400, sites: int = 3, effect: float = 4.0
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Noise at every site, and the label in one direction of the site in the middle."""
     rng = np.random.default_rng(seed)
     y = rng.integers(0, 2, n)
@@ -57,7 +63,11 @@ def planted(seed: int = 0, n: int = 400, sites: int = 3, effect: float = 4.0) ->
 def of_arrays() -> SweepResult:
     arrays, y = planted()
     rng = np.random.default_rng(5)
-    labels = {"truth": np.where(y, "yes", "no").tolist(), "noise": rng.integers(0, 3, len(y)), "size": y + 0.3 * rng.normal(size=len(y))}
+    labels = {
+        "truth": np.where(y, "yes", "no").tolist(),
+        "noise": rng.integers(0, 3, len(y)),
+        "size": y + 0.3 * rng.normal(size=len(y)),
+    }
     return sweep(arrays, labels=labels, groups=np.arange(len(y)) // 2, n_boot=200, progress=False)
 
 
@@ -87,7 +97,9 @@ def test_planted_truth_is_found_at_its_site(of_arrays: SweepResult) -> None:
 
 def test_noise_covers_chance_and_its_sites_are_tied(of_arrays: SweepResult) -> None:
     frame = of_arrays.to_frame()
-    rows = frame[(frame.label_set == "noise") & (frame.metric == "auroc") & (frame.source == "model") & (frame.target == "mean")]
+    rows = frame[
+        (frame.label_set == "noise") & (frame.metric == "auroc") & (frame.source == "model") & (frame.target == "mean")
+    ]
     assert len(rows) == 3
     assert ((rows.low <= 0.5) & (rows.high >= 0.5)).all()
     assert len(of_arrays.best("noise").tied) == 2
@@ -115,14 +127,27 @@ def test_model_sweep_has_every_control(of_model: SweepResult) -> None:
     assert of_model.layers == (0, 0, 1)
     assert [s.name for s in of_model.label_sets] == ["now", "last", "size"]
     for name in ("now", "last"):
-        assert set(frame[frame.label_set == name].source) == {"model", "majority", "shuffled", "control_task", "random_weights", "surface"}
+        assert set(frame[frame.label_set == name].source) == {
+            "model",
+            "majority",
+            "shuffled",
+            "control_task",
+            "random_weights",
+            "surface",
+        }
     # What a token is can be read from its embedding, by any probe and from the surface: the controls say so.
-    for source, site in (("model", "blocks.0.hook_resid_pre"), ("random_weights", "blocks.0.hook_resid_pre"), ("surface", None)):
+    for source, site in (
+        ("model", "blocks.0.hook_resid_pre"),
+        ("random_weights", "blocks.0.hook_resid_pre"),
+        ("surface", None),
+    ):
         assert value(of_model, label_set="now", metric="accuracy", source=source, site=site) > 0.7
     assert value(of_model, label_set="now", metric="accuracy", source="shuffled", site="blocks.0.hook_resid_pre") < 0.5
     task = value(of_model, label_set="now", metric="accuracy", source="control_task", site="blocks.0.hook_resid_pre")
     learned = value(of_model, label_set="now", metric="accuracy", source="model", site="blocks.0.hook_resid_pre")
-    assert value(of_model, label_set="now", metric="selectivity", source="model", site="blocks.0.hook_resid_pre") == pytest.approx(learned - task)
+    assert value(
+        of_model, label_set="now", metric="selectivity", source="model", site="blocks.0.hook_resid_pre"
+    ) == pytest.approx(learned - task)
     assert of_model.label_set("now").rows["train"] <= 800
     assert any("prefix" in note for note in of_model.notes)  # first tokens repeat across sequences
 
@@ -134,7 +159,12 @@ def test_store_and_arrays_give_what_the_model_gives(tiny: Model, sequences: Data
     stored = sweep(str(tmp_path / "store"), sequences, **options).to_frame()
     pd.testing.assert_frame_equal(direct, stored, rtol=1e-4, atol=1e-4)
     arrays = ArrayActivations({s: store.read(s) for s in store.sites}, prefix=store.prefix)
-    given = sweep(arrays, labels={"last": sequences.label_set("last")}, groups=sequences.groups, **{k: v for k, v in options.items() if k != "labels"})
+    given = sweep(
+        arrays,
+        labels={"last": sequences.label_set("last")},
+        groups=sequences.groups,
+        **{k: v for k, v in options.items() if k != "labels"},
+    )
     pd.testing.assert_frame_equal(direct, given.to_frame(), rtol=1e-4, atol=1e-4)
 
 
@@ -183,7 +213,9 @@ def test_damage_is_found(of_arrays: SweepResult, tmp_path: Path) -> None:
         SweepResult.load(tmp_path)
 
 
-def test_a_save_that_fails_leaves_the_old_result(of_arrays: SweepResult, of_model: SweepResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_save_that_fails_leaves_the_old_result(
+    of_arrays: SweepResult, of_model: SweepResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     of_arrays.save(tmp_path)
     monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space"):
@@ -240,10 +272,20 @@ def test_out_of_distribution_sets_are_scored_beside_test(tiny: Model, sequences:
     rng = np.random.default_rng(9)
     tokens = tuple(rng.integers(0, 40, 12) for _ in range(40))
     # The classes are named in another order, as a file of its own might have them.
-    other = Dataset("other", tokens=tokens, labels={"last": LabelSet("last", np.array([1 - int(t[-1]) % 2 for t in tokens]), "binary", "sequence", ("odd", "even"))})
+    other = Dataset(
+        "other",
+        tokens=tokens,
+        labels={
+            "last": LabelSet(
+                "last", np.array([1 - int(t[-1]) % 2 for t in tokens]), "binary", "sequence", ("odd", "even")
+            )
+        },
+    )
     result = sweep(tiny, sequences, ["last"], ood={"elsewhere": other}, n_boot=100, progress=False)
     inside = value(result, label_set="last", metric="accuracy", source="model", site="blocks.0.hook_resid_pre")
-    outside = value(result, label_set="last", metric="accuracy", source="model", site="blocks.0.hook_resid_pre", data="elsewhere")
+    outside = value(
+        result, label_set="last", metric="accuracy", source="model", site="blocks.0.hook_resid_pre", data="elsewhere"
+    )
     assert inside > 0.8
     assert outside > 0.8
     assert set(result.confusion("last").data) == {"test", "elsewhere"}
@@ -253,7 +295,9 @@ def test_given_split_is_kept(sequences: Dataset) -> None:
     arrays, y = planted(n=150)
     split = np.array(["train"] * 90 + ["test"] * 30 + ["ood"] * 30)
     assert sequences.tokens is not None
-    data = Dataset("split", tokens=sequences.tokens, split=split, labels={"y": LabelSet("y", y, "binary", "sequence", ("0", "1"))})
+    data = Dataset(
+        "split", tokens=sequences.tokens, split=split, labels={"y": LabelSet("y", y, "binary", "sequence", ("0", "1"))}
+    )
     result = sweep(arrays, data, n_boot=100, controls=False, progress=False)
     rows = result.label_set("y").rows
     assert (rows["test"], rows["ood"]) == (30, 30)

@@ -22,7 +22,9 @@ def tiny() -> Model:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
-    config = GPT2Config(vocab_size=30, n_positions=12, n_embd=16, n_layer=2, n_head=2, bos_token_id=None, eos_token_id=None)
+    config = GPT2Config(
+        vocab_size=30, n_positions=12, n_embd=16, n_layer=2, n_head=2, bos_token_id=None, eos_token_id=None
+    )
     return load_model(GPT2LMHeadModel(config))
 
 
@@ -37,12 +39,16 @@ def token_data(n: int = 60, length: int = 8, **more: object) -> Dataset:
     return Dataset("tokens", tokens=tokens, labels=labels, **more)  # type: ignore[arg-type]
 
 
+def binary(y: np.ndarray) -> LabelSet:
+    return LabelSet("y", y, "binary", "sequence", ("0", "1"))
+
+
 def noise(n: int = 120, sites: int = 2) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     return {f"site{i}": rng.normal(size=(n, 6)).astype(np.float32) for i in range(sites)}
 
 
-# --- which score chooses the layer -------------------------------------------------------------------------------------
+# Which score chooses the layer
 
 
 def test_layer_is_chosen_on_validation_and_reported_on_test() -> None:
@@ -54,8 +60,10 @@ def test_layer_is_chosen_on_validation_and_reported_on_test() -> None:
     signal = 3.0 * (2 * y - 1)
     arrays = {name: rng.normal(size=(n, 4)).astype(np.float32) for name in ("fades", "holds")}
     arrays["fades"][:, 0] += np.where(part == "test", 0, signal)  # read perfectly until test
-    arrays["holds"][:, 0] += np.where(part == "valid", 0.2 * signal, signal)  # hardly readable on validation, well on test
-    data = Dataset("parts", tokens=tuple(np.array([i]) for i in range(n)), split=part, labels={"y": LabelSet("y", y, "binary", "sequence", ("0", "1"))})
+    arrays["holds"][:, 0] += np.where(
+        part == "valid", 0.2 * signal, signal
+    )  # hardly readable on validation, well on test
+    data = Dataset("parts", tokens=tuple(np.array([i]) for i in range(n)), split=part, labels={"y": binary(y)})
     result = sweep(arrays, data, **QUIET)
     best = result.best("y")
     frame = result.to_frame()
@@ -75,7 +83,7 @@ def test_penalty_is_chosen_without_test() -> None:
     results = []
     for flip in (False, True):
         z = np.where((split == "test") & flip, 1 - y, y)
-        results.append(sweep(arrays, Dataset("d", tokens=tokens, split=split, labels={"y": LabelSet("y", z, "binary", "sequence", ("0", "1"))}), **QUIET))
+        results.append(sweep(arrays, Dataset("d", tokens=tokens, split=split, labels={"y": binary(z)}), **QUIET))
     for site in arrays:
         assert torch.equal(results[0].probes["y"][site].coef, results[1].probes["y"][site].coef)
         assert torch.equal(results[0].probes["y"][site].chosen, results[1].probes["y"][site].chosen)
@@ -83,7 +91,7 @@ def test_penalty_is_chosen_without_test() -> None:
     assert results[0].best("y").value + results[1].best("y").value == pytest.approx(1)
 
 
-# --- leaks --------------------------------------------------------------------------------------------------------------
+# Leaks
 
 
 def test_seen_prefixes_count_neither_in_validation_nor_in_test() -> None:
@@ -104,7 +112,7 @@ def test_copies_of_a_sequence_never_face_each_other(tiny: Model) -> None:
     rng = np.random.default_rng(0)
     half = [rng.integers(0, 30, 6) for _ in range(100)]
     y = np.tile(rng.integers(0, 2, 100), 2)
-    data = Dataset("twice", tokens=tuple(half + half), labels={"y": LabelSet("y", y, "binary", "sequence", ("0", "1"))})
+    data = Dataset("twice", tokens=tuple(half + half), labels={"y": binary(y)})
     result = sweep(tiny, data, **QUIET)
     frame = result.to_frame()
     rows = frame[(frame.metric == "accuracy") & (frame.target == "mean")]
@@ -134,7 +142,7 @@ def test_rows_are_drawn_evenly_over_sequences() -> None:
     assert counts[10:].min() >= counts[10:].max() - 1
 
 
-# --- names and labels ----------------------------------------------------------------------------------------------------
+# Names and labels
 
 
 def test_strings_are_never_values_and_never_prompts(tiny: Model) -> None:
@@ -151,7 +159,10 @@ def test_layer_numbers_are_refused_and_sites_say_their_side(tiny: Model) -> None
     with pytest.raises(TypeError, match="ambiguous"):
         sweep(tiny, token_data(), ["seq"], sites=[0], **QUIET)  # type: ignore[list-item]
     result = sweep(tiny, token_data(), ["seq"], **QUIET)
-    assert result.sites[:2] == ("blocks.0.hook_resid_pre", "blocks.0.hook_resid_post")  # both are "layer 0"; the names differ
+    assert result.sites[:2] == (
+        "blocks.0.hook_resid_pre",
+        "blocks.0.hook_resid_post",
+    )  # both are "layer 0"; the names differ
 
 
 def test_unknown_names_show_the_near_ones(tiny: Model) -> None:
@@ -179,7 +190,7 @@ def test_three_classes_are_three_classes() -> None:
     assert result.best("y").value > 0.95
 
 
-# --- bad input -----------------------------------------------------------------------------------------------------------
+# Bad input
 
 
 @pytest.mark.parametrize(
@@ -201,7 +212,7 @@ def test_labels_that_cannot_be_probed(labels: object, message: str) -> None:
 def test_one_class_in_training_is_an_error() -> None:
     split = np.array(["train"] * 60 + ["valid"] * 30 + ["test"] * 30)
     y = (np.arange(120) >= 60).astype(int)
-    data = Dataset("d", tokens=tuple(np.array([i]) for i in range(120)), split=split, labels={"y": LabelSet("y", y, "binary", "sequence", ("0", "1"))})
+    data = Dataset("d", tokens=tuple(np.array([i]) for i in range(120)), split=split, labels={"y": binary(y)})
     with pytest.raises(ValueError, match="one class only"):
         sweep(noise(), data, **QUIET)
 
@@ -256,7 +267,9 @@ def test_out_of_distribution_labels_must_fit(tiny: Model) -> None:
     data = token_data()
     rng = np.random.default_rng(3)
     tokens = tuple(rng.integers(0, 30, 5) for _ in range(20))
-    other = Dataset("other", tokens=tokens, labels={"seq": LabelSet("seq", np.arange(20) % 2, "binary", "sequence", ("no", "yes"))})
+    other = Dataset(
+        "other", tokens=tokens, labels={"seq": LabelSet("seq", np.arange(20) % 2, "binary", "sequence", ("no", "yes"))}
+    )
     with pytest.raises(ValueError, match="that training lacks"):
         sweep(tiny, data, ["seq"], ood=other, **QUIET)
     with pytest.raises(KeyError, match="has no label set 'seq'"):
