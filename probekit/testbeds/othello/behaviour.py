@@ -78,7 +78,8 @@ def move_logits(model: Any, moves: np.ndarray, *, batch: int = 64) -> np.ndarray
     import torch
 
     tokens = torch.from_numpy(squares_to_tokens(moves[:, :CONTEXT]).astype(np.int64))
-    device = next(model.parameters()).device if hasattr(model, "parameters") else torch.device("cpu")
+    weight = next(model.parameters(), None) if hasattr(model, "parameters") else None
+    device = torch.device("cpu") if weight is None else weight.device
     with torch.no_grad():
         parts = [part.to(device) for part in tokens.split(batch)]
         logits = [model(input_ids=part, attention_mask=part.ne(PAD).long()).logits.float().cpu() for part in parts]

@@ -207,7 +207,7 @@ def nth_square(sets: Bits, rank: np.ndarray) -> np.ndarray:
     return work
 
 
-def random_games(n: int, rng: np.random.Generator, *, batch: int = 4096) -> tuple[np.ndarray, np.ndarray]:
+def random_games(n: int, rng: np.random.Generator, *, batch: int = 8192) -> tuple[np.ndarray, np.ndarray]:
     """Play `n` games from the standard start, each move drawn uniformly from the legal ones.
 
     Args:
