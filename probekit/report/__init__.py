@@ -2,7 +2,8 @@
 
 from probekit.report.blocks import Block, Page
 from probekit.report.boards import board_accuracy, game_beliefs
-from probekit.report.figures import plot_calibration, plot_confusion, plot_heatmap, plot_sweep, plot_transfer
+from probekit.report.figures import plot_sweep, plot_transfer
+from probekit.report.matrices import plot_calibration, plot_confusion, plot_heatmap
 from probekit.report.page import sweep_page, write_sweep_page
 
 __all__ = [

@@ -64,9 +64,10 @@ def figure(fig: go.Figure, caption: str = "") -> Block:
 
 
 def table(frame: pd.DataFrame, caption: str = "", *, strong: Sequence[int] = ()) -> Block:
-    """A table of a data frame's columns (not its index). Floats get three digits; numbers stand right. `strong` rows are marked."""
+    """Columns of a data frame, not its index. Floats get three digits, numbers stand right, rows `strong` are marked."""
     columns = [
-        {"name": str(c), "number": bool(len(frame)) and all(_is_number_like(v) for v in frame[c])} for c in frame.columns
+        {"name": str(c), "number": bool(len(frame)) and all(_is_number_like(v) for v in frame[c])}
+        for c in frame.columns
     ]
     rows = [[_cell(v) for v in row] for row in frame.itertuples(index=False, name=None)]
     return Block("table", {"columns": columns, "rows": rows, "caption": caption, "strong": list(strong)})
@@ -130,12 +131,19 @@ class Page:
         """The whole document. The same blocks give the same text. `bare` leaves out the page's own head line."""
         here = Path(__file__).parent
         kinds = set(_macros(self.blocks))
-        return _environment().get_template("page.html.j2").render(
-            page=self, bare=bare, css=(here / "page.css").read_text(encoding="utf-8"), script=(here / "page.js").read_text(encoding="utf-8"),
-            plotly=_plotly_script() if "figure" in kinds else "",
-            style={"light": template(), "dark": template(dark=True), "colors": DARK},
-            contents=[b.data for b in self.blocks if b.macro == "heading" and b.data["level"] == 2],
-        )  # fmt: skip
+        return (
+            _environment()
+            .get_template("page.html.j2")
+            .render(
+                page=self,
+                bare=bare,
+                css=(here / "page.css").read_text(encoding="utf-8"),
+                script=(here / "page.js").read_text(encoding="utf-8"),
+                plotly=_plotly_script() if "figure" in kinds else "",
+                style={"light": template(), "dark": template(dark=True), "colors": DARK},
+                contents=[b.data for b in self.blocks if b.macro == "heading" and b.data["level"] == 2],
+            )
+        )
 
     def write(self, path: str | os.PathLike[str]) -> Path:
         """Write the page to `path` (a folder gets `index.html`); the file is whole or is not there."""
@@ -180,9 +188,12 @@ def _environment() -> jinja2.Environment:
     import jinja2
 
     return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
+    )
 
 
 def _is_number_like(value: object) -> bool:

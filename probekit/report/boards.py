@@ -1,4 +1,4 @@
-"""Square worlds: how well each square is read at each layer, and one game with what the model believes, move by move."""
+"""Square worlds: how well each square is read at each layer, and one game with what the model believes."""
 
 from __future__ import annotations
 
@@ -10,35 +10,47 @@ import numpy as np
 
 from probekit.report import wording
 from probekit.report.blocks import Block
-from probekit.report.figures import color_range
+from probekit.report.matrices import color_range
 from probekit.report.scores import Scores
 
-_SQUARE = re.compile(r"(?:^|[^A-Za-z0-9])([a-z])(\d{1,2})\]?$")
+_SQUARE = re.compile(r"(?:^|[^a-z0-9])([a-z])(\d{1,2})\]?$", re.IGNORECASE)
 
 # Matplotlib's cividis at nine points (Nunez, Anderton & Renslow 2018), as plotly's "Cividis" has it.
-_CIVIDIS = ((0, 32, 76), (0, 48, 111), (65, 77, 107), (89, 97, 111), (124, 123, 120), (151, 144, 116), (187, 175, 99), (225, 204, 85), (255, 233, 69))
+_CIVIDIS = (
+    (0, 32, 76),
+    (0, 48, 111),
+    (65, 77, 107),
+    (89, 97, 111),
+    (124, 123, 120),
+    (151, 144, 116),
+    (187, 175, 99),
+    (225, 204, 85),
+    (255, 233, 69),
+)
 
 # Fill of a piece by the name of its class; None is an empty square. "mine" is given the mover's colour.
 PIECES: dict[str, str | None] = {"black": "#15181c", "white": "#f6f4ee", "empty": None, "none": None}
 
 
 def board_order(targets: Sequence[str]) -> tuple[int, int, np.ndarray] | None:
-    """`(rows, columns, square [target])` when the targets are squares of a board, squares counted row by row; else None.
+    """`(rows, columns, square [target])` when the targets are squares of a board (counted row by row), else None.
 
-    A square's name ends in a letter for the column and a number for the row, from 1: `d3`, `tile[d3]`. Some squares may
+    A square's name ends in a letter for the column and a number for the row, from 1: `d3`, `tile[D3]`. Some squares may
     be missing (those whose label never varies are not probed), up to half of them.
     """
     matches = [_SQUARE.search(t) for t in targets]
     if len(targets) < 4 or not all(matches):
         return None
-    places = [(int(m[2]) - 1, ord(m[1]) - ord("a")) for m in matches if m]
+    places = [(int(m[2]) - 1, ord(m[1].lower()) - ord("a")) for m in matches if m]
     rows, columns = max(r for r, _ in places) + 1, max(c for _, c in places) + 1
     if min(places)[0] < 0 or len(set(places)) < len(places) or 2 * len(places) < rows * columns:
         return None
     return rows, columns, np.array([r * columns + c for r, c in places])
 
 
-def board_accuracy(values: np.ndarray, titles: Sequence[str], *, metric: str = "accuracy", best: int | None = None) -> Block:
+def board_accuracy(
+    values: np.ndarray, titles: Sequence[str], *, metric: str = "accuracy", best: int | None = None
+) -> Block:
     """One small board a layer, coloured by how well each square is read there; all boards share one scale.
 
     Args:
@@ -57,23 +69,32 @@ def board_accuracy(values: np.ndarray, titles: Sequence[str], *, metric: str = "
             "best": i == best,
             "squares": [
                 {
-                    "x": c, "y": r, "fill": _fill((board[r, c] - low) / (high - low)), "name": square_name(r, c),
-                    "text": wording.format_score(board[r, c], metric), "short": "" if np.isnan(board[r, c]) else _short(board[r, c], metric),
-                    "ink": "#ffffff" if (board[r, c] - low) / (high - low) < 0.55 else "#15181c",
+                    "x": c,
+                    "y": r,
+                    "fill": _fill((board[r, c] - low) / (high - low)),
+                    "name": square_name(r, c),
+                    "text": wording.format_score(board[r, c], metric),
+                    "short": "–" if np.isnan(board[r, c]) else _short(board[r, c], metric),
+                    "ink": _ink((board[r, c] - low) / (high - low)),
                 }
-                for r in range(board.shape[0]) for c in range(board.shape[1])
+                for r in range(board.shape[0])
+                for c in range(board.shape[1])
             ],
         }
         for i, (title, board) in enumerate(zip(titles, values, strict=True))
-    ]  # fmt: skip
+    ]
     return Block(
         "boards",
         {
-            "boards": boards, "rows": values.shape[1], "columns": values.shape[2], "metric": wording.metric_name(metric),
-            "low": wording.format_score(low, metric), "high": wording.format_score(high, metric),
+            "boards": boards,
+            "rows": values.shape[1],
+            "columns": values.shape[2],
+            "metric": wording.metric_name(metric),
+            "low": wording.format_score(low, metric),
+            "high": wording.format_score(high, metric),
             "ramp": ", ".join(_fill(k / 8) for k in range(9)),
         },
-    )  # fmt: skip
+    )
 
 
 def sweep_boards(scores: Scores, label_set: str, metric: str, best_site: str | None = None) -> Block | None:
@@ -83,9 +104,9 @@ def sweep_boards(scores: Scores, label_set: str, metric: str, best_site: str | N
         return None
     rows, columns, squares = order
     sites = scores.sites(label_set)
-    boards = np.full((len(sites), rows * columns), np.nan)
-    boards[:, squares] = scores.table(label_set, metric).T
-    boards = boards.reshape(len(sites), rows, columns)
+    table = np.full((len(sites), rows * columns), np.nan)
+    table[:, squares] = scores.table(label_set, metric).T
+    boards = table.reshape(len(sites), rows, columns)
     best = sites.index(best_site) if best_site in sites else None
     return board_accuracy(boards, [wording.site_name(s) for s in sites], metric=metric, best=best)
 
@@ -107,9 +128,9 @@ def game_beliefs(
         belief: `[move, square, class]` probabilities after each move, squares row by row from the top left.
         truth: `[move, square]` class indices; -1 where unknown.
         moves: `[move]` names of the moves (`"d3"`); a name that is a square is marked on the boards.
-        classes: Names in index order. `black`, `white` and `empty` are drawn as such; `mine` and `theirs` as the colours
-            of `mover`; any other class gets a colour of its own.
-        mover: `[move]` whose discs are "mine" at that position: 0 black, 1 white. Needed when classes are mine / theirs.
+        classes: Names in index order. `black`, `white` and `empty` are drawn as such, `mine` and `theirs` in the
+            colours of `mover`; any other class gets a colour of its own.
+        mover: `[move]` whose discs are "mine" at that position: 0 black, 1 white. Needed for mine and theirs.
         shape: Rows and columns of the board.
         title: What game this is.
         start: Move shown first.
@@ -122,27 +143,38 @@ def game_beliefs(
     if belief.shape != (len(moves), squares, len(classes)) or truth.shape != (len(moves), squares):
         raise ValueError(
             f"{len(moves)} moves on {shape[0]} x {shape[1]} squares with {len(classes)} classes need belief "
-            f"{(len(moves), squares, len(classes))} and truth {(len(moves), squares)}, got {belief.shape} and {truth.shape}"
+            f"{(len(moves), squares, len(classes))} and truth {(len(moves), squares)}, "
+            f"got {belief.shape} and {truth.shape}"
         )
     if not len(moves):
         raise ValueError("a game needs at least one move")
     belief, truth, classes = _absolute(belief, truth, tuple(classes), mover)
     data: dict[str, Any] = {
-        "rows": shape[0], "columns": shape[1], "classes": list(classes), "colors": _piece_colors(classes), "start": int(start),
+        "rows": shape[0],
+        "columns": shape[1],
+        "classes": list(classes),
+        "colors": _piece_colors(classes),
+        "start": int(start),
         "moves": [str(m) for m in moves],
         # whole per mille keep the page small and are finer than the eye
-        "belief": np.rint(1000 * belief).astype(int).tolist(), "truth": truth.astype(int).tolist(),
+        "belief": np.rint(1000 * belief).astype(int).tolist(),
+        "truth": truth.astype(int).tolist(),
         "names": [square_name(r, c) for r in range(shape[0]) for c in range(shape[1])],
-    }  # fmt: skip
+    }
     return Block("game", {"game": data, "title": title})
 
 
-def _absolute(belief: np.ndarray, truth: np.ndarray, classes: tuple[str, ...], mover: Sequence[int] | None) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+def _absolute(
+    belief: np.ndarray, truth: np.ndarray, classes: tuple[str, ...], mover: Sequence[int] | None
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Mine and theirs turned into black and white, so that a disc keeps its colour from one move to the next."""
     if not {"mine", "theirs"} <= set(classes):
         return belief, truth, classes
     if mover is None or len(mover) != len(belief):
-        raise ValueError(f"classes {classes} are relative to the mover: give mover, 0 (black) or 1 (white), one for each of {len(belief)} moves")
+        raise ValueError(
+            f"classes {classes} are relative to the mover: give mover, 0 (black) or 1 (white), "
+            f"one for each of {len(belief)} moves"
+        )
     mine, theirs = classes.index("mine"), classes.index("theirs")
     swap = np.arange(len(classes))
     swap[[mine, theirs]] = theirs, mine
@@ -169,10 +201,15 @@ def _short(value: float, metric: str) -> str:
 
 
 def _fill(share: float) -> str:
-    """Cividis at `share` in 0..1, as a CSS colour; grey for NaN."""
+    """Cividis at `share` in 0..1, as a CSS colour; a faint grey for NaN."""
     if np.isnan(share):
-        return "#9aa1ab"
+        return "#8a919c33"
     at = min(max(share, 0.0), 1.0) * (len(_CIVIDIS) - 1)
     i = min(int(at), len(_CIVIDIS) - 2)
     mixed = (round(a + (b - a) * (at - i)) for a, b in zip(_CIVIDIS[i], _CIVIDIS[i + 1], strict=True))
     return "#" + "".join(f"{v:02x}" for v in mixed)
+
+
+def _ink(share: float) -> str:
+    """A colour that can be read on `_fill`."""
+    return "#8a919c" if np.isnan(share) else "#ffffff" if share < 0.55 else "#15181c"

@@ -102,7 +102,7 @@
           const fill = blend(weights, pieces.map((k) => game.colors[k]));
           group.append(shape("circle", { cx: x + 0.5, cy: y + 0.5, r: 0.39, fill, opacity: there.toFixed(3) }));
         }
-        if (name === game.moves[move]) {
+        if (name === game.moves[move].toLowerCase()) {
           group.append(shape("circle", { cx: x + 0.5, cy: y + 0.5, r: 0.09, fill: "#e0533d", stroke: "#fff", "stroke-width": 0.03 }));
         }
         if (believed && wrong[move][square]) {

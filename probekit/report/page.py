@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probekit.report import blocks, figures, wording
+from probekit.report import blocks, figures, matrices, wording
 from probekit.report.blocks import Block, Page
 from probekit.report.boards import sweep_boards
 from probekit.report.scores import Score, Scores
@@ -18,9 +18,14 @@ from probekit.report.scores import Score, Scores
 if TYPE_CHECKING:
     import pandas as pd
 
-    from probekit.probes import SweepResult
+    from probekit.probes.result import SweepResult
 
-COMPARED = ("majority", "shuffled", "random_weights", "surface")  # what a finding must beat; the control task is read as selectivity
+COMPARED = (
+    "majority",
+    "shuffled",
+    "random_weights",
+    "surface",
+)  # what a finding must beat; the control task is read as selectivity
 
 
 def write_sweep_page(
@@ -38,7 +43,7 @@ def write_sweep_page(
         path: The file to write; a folder gets `index.html`.
         title: Title of the page; the sweep's own unless given.
         extra_blocks: Further blocks (`probekit.report.blocks`, `boards.game_beliefs`), put before the notes.
-        command: The command line that makes the page again, shown with a button to copy it; the manifest's unless given.
+        command: The command line that makes the page again, with a button to copy it; the manifest's unless given.
 
     Returns:
         The path of the file.
@@ -56,7 +61,9 @@ def sweep_page(
     page.heading("What was asked").text(question(scores))
     page.heading("The answer").add(_tiles(scores), *(blocks.text(answer(scores, name)) for name in scores.label_sets))
     if len(scores.label_sets) > 1 and len({scores.metric(n) for n in scores.label_sets}) == 1:
-        page.heading("All label sets").figure(figures.plot_heatmap(scores), "Test score of each label set at each layer.")
+        page.heading("All label sets").figure(
+            matrices.plot_heatmap(scores), "Test score of each label set at each layer."
+        )
     for name in scores.label_sets:
         page.add(*_label_section(scores, name))
     page.add(*extra_blocks)
@@ -78,9 +85,10 @@ def question(result: SweepResult | Scores) -> str:
         parts.append(f"“{wording.shorten(name, 60)}”" + (f" ({count} targets)" if count > 1 else ""))
     number = len(scores.sites())
     return (
-        f"At which layers can a {family} probe read {wording.join_words(parts)} from the activations{f' of {model}' if model else ''}? "
-        f"Probes were trained at {number} site{'s' * (number > 1)}. Their settings and the best layer were chosen on validation items; every "
-        "score is on test items that no choice has seen, has a 95 % interval, and stands beside its controls."
+        f"At which layers can a {family} probe read {wording.join_words(parts)} from the activations"
+        f"{f' of {model}' if model else ''}? Probes were trained at {number} site{'s' * (number > 1)}. Their "
+        "settings and the best layer were chosen on validation items; every score is on test items that no choice has "
+        f"seen, has a 95{wording.SPACE}% interval, and stands beside its controls."
     )
 
 
@@ -89,10 +97,9 @@ def answer(result: SweepResult | Scores, name: str) -> str:
     scores = Scores.of(result)
     best = scores.best(name)
     interval = wording.format_interval(best.low, best.high, best.metric)
-    words = (
-        f"“{wording.shorten(name, 60)}” is read best {wording.site_name(best.site)}: {wording.metric_name(best.metric)} "
-        f"{wording.format_score(best.value, best.metric)}{f' (95{wording.SPACE}% interval {interval})' if interval else ''}."
-    )
+    words = f"“{wording.shorten(name, 60)}” is read best {wording.site_name(best.site)}: "
+    words += f"{wording.metric_name(best.metric)} {wording.format_score(best.value, best.metric)}"
+    words += f" (95{wording.SPACE}% interval {interval})." if interval else "."
     tied = [site for site in best.tied if site != best.site]
     if tied:
         words += f" {_tied_words(tied, len(scores.sites(name)))} cannot be told apart from it."
@@ -101,7 +108,11 @@ def answer(result: SweepResult | Scores, name: str) -> str:
     selectivity = scores.at(name, "selectivity", "model", best.site)
     if control is not None:
         words += f" Random labels (the control task) are learned to {wording.format_score(control.value, best.metric)}"
-        words += f", which leaves a selectivity of {wording.format_difference(selectivity.value, best.metric)}." if selectivity else "."
+        words += (
+            f", which leaves a selectivity of {wording.format_difference(selectivity.value, best.metric)}."
+            if selectivity
+            else "."
+        )
     return words
 
 
@@ -115,20 +126,27 @@ def _compared_words(scores: Scores, best: Any, name: str) -> str:
     matched = [source for source in present if source not in beaten]
 
     def listed(sources: Sequence[str]) -> str:
-        each = [f"{wording.source_name(s, best.metric)} ({wording.format_score(present[s].value, best.metric)})" for s in sources]
+        each = [
+            f"{wording.source_name(s, best.metric)} ({wording.format_score(present[s].value, best.metric)})"
+            for s in sources
+        ]
         return wording.join_words(each)
 
     words = ""
     if beaten:
-        words += f" That is {'above' if up else 'below'} {'all that it must beat: ' if len(beaten) > 1 and not matched else ''}{listed(beaten)}."
+        everything = "all that it must beat: " if len(beaten) > 1 and not matched else ""
+        words += f" That is {'above' if up else 'below'} {everything}{listed(beaten)}."
     if matched:
-        words += f" It is not clearly better than {listed(matched)}, so this score alone does not show that the model has learned it."
+        words += f" It is not clearly better than {listed(matched)}, "
+        words += "so this score alone does not show that the model has learned it."
     return words
 
 
 def _apart(better: Score, worse: Score, up: bool) -> bool:
     """Whether one interval lies wholly on the good side of the other; a value without an interval is its own."""
-    (low, high), (other_low, other_high) = ((s.value if np.isnan(s.low) else s.low, s.value if np.isnan(s.high) else s.high) for s in (better, worse))
+    (low, high), (other_low, other_high) = (
+        (s.value if np.isnan(s.low) else s.low, s.value if np.isnan(s.high) else s.high) for s in (better, worse)
+    )
     return low > other_high if up else high < other_low
 
 
@@ -136,7 +154,8 @@ def _tied_words(tied: Sequence[str], number: int) -> str:
     if len(tied) == number - 1 and number > 2:
         return "The scores of all other layers"
     if len(tied) > 6:
-        return f"The scores of {len(tied)} other layers, the first {wording.site_name(tied[0])}, the last {wording.site_name(tied[-1])},"
+        ends = f"the first {wording.site_name(tied[0])}, the last {wording.site_name(tied[-1])}"
+        return f"The scores of {len(tied)} other layers, {ends},"
     return f"The score{'s' * (len(tied) > 1)} {wording.site_names(tied)}"
 
 
@@ -153,22 +172,45 @@ def _tiles(scores: Scores) -> Block:
     for name in scores.label_sets:
         best = scores.best(name)
         interval = wording.format_interval(best.low, best.high, best.metric)
-        items.append({
-            "name": wording.shorten(name, 60), "value": wording.format_score(best.value, best.metric), "href": f"#{_anchor(name)}",
-            "detail": "\n".join([f"{wording.metric_name(best.metric)} {wording.site_name(best.site)}", *([interval] if interval else [])]),
-        })  # fmt: skip
+        items.append(
+            {
+                "name": wording.shorten(name, 60),
+                "value": wording.format_score(best.value, best.metric),
+                "href": f"#{_anchor(name)}",
+                "detail": "\n".join(
+                    [
+                        f"{wording.metric_name(best.metric)} {wording.site_name(best.site)}",
+                        *([interval] if interval else []),
+                    ]
+                ),
+            }
+        )
     return blocks.tiles(items)
 
 
 def _label_section(scores: Scores, name: str) -> list[Block]:
     best = scores.best(name)
-    out = [blocks.heading(name, at=_anchor(name)), blocks.text(_kind_words(scores.result.label_set(name))), blocks.heading("By layer", 3)]
-    out.append(_tabs({wording.metric_name(metric): _by_layer(scores, name, metric, best.site) for metric in scores.metrics(name)}))
+    out = [
+        blocks.heading(name, at=_anchor(name)),
+        blocks.text(_kind_words(scores.result.label_set(name))),
+        blocks.heading("By layer", 3),
+    ]
+    out.append(
+        _tabs(
+            {wording.metric_name(metric): _by_layer(scores, name, metric, best.site) for metric in scores.metrics(name)}
+        )
+    )
     others = [data for data in scores.data(name) if data != "test"]
     if others:
-        together = blocks.figure(figures.plot_transfer(scores, name), "The same probes on data they were not trained on; nothing is fitted again.")
+        together = blocks.figure(
+            figures.plot_transfer(scores, name),
+            "The same probes on data they were not trained on; nothing is fitted again.",
+        )
         each = {data: _by_layer(scores, name, best.metric, best.site, data) for data in others}
-        out += [blocks.heading("On other data", 3), _tabs({"all together": together} | {wording.shorten(d, 40): b for d, b in each.items()})]
+        out += [
+            blocks.heading("On other data", 3),
+            _tabs({"all together": together} | {wording.shorten(d, 40): b for d, b in each.items()}),
+        ]
     return out + _target_blocks(scores, name, best) + _best_layer_blocks(scores.result, name, best.site)
 
 
@@ -179,9 +221,16 @@ def _kind_words(summary: Any) -> str:
         shown = [wording.shorten(c, 40) for c in summary.classes[:12]]
         what += f": {', '.join(shown)}{' and more' if len(summary.classes) > 12 else ''}"
     parts = {"train": "training", "valid": "validation"}
-    rows = ", ".join(f"{wording.format_count(count)} {parts.get(part, wording.shorten(part, 40))}" for part, count in summary.rows.items())
+    rows = ", ".join(
+        f"{wording.format_count(count)} {parts.get(part, wording.shorten(part, 40))}"
+        for part, count in summary.rows.items()
+    )
     words = f"{what[0].upper()}{what[1:]}{f' ({summary.reason})' if summary.reason else ''}. Rows: {rows}."
-    return words + (f" A type of the control task is {summary.control_task}." if summary.control_task and "not available" not in summary.control_task else "")
+    return words + (
+        f" A type of the control task is {summary.control_task}."
+        if summary.control_task and "not available" not in summary.control_task
+        else ""
+    )
 
 
 def _tabs(named: Mapping[str, Block]) -> Block:
@@ -195,10 +244,11 @@ def _by_layer(scores: Scores, name: str, metric: str, best_site: str, data: str 
     return blocks.columns(
         blocks.figure(figures.plot_sweep(scores, metric, names=[name], data=data)),
         blocks.table(
-            score_table(scores, name, metric, data), f"{wording.metric_name(metric)}{unit}; the best layer by validation is marked.".capitalize(),
+            score_table(scores, name, metric, data),
+            f"{wording.metric_name(metric)}{unit}; the best layer by validation is marked.".capitalize(),
             strong=strong,
         ),
-    )  # fmt: skip
+    )
 
 
 def _target_blocks(scores: Scores, name: str, best: Any) -> list[Block]:
@@ -206,7 +256,9 @@ def _target_blocks(scores: Scores, name: str, best: Any) -> list[Block]:
     if len(scores.targets(name)) < 2:
         return []
     said = wording.metric_name(best.metric)
-    heat = blocks.figure(figures.plot_heatmap(scores, name), f"{said[0].upper()}{said[1:]} of each target at each layer.")
+    heat = blocks.figure(
+        matrices.plot_heatmap(scores, name), f"{said[0].upper()}{said[1:]} of each target at each layer."
+    )
     boards = sweep_boards(scores, name, best.metric, best.site)
     if boards is None:
         return [blocks.heading("By target", 3), heat]
@@ -218,15 +270,19 @@ def _best_layer_blocks(result: SweepResult, name: str, site: str) -> list[Block]
     made = []
     counts, classes = _confusion(result.confusion(name))
     if classes:
-        made.append(blocks.figure(figures.plot_confusion(counts, classes), "What is taken for what. Each row adds up to 100 %."))
+        made.append(
+            blocks.figure(
+                matrices.plot_confusion(counts, classes), "What is taken for what; each row adds up to 100 %."
+            )
+        )
     bins = result.calibration(name)
     bins = bins[bins.data == "test"]
     if len(bins):
         words = (
-            "How often the probe is right when it is this sure: below the dotted line it is too sure of itself. The bars show how often it is "
-            "that sure."
+            "How often the probe is right when it is this sure: below the dotted line it is too sure of itself. "
+            "The bars show how often it is that sure."
         )
-        made.append(blocks.figure(figures.plot_calibration(bins.confidence, bins.accuracy, bins.n), words))
+        made.append(blocks.figure(matrices.plot_calibration(bins.confidence, bins.accuracy, bins.n), words))
     return [blocks.heading(f"Right and wrong {wording.site_name(site)}", 3), blocks.columns(*made)] if made else []
 
 
@@ -259,7 +315,9 @@ def _make_again(result: SweepResult, command: str | None) -> list[Block]:
     command = command or str(manifest.get("command") or "")
     if command:
         out.append(blocks.code(command))
-    facts: dict[str, Any] = {k: v for k, v in manifest.items() if isinstance(v, (str, int, float)) and k not in ("title", "command")}
+    facts: dict[str, Any] = {
+        k: v for k, v in manifest.items() if isinstance(v, (str, int, float)) and k not in ("title", "command")
+    }
     for part in ("model", "data"):
         if isinstance(manifest.get(part), Mapping):
             facts[part] = ", ".join(f"{k} {v}" for k, v in manifest[part].items() if isinstance(v, (str, int, float)))

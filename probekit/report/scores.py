@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    from probekit.probes import SweepResult
-    from probekit.probes.result import Best
+    from probekit.probes.result import Best, SweepResult
 
 MAIN_METRICS = ("accuracy", "r2")
 NAN = float("nan")
@@ -46,7 +45,7 @@ class Scores:
         names = ("label_set", "metric", "source", "data", "target", "site", "value", "low", "high", "n")
         for *key, site, value, low, high, n in zip(*(frame[name].tolist() for name in names), strict=True):
             place = site if isinstance(site, str) and site else None
-            cells.setdefault(tuple(key), {})[place] = Score(value, low, high, n)  # type: ignore[arg-type]
+            cells.setdefault(tuple(key), {})[place] = Score(value, low, high, n)
         return cls(result, cells)
 
     @property
@@ -106,7 +105,9 @@ class Scores:
             self._best[label_set] = self.result.best(label_set)
         return self._best[label_set]
 
-    def at(self, label_set: str, metric: str, source: str, site: str, data: str = "test", target: str = "mean") -> Score | None:
+    def at(
+        self, label_set: str, metric: str, source: str, site: str, data: str = "test", target: str = "mean"
+    ) -> Score | None:
         """One score, of the label set as a whole unless a target is named; None where there is none."""
         row = self.cells.get((label_set, metric, source, data, target))
         return None if row is None else row.get(site, row.get(None))

@@ -1,9 +1,17 @@
-"""Colours and the plotly template. Colours are told apart by people who are colour-blind, and dashes tell the lines apart
-where colour is missing."""
+"""Colours, the plotly template and the axis of layers.
+
+Colours are told apart by people who are colour-blind; dashes tell the lines apart where colour is missing.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from probekit.report import wording
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
@@ -40,18 +48,62 @@ def template(dark: bool = False) -> dict[str, Any]:
     """The plotly template (`layout.template`) as plain data."""
     ink, line, grid = ("#e6e9ee", "#4a515c", "#2c323a") if dark else ("#22262b", "#b9c0ca", "#e6e9ee")
     axis = {
-        "gridcolor": grid, "linecolor": line, "tickcolor": line, "zeroline": False, "showline": True, "ticks": "outside",
-        "ticklen": 4, "automargin": True, "title": {"standoff": 8},
-    }  # fmt: skip
+        "gridcolor": grid,
+        "linecolor": line,
+        "tickcolor": line,
+        "zeroline": False,
+        "showline": True,
+        "ticks": "outside",
+        "ticklen": 4,
+        "automargin": True,
+        "title": {"standoff": 8},
+    }
     clear = "rgba(0,0,0,0)"
     return {
         "layout": {
             "font": {"family": FONT, "size": 13, "color": ink},
-            "paper_bgcolor": clear if dark else "#ffffff", "plot_bgcolor": clear if dark else "#ffffff",
+            "paper_bgcolor": clear if dark else "#ffffff",
+            "plot_bgcolor": clear if dark else "#ffffff",
             "colorway": [DARK[c] if dark else c for c in SERIES_COLORS],
-            "xaxis": axis, "yaxis": axis,
+            "xaxis": axis,
+            "yaxis": axis,
             "hoverlabel": {"font": {"family": FONT, "size": 13}, "align": "left"},
             "legend": {"font": {"size": 12}, "bgcolor": clear},
             "margin": {"l": 8, "r": 12, "t": 8, "b": 8},
         }
-    }  # fmt: skip
+    }
+
+
+LEGEND = {
+    "orientation": "h",
+    "x": 0,
+    "xref": "container",
+    "y": 1,
+    "yref": "container",
+    "yanchor": "top",
+    "itemwidth": 30,
+}
+MARGIN = {"l": 8, "r": 16, "t": 40, "b": 52}  # plotly widens them where labels need more
+
+
+def arrange(figure: go.Figure, **layout: Any) -> None:
+    """Lay a figure out in this package's template. Plotly merges templates slowly, so it is put in place first."""
+    figure.layout.template = template()
+    figure.update_layout(**layout)
+
+
+def site_axis(places: Sequence[str]) -> dict[str, Any]:
+    """The axis of layers: names are categories, so that plotly leaves some out where there is no room for all."""
+    flat = max(map(len, wording.site_ticks(places)), default=0) <= 3
+    return {
+        "type": "category",
+        "title_text": wording.axis_title(places),
+        "tickangle": 0 if flat else -45,
+        "tickfont_size": 11 if len(places) > 16 else 12,
+        "range": [-0.5, len(places) - 0.5],
+    }
+
+
+def site_ticks(places: Sequence[str]) -> list[str]:
+    """Names on that axis."""
+    return [wording.plain(tick) for tick in wording.site_ticks(places)]

@@ -22,13 +22,18 @@ SOURCE_MEANINGS = {
     "model": "a probe trained on this model's activations, read on items it never saw",
     "majority": "always say the most common answer",
     "shuffled": "the same probe trained on shuffled labels: what it scores when there is nothing to find",
-    "control_task": "the same probe on random labels given to each word type or input (Hewitt & Liang 2019): what it can "
-    "learn by heart. Accuracy minus this is the selectivity",
-    "random_weights": "the same probe on the same architecture with untrained random weights: what is readable without training",
-    "surface": "a classifier that sees the input only (word and character n-grams, or move and square), never the model",
+    "control_task": "the same probe on random labels given to each word type or input (Hewitt & Liang 2019): what it "
+    "can learn by heart. Accuracy minus this is the selectivity",
+    "random_weights": "the same probe on the same architecture with random weights: what is readable without training",
+    "surface": "a classifier that sees the input only (n-grams of words and characters, or tokens), never the model",
 }
 
-PROBES = {"logistic": "logistic", "ridge": "ridge", "lda": "linear-discriminant", "difference_in_means": "difference-in-means"}
+PROBES = {
+    "logistic": "logistic",
+    "ridge": "ridge",
+    "lda": "linear-discriminant",
+    "difference_in_means": "difference-in-means",
+}
 
 METRICS = {
     "accuracy": "accuracy",
@@ -47,7 +52,15 @@ _LOWER_IS_BETTER = {"log_loss", "calibration_error", "false_alarm_rate"}
 _PERCENT = {"accuracy", "balanced_accuracy", "recall_at_1pct", "false_alarm_rate", "selectivity"}
 _STREAM = re.compile(r"^blocks\.(\d+)\.hook_resid_post$")
 _BLOCK_SITE = re.compile(r"^blocks\.(\d+)\.(?:attn\.|mlp\.)?hook_(\w+)$")
-_SITE_PARTS = {"resid_pre": "in", "resid_mid": "mid", "resid_post": "out", "attn_out": "attn", "mlp_out": "mlp", "z": "heads", "post": "neurons"}
+_SITE_PARTS = {
+    "resid_pre": "in",
+    "resid_mid": "mid",
+    "resid_post": "out",
+    "attn_out": "attn",
+    "mlp_out": "mlp",
+    "z": "heads",
+    "post": "neurons",
+}
 
 
 def metric_name(metric: str) -> str:
@@ -72,7 +85,7 @@ def is_percent(metric: str) -> bool:
 
 
 def site_name(site: str) -> str:
-    """A site in a sentence: `blocks.3.hook_resid_post` -> `after block 3`. Blocks count from 0, as in the site's name."""
+    """A site in a sentence: `blocks.3.hook_resid_post` -> `after block 3`. Blocks count from 0, as in its name."""
     if site in ("blocks.0.hook_resid_pre", "hook_embed"):
         return "at the embedding"
     if match := _STREAM.match(site):
@@ -131,7 +144,9 @@ def format_interval(low: float, high: float, metric: str, *, unit: bool = True) 
     if math.isnan(low) or math.isnan(high):
         return ""
     between = " to " if low < 0 else "–"
-    return f"{format_number(low, metric)}{between}{format_number(high, metric)}" + (f"{SPACE}%" if unit and is_percent(metric) else "")
+    return f"{format_number(low, metric)}{between}{format_number(high, metric)}" + (
+        f"{SPACE}%" if unit and is_percent(metric) else ""
+    )
 
 
 def format_count(n: float) -> str:
@@ -151,7 +166,7 @@ def shorten(text: str, width: int) -> str:
     if len(text) <= width:
         return text
     head = (width - 1) * 2 // 3
-    return f"{text[:head]}…{text[len(text) - (width - 1 - head):]}"
+    return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
 
 
 def plain(text: object, width: int = 80) -> str:

@@ -47,43 +47,83 @@ def finished(
                     if source == "control_task" and data != "test":
                         continue
                     heights = _heights(source, curve, data, rng)
-                    places = [(None, heights[0])] if source in ("majority", "surface") else list(zip(sites, heights, strict=True))
+                    places = (
+                        [(None, heights[0])]
+                        if source in ("majority", "surface")
+                        else list(zip(sites, heights, strict=True))
+                    )
                     for site, height in places:
                         _add(figures, rng, name, targets, metric.name, data, source, site, base + sign * room * height)
             scores = base + sign * room * _heights("model", curve, "test", rng)
             validation[name][metric.name] = scores
-            draws[name][metric.name] = (scores[:, None] + 0.004 * rng.standard_normal((len(sites), 200))).astype(np.float32)
+            draws[name][metric.name] = (scores[:, None] + 0.004 * rng.standard_normal((len(sites), 200))).astype(
+                np.float32
+            )
         if "control_task" in sources:
             for site, height in zip(sites, curve, strict=True):
                 _add(figures, rng, name, targets, "selectivity", "test", "model", site, 0.4 * height)
         if classes:
             tables[name] = {data: _tables(rng, len(sites), len(targets), len(classes)) for data in ("test", *ood)}
         rows = {"train": 20000, "valid": 5000, "test": 10000, **dict.fromkeys(ood, 1500)}
-        summaries.append(LabelSummary(name, kind, "token", classes, targets, rows, "made up", "the token id (60 of them in training)"))
+        summaries.append(
+            LabelSummary(
+                name, kind, "token", classes, targets, rows, "made up", "the token id (60 of them in training)"
+            )
+        )
     return SweepResult(
-        sites=sites, layers=tuple(None for _ in sites), label_sets=tuple(summaries), figures=figures, validation=validation, draws=draws,
-        tables=tables, probes={name: {} for name in label_sets}, notes=notes,
+        sites=sites,
+        layers=tuple(None for _ in sites),
+        label_sets=tuple(summaries),
+        figures=figures,
+        validation=validation,
+        draws=draws,
+        tables=tables,
+        probes={name: {} for name in label_sets},
+        notes=notes,
         manifest={"title": "logistic probes of a-model on made-up data", "seed": 0} if manifest is None else manifest,
-    )  # fmt: skip
+    )
 
 
 def _heights(source: str, curve: np.ndarray, data: str, rng: np.random.Generator) -> np.ndarray:
     """How much of what there is to read each site of a source shows, 0..1."""
     drop = 1.0 if data == "test" else 0.75 - 0.02 * len(data)
     return {
-        "model": drop * curve, "random_weights": 0.4 * curve, "surface": np.full_like(curve, 0.35), "control_task": 0.2 * curve,
-        "majority": np.full_like(curve, 0.05), "shuffled": 0.05 + 0.01 * rng.standard_normal(len(curve)),
-    }[source]  # fmt: skip
+        "model": drop * curve,
+        "random_weights": 0.4 * curve,
+        "surface": np.full_like(curve, 0.35),
+        "control_task": 0.2 * curve,
+        "majority": np.full_like(curve, 0.05),
+        "shuffled": 0.05 + 0.01 * rng.standard_normal(len(curve)),
+    }[source]
 
 
 def _add(
-    figures: dict[str, list[Any]], rng: np.random.Generator, name: str, targets: tuple[str, ...], metric: str, data: str, source: str,
-    site: str | None, value: float,
-) -> None:  # fmt: skip
+    figures: dict[str, list[Any]],
+    rng: np.random.Generator,
+    name: str,
+    targets: tuple[str, ...],
+    metric: str,
+    data: str,
+    source: str,
+    site: str | None,
+    value: float,
+) -> None:
     offsets = 0.03 * rng.standard_normal(len(targets)) if len(targets) > 1 else np.zeros(1)
     n = 10000 if data == "test" else 1500
     for target, shown in [*zip(targets, np.minimum(value + offsets, 1.0), strict=True), ("mean", value)]:
-        row = (site, None, name, target, data, source, metric, float(shown), float(shown) - 0.012, min(1.0, float(shown) + 0.012), n)
+        row = (
+            site,
+            None,
+            name,
+            target,
+            data,
+            source,
+            metric,
+            float(shown),
+            float(shown) - 0.012,
+            min(1.0, float(shown) + 0.012),
+            n,
+        )
         for column, entry in zip(COLUMNS, row, strict=True):
             figures[column].append(entry)
 

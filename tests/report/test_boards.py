@@ -24,7 +24,10 @@ def test_some_squares_may_be_missing_but_not_most():
     assert board_order(["a1", "b1", "a2", "h8"]) is None
 
 
-@pytest.mark.parametrize("targets", [["label"], ["red", "green", "blue", "x"], ["a1", "a1", "b1", "b2"], [f"tile[{i}]" for i in range(64)], []])
+@pytest.mark.parametrize(
+    "targets",
+    [["label"], ["red", "green", "blue", "x"], ["a1", "a1", "b1", "b2"], [f"tile[{i}]" for i in range(64)], []],
+)
 def test_other_targets_are_no_board(targets):
     assert board_order(targets) is None
 
@@ -63,7 +66,9 @@ def test_mine_and_theirs_take_the_movers_colour():
     belief = np.zeros((2, 1, 3))
     belief[:, 0] = [0.7, 0.2, 0.1]  # mine, theirs, empty
     truth = np.array([[0], [1]])
-    data = game_beliefs(belief, truth, ["a1", "a1"], classes=("mine", "theirs", "empty"), mover=[0, 1], shape=(1, 1)).data["game"]
+    data = game_beliefs(
+        belief, truth, ["a1", "a1"], classes=("mine", "theirs", "empty"), mover=[0, 1], shape=(1, 1)
+    ).data["game"]
     assert data["classes"] == ["black", "white", "empty"]
     assert data["belief"] == [[[700, 200, 100]], [[200, 700, 100]]]  # mine is white at the second move
     assert data["truth"] == [[0], [0]]  # theirs, where mine is white, is black
@@ -71,12 +76,16 @@ def test_mine_and_theirs_take_the_movers_colour():
 
 def test_unknown_truth_stays_unknown_when_colours_are_swapped():
     belief = np.full((1, 1, 3), 1 / 3)
-    data = game_beliefs(belief, np.array([[-1]]), ["a1"], classes=("mine", "theirs", "empty"), mover=[1], shape=(1, 1)).data["game"]
+    data = game_beliefs(
+        belief, np.array([[-1]]), ["a1"], classes=("mine", "theirs", "empty"), mover=[1], shape=(1, 1)
+    ).data["game"]
     assert data["truth"] == [[-1]]
 
 
 def test_classes_of_another_world_get_colours_of_their_own():
-    colors = game_beliefs(np.full((1, 4, 3), 1 / 3), np.zeros((1, 4)), ["go"], classes=("wall", "marker", "empty"), shape=(2, 2)).data["game"]["colors"]
+    colors = game_beliefs(
+        np.full((1, 4, 3), 1 / 3), np.zeros((1, 4)), ["go"], classes=("wall", "marker", "empty"), shape=(2, 2)
+    ).data["game"]["colors"]
     assert colors[2] is None
     assert len({*colors}) == 3
 

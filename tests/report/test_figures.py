@@ -32,9 +32,15 @@ def test_lines_hold_the_scores_of_the_frame(sweep):
     assert set(drawn) == set(SOURCE_WORDS.values())
     for source, name in SOURCE_WORDS.items():
         rows = frame[
-            (frame.label_set == "tile") & (frame.source == source) & (frame.data == "test") & (frame.metric == "accuracy") & (frame.target == "mean")
+            (frame.label_set == "tile")
+            & (frame.source == source)
+            & (frame.data == "test")
+            & (frame.metric == "accuracy")
+            & (frame.target == "mean")
         ]
-        expected = rows.value.to_list() if source not in ("majority", "surface") else rows.value.to_list() * len(sweep.sites)
+        expected = (
+            rows.value.to_list() if source not in ("majority", "surface") else rows.value.to_list() * len(sweep.sites)
+        )
         assert list(drawn[name].y) == pytest.approx(expected)
     assert list(drawn["probe"].x) == ["emb", "0", "1", "2", "3", "4", "5"]
 
@@ -101,13 +107,17 @@ def test_unknown_names_are_errors_that_name_what_there_is(sweep):
 def test_other_data_are_lines_of_their_own(sweep):
     drawn = lines(plot_transfer(sweep, "tile"))
     assert list(drawn) == ["test items of the same data", "elsewhere"]
-    assert list(drawn["elsewhere"].y) == pytest.approx([s.value for s in Scores.of(sweep).line("tile", "accuracy", data="elsewhere")])
+    assert list(drawn["elsewhere"].y) == pytest.approx(
+        [s.value for s in Scores.of(sweep).line("tile", "accuracy", data="elsewhere")]
+    )
 
 
 def test_heat_map_of_targets(sweep):
     drawn = plot_heatmap(sweep, "tile").data[0]
     frame = sweep.to_frame()
-    rows = frame[(frame.label_set == "tile") & (frame.source == "model") & (frame.data == "test") & (frame.metric == "accuracy")]
+    rows = frame[
+        (frame.label_set == "tile") & (frame.source == "model") & (frame.data == "test") & (frame.metric == "accuracy")
+    ]
     expected = rows[rows.target != "mean"].pivot(index="target", columns="site", values="value")
     targets, sites = sweep.label_set("tile").targets, sweep.sites
     np.testing.assert_allclose(drawn.z, expected.loc[list(targets), list(sites)].to_numpy())
@@ -146,9 +156,13 @@ def test_calibration_leaves_out_empty_bins():
 def test_names_from_data_are_not_read_as_markup_by_plotly():
     result = finished({HOSTILE: ((HOSTILE, "b"), (HOSTILE, "q")), "x": (("a", "b"), ("x",))}, ood=(HOSTILE,))
     figures = [
-        plot_sweep(result), plot_sweep(result, data=HOSTILE, names=["x", HOSTILE]), plot_transfer(result, HOSTILE), plot_heatmap(result), plot_heatmap(result, HOSTILE),
+        plot_sweep(result),
+        plot_sweep(result, data=HOSTILE, names=["x", HOSTILE]),
+        plot_transfer(result, HOSTILE),
+        plot_heatmap(result),
+        plot_heatmap(result, HOSTILE),
         plot_confusion(np.eye(2), [HOSTILE, "b"]),
-    ]  # fmt: skip
+    ]
     for figure in figures:
         text = json.dumps(json.loads(figure.to_json()))
         assert "&lt;/script" in text

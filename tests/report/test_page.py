@@ -60,9 +60,18 @@ def page(othello):
 
 def test_the_page_says_everything_it_has_to(page, othello):
     for words in (
-        "Othello", "What was asked", "The answer", "By layer", "Square by square", "Right and wrong after block 4", "Notes", "1,204 rows were left out",
-        "Make it again", "probekit demo --seed 0", "logistic probes of a-model on made-up data",
-    ):  # fmt: skip
+        "Othello",
+        "What was asked",
+        "The answer",
+        "By layer",
+        "Square by square",
+        "Right and wrong after block 4",
+        "Notes",
+        "1,204 rows were left out",
+        "Make it again",
+        "probekit demo --seed 0",
+        "logistic probes of a-model on made-up data",
+    ):
         assert words in page.text
     assert answer(othello, "tile") in page.text
 
@@ -109,15 +118,25 @@ def test_the_answer_says_when_a_control_does_as_well():
 def test_question_names_model_probe_and_targets():
     result = finished(manifest={"model": {"name": "tiny"}, "arguments": {"probe": "difference_in_means"}})
     words = question(result)
-    assert "a difference-in-means probe read “tile” (64 targets) and “stable” (64 targets) from the activations of tiny" in words
+    assert (
+        "a difference-in-means probe read “tile” (64 targets) and “stable” (64 targets) from the activations of tiny"
+        in words
+    )
     assert "7 sites" in words
 
 
 def test_the_table_has_the_numbers_of_the_picture(othello):
     table = score_table(othello, "tile", "accuracy")
     assert list(table.columns) == [
-        "after block", "probe", "95 % interval", "majority class", "shuffled labels", "control task", "random weights", "surface",
-    ]  # fmt: skip
+        "after block",
+        "probe",
+        "95 % interval",
+        "majority class",
+        "shuffled labels",
+        "control task",
+        "random weights",
+        "surface",
+    ]
     assert table["after block"].tolist() == ["emb", "0", "1", "2", "3", "4", "5"]
     assert table["probe"][5] == f"{100 * othello.best('tile').value:.1f}"
     assert set(table["surface"]) == {table["surface"][0]}
@@ -125,10 +144,22 @@ def test_the_table_has_the_numbers_of_the_picture(othello):
 
 def test_text_from_data_is_escaped():
     belief, truth, moves = a_game(3)
-    result = finished({HOSTILE: ((HOSTILE, "b"), (HOSTILE, "q"))}, ood=(HOSTILE,), notes=(HOSTILE,), manifest={"title": HOSTILE, "model": HOSTILE, "x": {HOSTILE: HOSTILE}})
+    result = finished(
+        {HOSTILE: ((HOSTILE, "b"), (HOSTILE, "q"))},
+        ood=(HOSTILE,),
+        notes=(HOSTILE,),
+        manifest={"title": HOSTILE, "model": HOSTILE, "x": {HOSTILE: HOSTILE}},
+    )
     game = game_beliefs(belief, truth, [HOSTILE] * len(moves), classes=(HOSTILE, "white", "empty"), title=HOSTILE)
-    page = sweep_page(result, title=HOSTILE, command=HOSTILE, extra_blocks=[blocks.heading(HOSTILE), game, blocks.facts({HOSTILE: HOSTILE})])
-    page.table(pd.DataFrame({HOSTILE: [HOSTILE]}), HOSTILE).add(blocks.tiles([{"name": HOSTILE, "value": HOSTILE, "detail": HOSTILE, "href": "#x"}]))
+    page = sweep_page(
+        result,
+        title=HOSTILE,
+        command=HOSTILE,
+        extra_blocks=[blocks.heading(HOSTILE), game, blocks.facts({HOSTILE: HOSTILE})],
+    )
+    page.table(pd.DataFrame({HOSTILE: [HOSTILE]}), HOSTILE).add(
+        blocks.tiles([{"name": HOSTILE, "value": HOSTILE, "detail": HOSTILE, "href": "#x"}])
+    )
     page.add(blocks.tabs({HOSTILE: blocks.text(HOSTILE)}), blocks.details(HOSTILE, blocks.code(HOSTILE, HOSTILE)))
     html = page.html()
     seen = Reader(html)
@@ -137,7 +168,9 @@ def test_text_from_data_is_escaped():
     assert HOSTILE in seen.text
     assert any(isinstance(d, dict) and HOSTILE in d.get("moves", []) for d in seen.data)
     plain = Reader(sweep_page(finished({"x": (("a", "b"), ("p", "q"))}, ood=("o",), notes=("n",))).html())
-    assert len([t for t, _ in seen.elements if t == "script"]) == len([t for t, _ in plain.elements if t == "script"]) + 1  # the game's
+    assert (
+        len([t for t, _ in seen.elements if t == "script"]) == len([t for t, _ in plain.elements if t == "script"]) + 1
+    )  # the game's
 
 
 def test_the_same_result_gives_the_same_bytes(tmp_path):
@@ -166,7 +199,9 @@ def test_plotly_is_in_the_page_once_and_only_when_needed():
 
     assert len(Page("x").text("words").html()) < 100_000
     figure = go.Figure(go.Scatter(x=[1], y=[2]))
-    inside = Page("x").add(blocks.details("more", blocks.tabs({"a": blocks.figure(figure), "b": blocks.figure(figure)})))
+    inside = Page("x").add(
+        blocks.details("more", blocks.tabs({"a": blocks.figure(figure), "b": blocks.figure(figure)}))
+    )
     assert len(re.findall(r"plotly\.js v\d", inside.html())) == 1
 
 
@@ -181,7 +216,7 @@ def test_links_go_to_their_own_heading():
     names = ["a b", "a-b", "A b", "äb", "", "a b!"]
     assert len({blocks.anchor(n) for n in names}) == len(names)
     assert blocks.anchor("a b") == "a-b"
-    page = Reader(sweep_page(finished({n: (("a", "b"), ("x",)) for n in ("one two", "one-two", "Notes")})).html())
+    page = Reader(sweep_page(finished(dict.fromkeys(("one two", "one-two", "Notes"), (("a", "b"), ("x",))))).html())
     ids = [a["id"] for _, a in page.elements if a.get("id")]
     links = [a["href"][1:] for t, a in page.elements if t == "a"]
     assert len(ids) == len(set(ids))

@@ -12,9 +12,14 @@ from tests.report.finished import OTHELLO, a_game, finished
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ARGUMENTS = (
-    "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
     "--disable-quic",
-)  # fmt: skip
+)
 HOSTILE = "<img src=x onerror=console.error('run')></script><script>console.error('run')</script>"
 
 
@@ -79,9 +84,11 @@ def test_nothing_sticks_out(page):
 def test_labels_lie_within_their_figures(page):
     cut = page.evaluate("""() => [...document.querySelectorAll('.plot')].filter(p => p.offsetParent).flatMap(plot => {
         const box = plot.getBoundingClientRect();
-        return [...plot.querySelectorAll('.xtick text, .ytick text, .xtitle, .ytitle, .legendtext, .cbtitle text')].filter(text => {
+        const labels = '.xtick text, .ytick text, .xtitle, .ytitle, .legendtext, .cbtitle text';
+        return [...plot.querySelectorAll(labels)].filter(text => {
             const t = text.getBoundingClientRect();
-            return t.width && (t.left < box.left - 1 || t.right > box.right + 1 || t.top < box.top - 1 || t.bottom > box.bottom + 1);
+            const wide = t.left < box.left - 1 || t.right > box.right + 1;
+            return t.width && (wide || t.top < box.top - 1 || t.bottom > box.bottom + 1);
         }).map(text => text.textContent);
     })""")
     assert cut == []
@@ -133,7 +140,9 @@ def test_tabs_show_one_metric_at_a_time(page):
     tabs.locator("button", has_text="AUROC").click()
     assert [panels.nth(i).is_visible() for i in range(3)] == [False, False, True]
     plot = panels.nth(2).locator(".plot")
-    assert plot.locator("svg.main-svg").first.bounding_box()["width"] == pytest.approx(plot.bounding_box()["width"], abs=2)
+    assert plot.locator("svg.main-svg").first.bounding_box()["width"] == pytest.approx(
+        plot.bounding_box()["width"], abs=2
+    )
     tabs.locator("button").first.click()
 
 

@@ -34,7 +34,13 @@ def test_the_embedding_is_never_called_layer_0() -> None:
 
 
 def test_ticks_of_other_sites_are_short_and_stay_different() -> None:
-    sites = ["blocks.2.hook_resid_post", "blocks.2.hook_attn_out", "blocks.2.attn.hook_z", "blocks.2.mlp.hook_post", "ln_final.hook_normalized"]
+    sites = [
+        "blocks.2.hook_resid_post",
+        "blocks.2.hook_attn_out",
+        "blocks.2.attn.hook_z",
+        "blocks.2.mlp.hook_post",
+        "ln_final.hook_normalized",
+    ]
     assert wording.site_ticks(sites) == ["2 out", "2 attn", "2 heads", "2 neurons", "final norm"]
     assert wording.axis_title(sites) == "site"
     long = [f"a.site.whose.name.has.no.end.{i}.and.still.goes.on" for i in range(3)]
