@@ -42,7 +42,7 @@ def write_sweep_page(
         result: A finished sweep.
         path: The file to write; a folder gets `index.html`.
         title: Title of the page; the sweep's own unless given.
-        extra_blocks: Further blocks (`probekit.report.blocks`, `boards.game_beliefs`), put before the notes.
+        extra_blocks: Further blocks (`probekit.report.blocks`, `boards.game_beliefs`), put before the notes (under a heading).
         command: The command line that makes the page again, with a button to copy it; the manifest's unless given.
 
     Returns:
@@ -66,6 +66,8 @@ def sweep_page(
         )
     for name in scores.label_sets:
         page.add(*_label_section(scores, name))
+    if extra_blocks and extra_blocks[0].macro != "heading":
+        page.heading("A closer look")
     page.add(*extra_blocks)
     page.heading("Notes").add(blocks.notes(result.notes, empty="Nothing was dropped, cut or subsampled."))
     meanings = {wording.source_name(source): meaning for source, meaning in wording.SOURCE_MEANINGS.items()}

@@ -235,3 +235,14 @@ def test_importing_the_report_imports_no_heavy_library():
     code = "import sys, probekit.report; print([m for m in ('plotly', 'jinja2', 'pandas') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_extra_blocks_stand_under_a_heading_of_their_own_or_a_common_one():
+    result = finished({"x": (("a", "b"), ("x",))})
+    given = [
+        b.data["text"] for b in sweep_page(result, extra_blocks=[blocks.text("more")]).blocks if b.macro == "heading"
+    ]
+    own = [blocks.heading("Mine"), blocks.text("more")]
+    named = [b.data["text"] for b in sweep_page(result, extra_blocks=own).blocks if b.macro == "heading"]
+    assert given[-3:] == ["A closer look", "Notes", "Make it again"]
+    assert named[-3:] == ["Mine", "Notes", "Make it again"]
