@@ -33,8 +33,8 @@ def minimise(
 ) -> Minimum:
     """Minimise all problems at once; what has converged leaves the batch.
 
-    A problem has converged when its gradient's Euclidean length is at most `tolerance`, or when no step lowers its value
-    by more than rounding while the decrease still predicted is itself within rounding.
+    A problem has converged when no entry of its gradient exceeds `tolerance`, or when no step lowers its value by more
+    than rounding while the decrease still predicted is itself within rounding.
 
     Two-loop recursion of Nocedal & Wright (2006), algorithm 7.4, in coordinates where `precondition` is the identity;
     steps by backtracking with the approximate Wolfe test of Hager & Zhang (2005), which stays meaningful when values
@@ -53,7 +53,7 @@ def minimise(
     pairs: list[tuple[Tensor, Tensor, Tensor]] = []  # (step, change of gradient, 1 / their product), oldest first
     rounding = 8 * torch.finfo(start.dtype).eps
     for iteration in range(max_iter + 1):
-        done = gradient.norm(dim=1) <= tolerance
+        done = gradient.abs().amax(1) <= tolerance
         direction = -_apply_inverse(gradient, index, pairs, precondition)
         slope = _dot(gradient, direction)
         noise = rounding * size

@@ -51,6 +51,7 @@ class LDAProbe(ClosedFormProbe):
         # n * covariance = A - M' N M: A diagonal [g, t, r], M the class means, N the class counts (both per target).
         keep = 1 - shrinkages[:, None]
         diagonal = keep[..., None] * basis.values + (shrinkages[:, None] * within / d)[..., None]
+        diagonal = diagonal.clamp(min=1e-300)  # where the activations do not vary at all, nor do the means
         solved = means / diagonal[:, :, None]  # A^-1 M', [g, t, class, r]
         inner = torch.einsum("gtkr,tjr->gtkj", solved, means)
         downdate = keep[..., None, None] * counts[:, :, None] * inner

@@ -29,8 +29,9 @@ class LogisticProbe(LinearProbe):
     Args:
         C: Inverse strength of the regularisation, > 0.
         penalty: `"l2"` or `"l1"`.
-        tol: Largest length of the gradient of the mean loss at which a problem counts as solved (scikit-learn bounds its
-            largest entry, by 1e-4).
+        tol: Largest entry of the gradient of the mean loss at which a problem counts as solved, as in scikit-learn (with
+            the L2 penalty in the eigenbasis of the features, where entries are no smaller as a rule). Where float32
+            cannot reach it, the solver stops when the loss no longer changes beyond rounding.
         max_iter: Iterations after which a problem is given up (`converged_` is then False, with a warning).
     """
 
@@ -39,7 +40,7 @@ class LogisticProbe(LinearProbe):
     default_grid: ClassVar[tuple[float, ...]] = (1e-4, 1e-3, 1e-2, 1e-1, 1e0, 1e1)
 
     def __init__(
-        self, C: float = 1.0, penalty: Literal["l2", "l1"] = "l2", tol: float = 3e-5, max_iter: int = 2000
+        self, C: float = 1.0, penalty: Literal["l2", "l1"] = "l2", tol: float = 1e-4, max_iter: int = 2000
     ) -> None:
         self.C = C
         self.penalty = penalty

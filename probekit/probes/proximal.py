@@ -20,7 +20,7 @@ def minimise_l1(
     """Minimise `objective + sum(penalty * |x|)` for all problems at once; what has converged leaves the batch.
 
     FISTA (Beck & Teboulle 2009) with the gradient restart of O'Donoghue & Candes (2015), one momentum a problem. A problem
-    has converged when the proximal gradient's Euclidean length is at most `tolerance`.
+    has converged when no entry of its proximal gradient exceeds `tolerance`.
 
     Args:
         objective: Smooth part.
@@ -43,7 +43,7 @@ def minimise_l1(
         moved = ahead - gradient / curvature
         new = moved.sign() * (moved.abs() - penalty / curvature).clamp(min=0)
         residual = curvature * (new - ahead)
-        done = residual.norm(dim=1) <= tolerance
+        done = residual.abs().amax(1) <= tolerance
         leaving = done if iteration < max_iter else torch.ones_like(done)
         if leaving.any():
             where = index[leaving]

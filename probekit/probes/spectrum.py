@@ -32,8 +32,8 @@ class Standardisation:
 
     @classmethod
     def of_moments(cls, mean: Tensor, variance: Tensor) -> Standardisation:
-        # Below the rounding of the feature's own magnitude there is no variance to speak of.
-        noise = (torch.finfo(torch.float32).eps * mean.abs()).square()
+        # Below a few roundings of the feature's own magnitude there is no variance to speak of.
+        noise = (4 * torch.finfo(torch.float32).eps * mean.abs()).square()
         return cls(mean, torch.where(variance > noise, variance, torch.ones_like(variance)).sqrt())
 
     def to(self, dtype: torch.dtype) -> Standardisation:
@@ -68,8 +68,9 @@ class Eigenbasis:
         X64 = X.double()
         values, vectors = torch.linalg.eigh(X64 @ X64.T)
         keep = values > 1e-12 * values[-1].clamp(min=1e-300)
+        keep[-1] = True  # rows that are all alike still have a basis, of one direction
         values, vectors = values[keep], vectors[:, keep]
-        return cls((X64.T @ (vectors / values.sqrt())).to(X.dtype), values.to(X.dtype))
+        return cls((X64.T @ (vectors / values.clamp(min=1e-300).sqrt())).to(X.dtype), values.to(X.dtype))
 
     def rotate(self, X: Tensor) -> Tensor:
         """Standardised rows `[n, d]` in this basis with a column of ones for the intercept: `[n, r + 1]`."""
@@ -81,5 +82,8 @@ class Eigenbasis:
     @classmethod
     def of_gram(cls, gram: Tensor) -> Eigenbasis:
         """Basis of a Gram matrix `[d, d]`; all of it, since small eigenvalues may carry the answer."""
-        values, vectors = torch.linalg.eigh(gram)
+        try:
+            values, vectors = torch.linalg.eigh(gram)
+        except torch.linalg.LinAlgError:  # seen in float32 for matrices of very low rank
+            values, vectors = (part.to(gram.dtype) for part in torch.linalg.eigh(gram.double()))
         return cls(vectors, values.clamp(min=0))

@@ -239,3 +239,14 @@ def test_fit_many_names_targets_it_cannot_fit():
         LogisticProbe().fit_many(X, np.stack([y, y], 1).astype(str))
     with pytest.raises(ValueError, match=r"\[row, target\]"):
         LogisticProbe().fit_many(X, y)
+
+
+@every_family
+@pytest.mark.parametrize("n", [40, 6])
+def test_activations_that_are_all_alike_read_nothing(probe, n):
+    """The embedding of a full stop is the same in every sentence."""
+    row = np.random.default_rng(0).normal(size=20).astype("float32") * 3
+    fitted = type(probe)(**probe.get_params()).fit(np.tile(row, (n, 1)), np.arange(n) % 2)
+    np.testing.assert_allclose(fitted.predict_proba(np.tile(row, (3, 1))), 0.5, atol=1e-3)
+    with pytest.raises(ValueError, match="not zero"):
+        fitted.direction()
