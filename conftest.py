@@ -15,7 +15,10 @@ def run_shell(example: Example) -> None:
     """Run a `bash` block the way a reader would, with the commands of this environment first on the path."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", example.parsed], env={**os.environ, "PATH": path}, capture_output=True, text=True
+        ["bash", "-euo", "pipefail", "-c", example.parsed],
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
     )
     if done.returncode:
         raise AssertionError(f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}")
@@ -44,4 +47,3 @@ pytest_collect_file = Sybil(
     setup=enter_folder,
     teardown=leave_folder,
 ).pytest()
-

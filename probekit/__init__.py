@@ -35,11 +35,36 @@ _HOME = {
 }
 _PACKAGES = ("data", "models", "activations", "probes", "surgery", "testbeds", "report")
 
-__all__ = [*_HOME, *_PACKAGES, "__version__"]
+__all__ = [
+    "ActivationStore",
+    "ArrayActivations",
+    "Dataset",
+    "DifferenceInMeans",
+    "LDAProbe",
+    "LabelSet",
+    "LogisticProbe",
+    "Model",
+    "ProbeStack",
+    "RidgeProbe",
+    "SweepResult",
+    "__version__",
+    "activations",
+    "capture",
+    "data",
+    "load_model",
+    "models",
+    "probes",
+    "read_csv",
+    "report",
+    "surgery",
+    "sweep",
+    "testbeds",
+]
 
 if TYPE_CHECKING:
     from probekit import activations, data, models, probes, report, surgery, testbeds
-    from probekit.activations import ActivationStore, ArrayActivations, capture
+    from probekit.activations import ActivationStore, ArrayActivations
+    from probekit.activations.capture import capture
     from probekit.data import Dataset, LabelSet, read_csv
     from probekit.models import Model, load_model
     from probekit.probes import (

@@ -56,7 +56,9 @@ def main() -> None:
         result.save_page(args.out / name / "report.html")
         best = result.best("label", "auroc")
         within.append({"trained on": name, "site": best.site, "tied": len(best.tied), **controls(result, best.site)})
-        across.append({"trained on": name, "site": best.site, **{d: figure(result, best.site, "model", d) for d in others}})
+        across.append(
+            {"trained on": name, "site": best.site, **{d: figure(result, best.site, "model", d) for d in others}}
+        )
     print("AUROC on test, at the site chosen on validation, with 95 % intervals\n")
     print(pd.DataFrame(within).to_markdown(index=False))
     print("\nThe same probes on the other data sets\n")

@@ -27,7 +27,7 @@ def with_filled_squares(games: pk.Dataset) -> pk.Dataset:
         every = games.label_set(name)
         colours = [i for i, class_ in enumerate(every.classes) if class_ != "empty"]
         recode = [colours.index(i) if i in colours else -1 for i in range(len(every.classes))]
-        values = pd.Series(recode + [-1]).to_numpy()[every.values]
+        values = pd.Series([*recode, -1]).to_numpy()[every.values]
         labels[f"{name}_filled"] = pk.LabelSet(
             f"{name}_filled", values, "binary", every.level, tuple(every.classes[i] for i in colours), every.targets
         )
@@ -55,7 +55,12 @@ def main() -> None:
     for label in LABELS:
         best = result.best(label).site
         print(f"\n{label} at {best}, with controls")
-        print(table(mean[(mean.label_set == label) & ((mean.site == best) | mean.site.isna() | (mean.site == ""))], ["data", "source"]))
+        print(
+            table(
+                mean[(mean.label_set == label) & ((mean.site == best) | mean.site.isna() | (mean.site == ""))],
+                ["data", "source"],
+            )
+        )
 
 
 def table(frame: pd.DataFrame, rows: list[str]) -> str:
@@ -63,7 +68,9 @@ def table(frame: pd.DataFrame, rows: list[str]) -> str:
     lines = ["| " + " | ".join(rows) + " | site | accuracy | 95 % interval |", "|---" * (len(rows) + 3) + "|"]
     for record in frame.sort_values([*rows, "layer"]).to_dict("records"):
         cells = [str(record[name]) for name in rows]
-        lines.append(f"| {' | '.join(cells)} | {record['site'] or '-'} | {record['value']:.1%} | {record['low']:.1%} to {record['high']:.1%} |")
+        lines.append(
+            f"| {' | '.join(cells)} | {record['site'] or '-'} | {record['value']:.1%} | {record['low']:.1%} to {record['high']:.1%} |"
+        )
     return "\n".join(lines)
 
 

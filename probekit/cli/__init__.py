@@ -23,4 +23,3 @@ def main() -> None:
     except KeyboardInterrupt:
         print("stopped; the same command goes on from what is already written", file=sys.stderr)
         raise SystemExit(130) from None
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -9,7 +10,7 @@ import typer
 from probekit.cli import options
 
 
-class CapturePool(options.StrEnum):
+class CapturePool(StrEnum):
     """Which activations of a text are kept."""
 
     all = "all"
@@ -23,10 +24,14 @@ def capture(
     model: options.Model,
     out: options.Out,
     site: options.Sites = None,
-    pool: Annotated[CapturePool, typer.Option("--pool", help="Every token, the last one, or the mean.")] = CapturePool.last,
+    pool: Annotated[
+        CapturePool, typer.Option("--pool", help="Every token, the last one, or the mean.")
+    ] = CapturePool.last,
     every: Annotated[int, typer.Option("--every", min=1, help="With --pool all: keep every k-th token.")] = 1,
     dtype: Annotated[options.Precision, typer.Option("--dtype", help="Stored precision.")] = options.Precision.float32,
-    token_budget: Annotated[int, typer.Option("--token-budget", min=1, help="Tokens in one batch, padding included.")] = 8192,
+    token_budget: Annotated[
+        int, typer.Option("--token-budget", min=1, help="Tokens in one batch, padding included.")
+    ] = 8192,
 ) -> None:
     """Run a model over a table of texts once and keep its activations.
 
@@ -45,6 +50,13 @@ def capture(
 
     data = read_csv(file, text=text, label=[])
     store = run_capture(
-        load_model(model), data, site, out=out, pool=pool.value, every=every, dtype=dtype.value, token_budget=token_budget
+        load_model(model),
+        data,
+        site,
+        out=out,
+        pool=pool.value,
+        every=every,
+        dtype=dtype.value,
+        token_budget=token_budget,
     )
     typer.echo(f"{len(store):,} rows x {len(store.sites)} sites in {out.resolve()}")

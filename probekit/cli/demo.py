@@ -26,9 +26,24 @@ def demo(
     """
     from probekit.models import load_model
     from probekit.probes import sweep
+    from probekit.report.boards import game_beliefs
     from probekit.testbeds import othello
 
     model = load_model("othello-mini")
     data = othello.sample_games(games, seed=seed)
     result = sweep(model, data, labels=["tile", "stable"], seed=seed)
-    finish(result, out, title="Othello: the board inside othello-mini")
+
+    fresh = othello.sample_games(1, seed=seed + 1)  # one more game, for the board; no figure comes from it
+    (tokens,) = fresh.tokens or ()
+    squares = othello.tokens_to_squares(tokens)
+    tile = fresh.label_set("tile")
+    board = game_beliefs(
+        result.read(model, tokens, "tile"),
+        tile.values,
+        [othello.SQUARE_NAMES[square] for square in squares],
+        classes=tile.classes,
+        mover=1 - othello.replay(squares[None]).black_to_move[0].astype(int),
+        title=f"A fresh random game, read at {result.best('tile').site}",
+        start=30,
+    )
+    finish(result, out, title="Othello: the board inside othello-mini", extra_blocks=[board])

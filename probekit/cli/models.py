@@ -9,7 +9,8 @@ import typer
 
 def models(
     source: Annotated[
-        str | None, typer.Argument(help="A shipped name, a folder, a .gguf file, or a Hub id. Default: list what ships.")
+        str | None,
+        typer.Argument(help="A shipped name, a folder, a .gguf file, or a Hub id. Default: list what ships."),
     ] = None,
 ) -> None:
     """List the shipped models, or the sites of one model.
@@ -37,4 +38,6 @@ def models(
     first = [name for name in model.sites if not name.startswith("blocks.") or name.startswith("blocks.0.")]
     for name in first:
         typer.echo(f"  {name.replace('blocks.0.', 'blocks.{layer}.'):36} width {model.site(name).width}")
-    typer.echo(f"  with {{layer}} from 0 to {model.n_layers - 1}; a sweep reads the residual stream: {len(model.stream_sites)} sites")
+    typer.echo(
+        f"  with {{layer}} from 0 to {model.n_layers - 1}; a sweep reads the residual stream: {len(model.stream_sites)} sites"
+    )

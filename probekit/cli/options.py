@@ -60,5 +60,6 @@ PoolOption = Annotated[Pool, typer.Option("--pool", help="Last token, or mean ov
 FamilyOption = Annotated[Family, typer.Option("--probe", "-p", help="Probe family.")]
 Seed = Annotated[int, typer.Option("--seed", help="The same seed gives the same numbers.")]
 Controls = Annotated[
-    bool, typer.Option("--controls/--no-controls", help="Majority, shuffled labels, control task, random weights, surface.")
+    bool,
+    typer.Option("--controls/--no-controls", help="Majority, shuffled labels, control task, random weights, surface."),
 ]

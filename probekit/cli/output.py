@@ -11,9 +11,10 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     from probekit.probes import SweepResult
+    from probekit.report.blocks import Block
 
 
-def finish(result: SweepResult, out: Path, *, title: str | None = None, extra_blocks: Iterable[object] = ()) -> None:
+def finish(result: SweepResult, out: Path, *, title: str | None = None, extra_blocks: Iterable[Block] = ()) -> None:
     """Save the result and its page under `out`, print the summary and the path of the page."""
     from probekit.report.page import write_sweep_page
 

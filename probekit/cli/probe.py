@@ -59,7 +59,14 @@ def probe(
     data = read_csv(file, text=text, label=label, group=group, split=columns[0] if columns else None)
     other = {path.stem: read_csv(path, text=text, label=label, group=group) for path in files}
     result = run_sweep(
-        load_model(model), data, label, sites=site, probe=probe.value, pool=pool.value, ood=other or None,
-        controls=controls, seed=seed,
+        load_model(model),
+        data,
+        label,
+        sites=site,
+        probe=probe.value,
+        pool=pool.value,
+        ood=other or None,
+        controls=controls,
+        seed=seed,
     )
     finish(result, out)

@@ -10,7 +10,9 @@ import typer
 
 def report(
     result: Annotated[Path, typer.Argument(help="Folder with a result.json.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Page to write. Default: report.html in the folder.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Page to write. Default: report.html in the folder.")
+    ] = None,
     title: Annotated[str | None, typer.Option("--title", help="Title of the page.")] = None,
 ) -> None:
     """Write the page of a saved result again, without computing anything.

@@ -19,7 +19,19 @@ _HOME = {
     "SweepResult": "result",
 }
 
-__all__ = [*_HOME]
+__all__ = [
+    "ConvergenceWarning",
+    "DifferenceInMeans",
+    "Direction",
+    "LDAProbe",
+    "LinearProbe",
+    "LogisticProbe",
+    "ProbeStack",
+    "RidgeProbe",
+    "SweepResult",
+    "fit_grid",
+    "sweep",
+]
 
 if TYPE_CHECKING:
     from probekit.probes.base import ConvergenceWarning, LinearProbe

@@ -25,7 +25,13 @@ def as_rows(X: object, name: str = "X", width: int | None = None) -> Tensor:
             array = array.copy()  # torch takes neither negative strides nor, without a warning, read-only memory
         rows = torch.from_numpy(array)
     if rows.ndim != 2:
-        hint = "; one row is X[None]" if rows.ndim == 1 else "; several sites go through fit_grid" if rows.ndim == 3 else ""
+        hint = (
+            "; one row is X[None]"
+            if rows.ndim == 1
+            else "; several sites go through fit_grid"
+            if rows.ndim == 3
+            else ""
+        )
         raise ValueError(f"{name} must be [row, feature], got shape {tuple(rows.shape)}{hint}")
     if 0 in rows.shape:
         raise ValueError(f"{name} is empty: shape {tuple(rows.shape)}")
@@ -48,7 +54,9 @@ def as_vector(y: object, n: int) -> np.ndarray:
     """Labels `[n]` of any type as a numpy array, checked for length and missing values."""
     labels = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
     if labels.ndim != 1:
-        raise ValueError(f"y must be one label a row [n], got shape {labels.shape}; for many targets at once use fit_many")
+        raise ValueError(
+            f"y must be one label a row [n], got shape {labels.shape}; for many targets at once use fit_many"
+        )
     if len(labels) != n:
         raise ValueError(f"X has {n} rows, y has {len(labels)} labels")
     if labels.dtype.kind == "f":
@@ -59,7 +67,9 @@ def as_vector(y: object, n: int) -> np.ndarray:
         missing = np.zeros(n, bool)
     if missing.any():
         where = np.flatnonzero(missing)[:5].tolist()
-        raise ValueError(f"y has {missing.sum()} missing or infinite labels (first rows: {where}); leave those rows out")
+        raise ValueError(
+            f"y has {missing.sum()} missing or infinite labels (first rows: {where}); leave those rows out"
+        )
     return labels
 
 
@@ -108,7 +118,9 @@ def as_targets(Y: object, n: int, n_classes: int | None) -> Tensor:
             raise TypeError(f"Y must hold integer class indices (got {targets.dtype}); -1 leaves a row out")
         low, high = int(targets.min()), int(targets.max())
         if low < -1 or high >= n_classes:
-            raise ValueError(f"Y has class indices {low}..{high}, but there are {n_classes} classes: 0..{n_classes - 1}")
+            raise ValueError(
+                f"Y has class indices {low}..{high}, but there are {n_classes} classes: 0..{n_classes - 1}"
+            )
         targets = targets.to(torch.int16 if n_classes < 2**15 else torch.int64)  # narrow: compared with every class
         labelled = targets >= 0
     empty = (labelled.sum(0) == 0).nonzero().flatten().tolist()

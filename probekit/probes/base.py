@@ -284,7 +284,13 @@ class ClosedFormProbe(LinearProbe):
             if len(classes) < 2:
                 raise ValueError(f"target {target} has one class only in these Moments: there is nothing to tell apart")
             summary = summary.of_target(target, classes)
-        probe._take(probe._solve_summary(summary, [probe._grid_value()]), 0, target if classes is None else 0, torch.float64, classes)
+        probe._take(
+            probe._solve_summary(summary, [probe._grid_value()]),
+            0,
+            target if classes is None else 0,
+            torch.float64,
+            classes,
+        )
         return probe
 
 

@@ -30,7 +30,9 @@ class DifferenceInMeans(ClosedFormProbe):
 
     def _solve_summary(self, summary: Summary, grid: Sequence[float]) -> Solution:
         if summary.class_counts is None or summary.class_means is None:
-            raise ValueError("difference in means reads classes, these statistics are of continuous targets: use RidgeProbe")
+            raise ValueError(
+                "difference in means reads classes, these statistics are of continuous targets: use RidgeProbe"
+            )
         means, counts, n = summary.class_means, summary.class_counts, summary.n
         coef = means[None]
         intercept = -0.5 * means.square().sum(-1)[None]

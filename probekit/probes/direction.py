@@ -95,6 +95,8 @@ class Direction:
                     raise ValueError(f"{path} is a safetensors file, but not a saved direction")
                 vector = file.get_tensor("vector")
         except SafetensorError as error:
-            raise ValueError(f"{path} is not a safetensors file ({error}); save directions with Direction.save") from None
+            raise ValueError(
+                f"{path} is not a safetensors file ({error}); save directions with Direction.save"
+            ) from None
         facts = {key: json.loads(metadata[key]) for key in ("site", "scale", "provenance")}
         return cls(vector, facts["site"], facts["scale"], facts["provenance"])

@@ -179,7 +179,9 @@ def _solve_site(probe: LinearProbe, X: Tensor, Y: Tensor, n_classes: int | None,
     return whole
 
 
-def _groups(Y: Tensor, n_classes: int | None, masks: bool) -> Iterator[tuple[list[int], Tensor | None, list[int] | None]]:
+def _groups(
+    Y: Tensor, n_classes: int | None, masks: bool
+) -> Iterator[tuple[list[int], Tensor | None, list[int] | None]]:
     """`(columns, rows kept or None for all, classes present)`."""
     labelled = ~Y.isnan() if n_classes is None else Y >= 0
     complete = labelled.all(0).tolist()

@@ -47,7 +47,9 @@ class LDAProbe(ClosedFormProbe):
             )
         basis, standardisation = summary.basis, summary.standardisation
         means = summary.rotated(summary.class_means)  # [t, class, r]
-        within = basis.values.sum() - (counts * means.square().sum(-1)).sum(-1)  # [t], trace of the within-class scatter
+        within = basis.values.sum() - (counts * means.square().sum(-1)).sum(
+            -1
+        )  # [t], trace of the within-class scatter
         # n * covariance = A - M' N M: A diagonal [g, t, r], M the class means, N the class counts (both per target).
         keep = 1 - shrinkages[:, None]
         diagonal = keep[..., None] * basis.values + (shrinkages[:, None] * within / d)[..., None]

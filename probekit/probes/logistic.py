@@ -67,9 +67,7 @@ class LogisticProbe(LinearProbe):
         outputs = weights.shape[1]
         coef, intercept = standardisation.fold(weights.view(g, t, outputs, -1), intercept.view(g, t, outputs))
         gap = class_gap(coef, means * standardisation.std.double(), counts)
-        return Solution(
-            coef, intercept, coef.new_ones(g, t), gap, found.converged.view(g, t), found.n_iter.view(g, t)
-        )
+        return Solution(coef, intercept, coef.new_ones(g, t), gap, found.converged.view(g, t), found.n_iter.view(g, t))
 
     def _solve_l2(
         self, X: Tensor, Y: Tensor, n_classes: int, strength: Tensor, target: Tensor

@@ -64,13 +64,17 @@ class RidgeProbe(ClosedFormProbe):
         # Without a penalty, directions that are zero up to rounding get no weight (the minimum-norm solution).
         values = basis.values
         void = values <= values[-1] * len(values) * torch.finfo(torch.float64).eps
-        shrink = torch.where(void, 0.0, 1 / (values + alphas[:, None]).clamp(min=torch.finfo(torch.float64).tiny))  # [g, r]
+        shrink = torch.where(
+            void, 0.0, 1 / (values + alphas[:, None]).clamp(min=torch.finfo(torch.float64).tiny)
+        )  # [g, r]
         rotated = summary.rotated(cross) * shrink[:, None, None]  # [g, t, output, r]
         coef, intercept = standardisation.fold(rotated @ basis.vectors.T, offset.expand(rotated.shape[:-1]))
         g, t = coef.shape[:2]
         if summary.class_counts is None:
             scale = coef.new_ones(g, t)
-            gap = (summary.spread(coef) / summary.n).sqrt() / coef.norm(dim=-1).clamp(min=torch.finfo(torch.float64).tiny)
+            gap = (summary.spread(coef) / summary.n).sqrt() / coef.norm(dim=-1).clamp(
+                min=torch.finfo(torch.float64).tiny
+            )
         else:
             assert summary.class_means is not None
             leverage = ((values * shrink).sum(-1) + 1) / summary.n  # [g], of an average row

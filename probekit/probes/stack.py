@@ -68,7 +68,9 @@ class ProbeStack:
             )
         outputs = len(self.classes) if self.kind == "multiclass" else 1
         if self.coef.shape[-2] != outputs:
-            raise ValueError(f"{self.kind} probes of classes {self.classes} have {outputs} outputs, got {self.coef.shape[-2]}")
+            raise ValueError(
+                f"{self.kind} probes of classes {self.classes} have {outputs} outputs, got {self.coef.shape[-2]}"
+            )
         lead = self.coef.shape[:-2]
         names = self.targets or tuple(str(i) for i in range(lead[-1]))
         if len(names) != lead[-1]:
@@ -97,7 +99,11 @@ class ProbeStack:
         intercept = self.intercept.reshape(-1, len(rows), 1, targets * outputs)
         # One matrix product a site for all of the grid, so that the activations are read once.
         scores = torch.stack(
-            [(x @ flat[:, s].reshape(-1, width).T).view(len(x), len(flat), -1).transpose(0, 1) for s, x in enumerate(rows)], 1
+            [
+                (x @ flat[:, s].reshape(-1, width).T).view(len(x), len(flat), -1).transpose(0, 1)
+                for s, x in enumerate(rows)
+            ],
+            1,
         )
         return scores.add_(intercept).view(*lead, -1, targets, outputs)
 
@@ -127,12 +133,18 @@ class ProbeStack:
         labels = torch.as_tensor(np.asarray(Y)) if not isinstance(Y, Tensor) else Y.cpu()
         labels = labels[:, None] if labels.ndim == 1 else labels
         if labels.shape != (rows[0].shape[0], len(self.targets)):
-            raise ValueError(f"Y must be [{rows[0].shape[0]} rows, {len(self.targets)} targets], got {tuple(labels.shape)}")
+            raise ValueError(
+                f"Y must be [{rows[0].shape[0]} rows, {len(self.targets)} targets], got {tuple(labels.shape)}"
+            )
         total = torch.zeros(self.coef.shape[:-2], dtype=torch.float64)
-        counted = (~labels.isnan() if self.kind == "continuous" else labels >= 0)
+        counted = ~labels.isnan() if self.kind == "continuous" else labels >= 0
         for start in range(0, len(labels), chunk):
             part, known = labels[start : start + chunk], counted[start : start + chunk]
-            x = torch.stack([r[start : start + chunk] for r in rows]) if "site" in self.axes else rows[0][start : start + chunk]
+            x = (
+                torch.stack([r[start : start + chunk] for r in rows])
+                if "site" in self.axes
+                else rows[0][start : start + chunk]
+            )
             if self.kind == "continuous":
                 error = (self.scores(x)[..., 0] - torch.where(known, part, 0)).square()
             else:
@@ -147,8 +159,10 @@ class ProbeStack:
         if "site" not in self.axes:
             return [as_rows(X, width=self.coef.shape[-1]).to("cpu", torch.float32)]
         if ndim != 3 or len(X) != len(self.sites):
-            raise ValueError(f"these probes are of {len(self.sites)} sites: X must be [site, n, d], got {tuple(X.shape)}; "
-                             "for one site, take stack.at(site) first")
+            raise ValueError(
+                f"these probes are of {len(self.sites)} sites: X must be [site, n, d], got {tuple(X.shape)}; "
+                "for one site, take stack.at(site) first"
+            )
         return [as_rows(x, width=self.coef.shape[-1]).to("cpu", torch.float32) for x in X]
 
     # Taking parts
@@ -178,10 +192,16 @@ class ProbeStack:
         axis = self.axes.index("site")
         taken = {name: getattr(self, name).select(axis, i) for name in _TENSORS}
         chosen = None if self.chosen is None else self.chosen.select(axis, i)
-        return replace(self, **taken, axes=tuple(a for a in self.axes if a != "site"), sites=(self.sites[i],), chosen=chosen)
+        return replace(
+            self, **taken, axes=tuple(a for a in self.axes if a != "site"), sites=(self.sites[i],), chosen=chosen
+        )
 
     def probe(
-        self, target: int | str = 0, *, like: LinearProbe | None = None, classes: Sequence[object] | np.ndarray | None = None
+        self,
+        target: int | str = 0,
+        *,
+        like: LinearProbe | None = None,
+        classes: Sequence[object] | np.ndarray | None = None,
     ) -> LinearProbe:
         """One target's probe as a fitted estimator.
 
@@ -222,7 +242,9 @@ class ProbeStack:
     def _single(self, target: int | str) -> int:
         if self.axes:
             steps = {"grid": "select a grid value (.select)", "site": "take one site (.at)"}
-            raise ValueError(f"this stack still has axes {self.axes}: first {' and '.join(steps[a] for a in self.axes)}")
+            raise ValueError(
+                f"this stack still has axes {self.axes}: first {' and '.join(steps[a] for a in self.axes)}"
+            )
         if isinstance(target, str):
             if target not in self.targets:
                 raise KeyError(f"no target {target!r}; the targets are {', '.join(self.targets[:20])}")

@@ -65,7 +65,13 @@ class Summary:
         n = moments.n
         mean = torch.from_numpy(moments.mean())
         scatter = torch.from_numpy(moments.covariance()) * n
-        common = {"n": n, "mean": mean, "variance": scatter.diagonal().clamp(min=0) / n, "scatter": scatter, "rows": None}
+        common = {
+            "n": n,
+            "mean": mean,
+            "variance": scatter.diagonal().clamp(min=0) / n,
+            "scatter": scatter,
+            "rows": None,
+        }
         if not moments.classes:
             cross = torch.from_numpy(moments.cross_covariance()[:, 0]) * n
             target_mean = torch.from_numpy(moments.y_sum[:, 0] / n)

@@ -169,8 +169,9 @@ def plot_calibration(confidence: Sequence[float], accuracy: Sequence[float], n: 
     items = items[items > 0]
     share = items / max(items.sum(), 1.0)
     counts = [wording.format_count(k) for k in items]
-    low = float(min(x.min(initial=1.0), y.min(initial=1.0), 0.5)) - 0.03
-    ends = [max(0.0, low), 1.0]
+    left = max(0.0, float(x.min(initial=0.5)) - 0.03)
+    bottom = min(left, max(0.0, float(y.min(initial=1.0)) - 0.03))
+    ends = [left, 1.0]
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.76, 0.24], vertical_spacing=0.05)
     figure.add_trace(
         go.Scatter(
@@ -214,7 +215,7 @@ def plot_calibration(confidence: Sequence[float], accuracy: Sequence[float], n: 
     percent = {"tickformat": ".0%"}
     figure.update_xaxes(range=[ends[0], 1.015], row=1, col=1, **percent)
     figure.update_xaxes(range=[ends[0], 1.015], title_text="how sure the probe is", row=2, col=1, **percent)
-    figure.update_yaxes(range=[ends[0], 1.03], title_text="how often right", row=1, col=1, **percent)
+    figure.update_yaxes(range=[bottom, 1.03], title_text="how often right", row=1, col=1, **percent)
     figure.update_yaxes(title_text="items", rangemode="tozero", nticks=3, row=2, col=1, **percent)
     arrange(figure, height=400, bargap=0, margin=MARGIN, legend=LEGEND)
     return figure

@@ -111,10 +111,10 @@ def answer(result: SweepResult | Scores, name: str) -> str:
     if control is not None:
         words += f" Random labels (the control task) are learned to {wording.format_score(control.value, best.metric)}"
         words += (
-            f", which leaves a selectivity of {wording.format_difference(selectivity.value, best.metric)}."
-            if selectivity
-            else "."
+            f", a selectivity of {wording.format_difference(selectivity.value, best.metric)}." if selectivity else "."
         )
+    if selectivity is not None and not selectivity.low > 0:
+        words += " So the probe learns random labels as well as these, and its score alone says little."
     return words
 
 

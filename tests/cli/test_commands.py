@@ -92,7 +92,18 @@ def test_capture_then_sweep(table: Path, tiny_model_folder: Path, tmp_path: Path
     done = probekit("capture", table, "-t", "sentence", "-m", tiny_model_folder, "-o", tmp_path / "store")
     assert done.returncode == 0, done.stderr
     done = probekit(
-        "sweep", tmp_path / "store", "-d", table, "-t", "sentence", "-l", "colour", "-p", "ridge", "-o", tmp_path / "out"
+        "sweep",
+        tmp_path / "store",
+        "-d",
+        table,
+        "-t",
+        "sentence",
+        "-l",
+        "colour",
+        "-p",
+        "ridge",
+        "-o",
+        tmp_path / "out",
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "report.html").exists()
@@ -142,7 +153,13 @@ def test_help_has_an_example_or_says_what_it_does(command: str) -> None:
 def test_wrong_input_is_one_clear_message(
     change: dict[str, str], said: str, table: Path, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
-    given = {"FILE": str(table), "-t": "sentence", "-l": "colour", "-m": str(tiny_model_folder), "-o": str(tmp_path / "out")}
+    given = {
+        "FILE": str(table),
+        "-t": "sentence",
+        "-l": "colour",
+        "-m": str(tiny_model_folder),
+        "-o": str(tmp_path / "out"),
+    }
     given |= change
     file = given.pop("FILE")
     done = probekit("probe", file, *[part for pair in given.items() for part in pair])

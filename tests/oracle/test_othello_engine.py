@@ -58,7 +58,8 @@ def test_boards_moves_and_flips_agree_on_random_games(seed: int) -> None:
         slow = SlowOthello()
         for ply, square in enumerate(moves[number]):
             if square < 0:
-                assert not slow.legal(BLACK) and not slow.legal(WHITE)
+                assert not slow.legal(BLACK)
+                assert not slow.legal(WHITE)
                 assert not drawn_from[number, ply].any()
                 break
             assert set(np.nonzero(drawn_from[number, ply])[0]) == slow.legal(slow.player)
@@ -75,7 +76,9 @@ def test_boards_moves_and_flips_agree_on_random_games(seed: int) -> None:
 def test_the_sample_holds_passes_and_early_ends() -> None:
     moves, _ = random_games(2000, np.random.default_rng(0))
     games = replay(moves)
-    same_player_again = (games.black_to_move[:, 1:] == games.black_to_move[:, :-1]) & games.played[:, 1:] & (games.legal[:, 1:] != 0)
+    same_player_again = (
+        (games.black_to_move[:, 1:] == games.black_to_move[:, :-1]) & games.played[:, 1:] & (games.legal[:, 1:] != 0)
+    )
     assert 0.2 < same_player_again.any(1).mean() < 0.5
     assert 0.001 < (moves[:, 59] < 0).mean() < 0.1
 
@@ -87,7 +90,9 @@ def test_perft(depth: int, nodes: int) -> None:
 
 def test_nth_square_against_a_list() -> None:
     rng = np.random.default_rng(1)
-    sets = rng.integers(1, 2**64, 500, dtype=np.uint64) & rng.integers(1, 2**64, 500, dtype=np.uint64) | np.uint64(1 << 63)
+    sets = rng.integers(1, 2**64, 500, dtype=np.uint64) & rng.integers(1, 2**64, 500, dtype=np.uint64) | np.uint64(
+        1 << 63
+    )
     for bits in (*sets, np.uint64(2**64 - 1), np.uint64(1)):
         squares = [s for s in range(64) if int(bits) >> s & 1]
         ranks = np.arange(len(squares), dtype=np.uint64)

@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from probekit.activations.moments import Moments
 from probekit.probes import DifferenceInMeans, LDAProbe, LogisticProbe, RidgeProbe
 
-CLASSIFIERS = [DifferenceInMeans(), LDAProbe(0.1), RidgeProbe(1.0), LogisticProbe(0.1), LogisticProbe(0.1, penalty="l1")]
+CLASSIFIERS = [
+    DifferenceInMeans(),
+    LDAProbe(0.1),
+    RidgeProbe(1.0),
+    LogisticProbe(0.1),
+    LogisticProbe(0.1, penalty="l1"),
+]
 IDS = ["difference_in_means", "lda", "ridge", "logistic", "logistic_l1"]
 every_family = pytest.mark.parametrize("probe", CLASSIFIERS, ids=IDS)
 
@@ -47,7 +53,9 @@ def test_finds_planted_classes_and_is_calibrated(probe, classes):
 def test_coefficients_act_on_raw_activations(probe):
     X, y = planted(classes=3)
     fitted = type(probe)(**probe.get_params()).fit(X, y)
-    np.testing.assert_allclose(X @ fitted.coef_.T + fitted.intercept_, fitted.decision_function(X), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(
+        X @ fitted.coef_.T + fitted.intercept_, fitted.decision_function(X), rtol=1e-3, atol=1e-3
+    )
 
 
 @every_family

@@ -46,7 +46,9 @@ def test_c_counts_on_every_input_type(penalty):
     for rows, labels in inputs:
         weak, strong = (LogisticProbe(C, penalty=penalty).fit(rows, labels) for C in (10.0, 1e-2))
         assert np.linalg.norm(strong.coef_) < 0.5 * np.linalg.norm(weak.coef_)
-    norms = [np.linalg.norm(LogisticProbe(0.05, penalty=penalty).fit(rows, labels).coef_) for rows, labels in inputs[:6]]
+    norms = [
+        np.linalg.norm(LogisticProbe(0.05, penalty=penalty).fit(rows, labels).coef_) for rows, labels in inputs[:6]
+    ]
     np.testing.assert_allclose(norms, norms[0], rtol=1e-2)
     many = {C: LogisticProbe(C, penalty=penalty).fit_many(X, np.stack([y, 1 - y], 1))[0].coef_ for C in (10.0, 1e-2)}
     assert np.linalg.norm(many[1e-2]) < 0.5 * np.linalg.norm(many[10.0])

@@ -246,3 +246,12 @@ def test_extra_blocks_stand_under_a_heading_of_their_own_or_a_common_one():
     named = [b.data["text"] for b in sweep_page(result, extra_blocks=own).blocks if b.macro == "heading"]
     assert given[-3:] == ["A closer look", "Notes", "Make it again"]
     assert named[-3:] == ["Mine", "Notes", "Make it again"]
+
+
+def test_the_answer_says_when_random_labels_are_learned_as_well():
+    result = finished({"x": (("a", "b"), ("x",))})
+    assert "random labels as well" not in answer(result, "x")
+    for i in range(len(result.figures["value"])):
+        if result.figures["metric"][i] == "selectivity":
+            result.figures["low"][i] = -0.01
+    assert "learns random labels as well as these" in answer(result, "x")

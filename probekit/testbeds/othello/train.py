@@ -51,9 +51,9 @@ class Recipe:
     """
 
     layers: int = 6
-    width: int = 256
+    width: int = 128
     heads: int = 8
-    batch: int = 64
+    batch: int = 32
     matrix_rate: float = 0.02
     other_rate: float = 0.003
     targets: Literal["expected", "sampled"] = "expected"
@@ -229,7 +229,7 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, required=True, help="folder for checkpoints and log; an interrupted run goes on from it"
     )
-    parser.add_argument("--steps", type=int, default=8000, help="steps at constant rate (default: 8000)")
+    parser.add_argument("--steps", type=int, default=4000, help="steps at constant rate (default: 4000)")
     parser.add_argument(
         "--cooldown", type=int, default=0, help="steps over which the rate then falls to zero (default: none)"
     )
