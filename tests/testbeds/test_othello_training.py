@@ -1,6 +1,8 @@
 """The training loop goes on exactly where it stopped, and the recipe's loss is what it says."""
 
+import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import torch
 
 from probekit.testbeds.othello import train as recipe_module
 from probekit.testbeds.othello.engine import random_games
+from probekit.testbeds.othello.export import export
 from probekit.testbeds.othello.games import sample_moves
 from probekit.testbeds.othello.muon import Muon, orthogonalise
 from probekit.testbeds.othello.train import Recipe, new_model, next_move_loss, run, to_batch, training_batches
@@ -57,7 +60,7 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path: Path, monkeypatch: py
     resumed = run(TINY, tmp_path / "parts", stop_at=20, cooldown=10, warmup=4, **QUIET)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
-    for part in ("constant", "cooldown"):
+    for part in ("constant", "cooldown-from-20"):
         assert (tmp_path / "whole" / f"{part}.safetensors").read_bytes() == (
             tmp_path / "parts" / f"{part}.safetensors"
         ).read_bytes()
@@ -68,6 +71,31 @@ def test_a_longer_run_goes_on_from_the_constant_rate(tmp_path: Path) -> None:
     longer = run(TINY, tmp_path / "a", stop_at=20, **QUIET)
     straight = run(TINY, tmp_path / "b", stop_at=20, **QUIET)
     assert all(torch.equal(a, b) for a, b in zip(longer.parameters(), straight.parameters(), strict=True))
+
+
+def test_a_second_cooldown_starts_from_the_longer_run(tmp_path: Path) -> None:
+    run(TINY, tmp_path, stop_at=4, cooldown=4, **QUIET)
+    run(TINY, tmp_path, stop_at=8, cooldown=2, **QUIET)
+    assert {file.name for file in tmp_path.glob("cooldown*")} == {
+        "cooldown-from-4.safetensors",
+        "cooldown-from-8.safetensors",
+    }
+    rates = [json.loads(line)["rate"] for line in (tmp_path / "train_log.jsonl").read_text().splitlines()]
+    assert max(rates) <= 1
+    figures = export(tmp_path, tmp_path / "shipped", games=4)
+    assert (figures["steps"], figures["training_games"]) == (10, 20)
+
+
+def test_another_recipe_does_not_go_into_the_same_folder(tmp_path: Path) -> None:
+    run(TINY, tmp_path, stop_at=1, **QUIET)
+    with pytest.raises(ValueError, match="another recipe"):
+        run(replace(TINY, seed=1), tmp_path, stop_at=2, **QUIET)
+
+
+def test_a_run_without_cooldown_is_not_exported_by_mistake(tmp_path: Path) -> None:
+    run(TINY, tmp_path, stop_at=1, **QUIET)
+    with pytest.raises(FileNotFoundError, match="no cool-down"):
+        export(tmp_path, tmp_path / "shipped")
 
 
 def test_a_checkpoint_holds_the_optimizers(tmp_path: Path) -> None:

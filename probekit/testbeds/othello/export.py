@@ -19,21 +19,29 @@ from probekit.testbeds import SHIPPED
 from probekit.testbeds.othello.behaviour import legal_rate
 from probekit.testbeds.othello.games import sample_moves
 from probekit.testbeds.othello.train import Recipe, new_model
-from probekit.testbeds.othello.training_loop import load_checkpoint
+from probekit.testbeds.othello.training_loop import checkpoint_step, load_checkpoint
 
 MEASURE_SEED = 20_260_101
 """Seed of `sample_games` for the card's figures: large, so that a user's first seeds are other games."""
 
 
-def export(run: Path, out: Path, *, checkpoint: str = "cooldown.safetensors", games: int = 1000) -> dict[str, Any]:
+def export(run: Path, out: Path, *, checkpoint: str | None = None, games: int = 1000) -> dict[str, Any]:
     """Write the shipped folder and give the figures that went into it.
 
     Args:
         run: Folder of a training run (`train.run`).
         out: Folder to write.
-        checkpoint: Which of the run's checkpoints.
+        checkpoint: Which of the run's checkpoints; the cool-down that is furthest on when None.
         games: Games to measure on.
+
+    Raises:
+        FileNotFoundError: the run has no cool-down yet.
     """
+    if checkpoint is None:
+        cooled = sorted(run.glob("cooldown-from-*.safetensors"), key=checkpoint_step)
+        if not cooled:
+            raise FileNotFoundError(f"{run} has no cool-down: run the training with --cooldown, or name a checkpoint")
+        checkpoint = cooled[-1].name
     recipe = Recipe(**json.loads((run / "recipe.json").read_text()))
     model: Any = new_model(recipe)
     steps = load_checkpoint(run / checkpoint, model, [])
@@ -63,7 +71,7 @@ def main() -> None:
         "run", type=Path, nargs="?", help="folder of the training run; without it, only measure what is shipped"
     )
     parser.add_argument("--out", type=Path, default=SHIPPED["othello-mini"])
-    parser.add_argument("--checkpoint", default="cooldown.safetensors")
+    parser.add_argument("--checkpoint", help="file in RUN (default: the cool-down that is furthest on)")
     parser.add_argument("--games", type=int, default=1000)
     given = parser.parse_args()
     if given.run is None:

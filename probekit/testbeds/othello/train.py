@@ -26,7 +26,7 @@ from torch import Tensor, distributed, nn
 from probekit.testbeds.othello.engine import random_games
 from probekit.testbeds.othello.muon import Muon
 from probekit.testbeds.othello.tokens import CONTEXT, PAD, SQUARE_OF_TOKEN, VOCABULARY, squares_to_tokens
-from probekit.testbeds.othello.training_loop import is_first_process, train
+from probekit.testbeds.othello.training_loop import checkpoint_step, is_first_process, train
 
 TRAINING_SEEDS = 0x07E1107A
 """First word of every seed of a training game. `sample_games` uses another, so that no user's seed meets these."""
@@ -172,17 +172,23 @@ def run(recipe: Recipe, out: Path, *, stop_at: int, cooldown: int = 0, warmup: i
 
     Args:
         recipe: What to train.
-        out: Folder for `constant.safetensors`, `cooldown.safetensors` and `train_log.jsonl`. Calling again with the
-            same folder goes on from what is there.
+        out: Folder for `constant.safetensors`, `cooldown-from-STEP.safetensors` and `train_log.jsonl`. Calling again
+            with the same folder goes on from what is there.
         stop_at: Last step at constant rate. When a cool-down is asked for and `constant.safetensors` is further on, it
             starts there.
         cooldown: Steps over which the rate falls linearly to zero; none when 0.
         warmup: First steps, over which the rate rises.
         **loop: Passed on to `training_loop.train`.
+
+    Raises:
+        ValueError: the folder holds a run of another recipe.
     """
     out.mkdir(parents=True, exist_ok=True)
     if is_first_process():
-        (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2))
+        written = out / "recipe.json"
+        if written.exists() and json.loads(written.read_text()) != asdict(recipe):
+            raise ValueError(f"{out} holds a run of another recipe ({written}): choose another folder")
+        written.write_text(json.dumps(asdict(recipe), indent=2))
     model = new_model(recipe)
     optimizers = new_optimizers(model, recipe)
     begun = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -210,17 +216,18 @@ def run(recipe: Recipe, out: Path, *, stop_at: int, cooldown: int = 0, warmup: i
             stop_at=last, rate_at=rate_at, log=log, evaluate=check_on_fresh_games, **loop,
         )  # fmt: skip
 
-    go(out / "constant.safetensors", stop_at, lambda step: min(1.0, (step + 1) / warmup))
+    constant = out / "constant.safetensors"
+    go(constant, stop_at, lambda step: min(1.0, (step + 1) / warmup))
     if cooldown:
-        from safetensors import safe_open
-
-        with safe_open(out / "constant.safetensors", framework="pt") as file:
-            start = int(file.metadata()["step"])
-        if is_first_process() and not (out / "cooldown.safetensors").exists():
-            shutil.copy(out / "constant.safetensors", out / "cooldown.safetensors")
+        if shared:
+            distributed.barrier()  # until the first process has written the checkpoint
+        start = checkpoint_step(constant)
+        cooling = out / f"cooldown-from-{start}.safetensors"
+        if is_first_process() and not cooling.exists():
+            shutil.copy(constant, cooling)
         if shared:
             distributed.barrier()
-        go(out / "cooldown.safetensors", start + cooldown, lambda step: (start + cooldown - step) / cooldown)
+        go(cooling, start + cooldown, lambda step: (start + cooldown - step) / cooldown)
     return model
 
 
@@ -231,7 +238,10 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, default=4000, help="steps at constant rate (default: 4000)")
     parser.add_argument(
-        "--cooldown", type=int, default=0, help="steps over which the rate then falls to zero (default: none)"
+        "--cooldown",
+        type=int,
+        default=4000,
+        help="steps over which the rate then falls to zero (default: 4000; 0: none)",
     )
     parser.add_argument("--threads", type=int, default=2)
     for name, default in asdict(Recipe()).items():

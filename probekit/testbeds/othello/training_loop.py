@@ -79,6 +79,12 @@ def is_first_process() -> bool:
     return not distributed.is_initialized() or distributed.get_rank() == 0
 
 
+def checkpoint_step(path: Path) -> int:
+    """The number of steps done when a checkpoint was written."""
+    with safe_open(path, framework="pt") as file:
+        return int(file.metadata()["step"])
+
+
 def train(
     model: nn.Module,
     optimizers: Sequence[torch.optim.Optimizer],
