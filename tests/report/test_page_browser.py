@@ -147,9 +147,12 @@ def test_tabs_show_one_metric_at_a_time(page):
 
 
 def test_the_command_can_be_copied(page):
-    button = page.locator(".copy").first
-    button.click()
-    page.wait_for_function("['Copied', 'Press Ctrl+C'].includes(document.querySelector('.copy').textContent)")
+    shown = page.evaluate("""() => new Promise(done => {
+        const button = document.querySelector('.copy');
+        new MutationObserver(() => done(button.textContent)).observe(button, {childList: true});
+        button.click();
+    })""")
+    assert shown in ("Copied", "Press Ctrl+C")
 
 
 def test_colours_follow_the_theme(page):
