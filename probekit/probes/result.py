@@ -232,11 +232,10 @@ class SweepResult:
         lines = [str(self.manifest.get("title", "sweep"))]
         for summary in self.label_sets:
             best = self.best(summary.name)
-            what = f"{len(summary.classes)} classes" if summary.classes else "continuous"
             count = f", {len(summary.targets)} targets" if len(summary.targets) > 1 else ""
             lines += [
                 "",
-                f"{summary.name} ({what}{count}; {summary.rows['test']:,} test rows): read best at {best.site}",
+                f"{summary.name} ({kind_words(summary)}{count}; {summary.rows['test']:,} test rows): read best at {best.site}",
             ]
             shown = f"{best.value:.3f} ({best.low:.3f} to {best.high:.3f})"
             lines.append(
@@ -310,6 +309,13 @@ class SweepResult:
         from probekit.probes.result_files import read_result
 
         return read_result(Path(folder))
+
+
+def kind_words(summary: LabelSummary) -> str:
+    """`"binary: false / true"`, `"multiclass: 3 classes"` or `"continuous"`."""
+    if summary.kind == "binary":
+        return f"binary: {' / '.join(summary.classes)}"
+    return f"multiclass: {len(summary.classes)} classes" if summary.classes else "continuous"
 
 
 def _some(names: Sequence[str], most: int = 4) -> str:
