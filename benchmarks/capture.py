@@ -16,26 +16,17 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
 import probekit as pk
+from benchmarks.table import Row
 from probekit.activations import capture
 from probekit.activations.plan import make_plan
 
 PEER_BATCH = 16
-
-
-class Row(NamedTuple):
-    """One line of the table: what was measured, both figures, theirs / ours (above 1 is better), versions."""
-
-    name: str
-    ours: float
-    theirs: float
-    ratio: float
-    versions: str
 
 
 def uneven_tokens(sequences: int, vocab: int, seed: int = 0) -> list[np.ndarray]:
@@ -91,8 +82,16 @@ def measure_speed(sequences: int = 128, repeats: int = 2) -> list[Row]:
             seconds["peer"],
             ratios["peer"],
             lens_version,
+            "2",
         ),
-        Row("capture against a bare forward pass, s", seconds["ours"], seconds["bare"], ratios["bare"], hf_version),
+        Row(
+            "capture against a bare forward pass, s",
+            seconds["ours"],
+            seconds["bare"],
+            ratios["bare"],
+            hf_version,
+            "0.95",
+        ),
     ]
 
 
@@ -104,12 +103,12 @@ def measure_memory(sequences: int = 700) -> list[Row]:
         peaks.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]))
     once, tenfold = peaks
     name = "peak memory of a capture of 10x the data against 1x, MB"
-    return [Row(name, tenfold, once, once / tenfold, f"torch {version('torch')}")]
+    return [Row(name, tenfold, once, once / tenfold, "1x of ours", "0.95")]
 
 
-def measure() -> list[Row]:
+def measure(quick: bool = False) -> list[Row]:
     """All rows."""
-    return [*measure_speed(), *measure_memory()]
+    return [*measure_speed(16, 1), *measure_memory(20)] if quick else [*measure_speed(), *measure_memory()]
 
 
 def _best_interleaved(runs: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:

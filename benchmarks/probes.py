@@ -14,11 +14,11 @@ import time
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from benchmarks.table import Row
 from probekit.probes import fit_grid
 
 PEER = """
@@ -35,16 +35,6 @@ for site in data["sites"]:
     scores.append(found.metrics.test_auc)
 np.savez(sys.argv[2], times=times, scores=scores)
 """
-
-
-class Row(NamedTuple):
-    """One line of the table: what was measured, both figures, theirs / ours (above 1 is better), versions."""
-
-    name: str
-    ours: float
-    theirs: float
-    ratio: float
-    versions: str
 
 
 def correlated(rng: np.random.Generator, n: int, d: int, decay: float) -> np.ndarray:
@@ -92,7 +82,7 @@ def board(n: int, held: int, sample: int, seed: int = 0) -> tuple[Row, str]:
         f"converged {int(stack.converged.sum())}/{targets}"
     )
     name = f"64 three-class labels, {n:,} x {d}: scikit-learn loop"
-    return Row(name, ours, loop, loop / ours, f"scikit-learn {version('scikit-learn')}"), note
+    return Row(name, ours, loop, loop / ours, f"scikit-learn {version('scikit-learn')}", "40; 100"), note
 
 
 def layers(python: str, X: np.ndarray, y: np.ndarray, train: int, sample: int) -> tuple[Row, str]:
@@ -125,7 +115,7 @@ def layers(python: str, X: np.ndarray, y: np.ndarray, train: int, sample: int) -
         "ours is the probe chosen on validation, theirs is fitted again on training and validation rows"
     )
     name = f"one label, {len(X)} sites, {X.shape[1]:,} x {X.shape[2]}, 10 values of C: find_best_reg"
-    return Row(name, ours, total, total / ours, "sae-probes 0.4.2"), note
+    return Row(name, ours, total, total / ours, "sae-probes 0.4.2", "40; 100"), note
 
 
 def smollm2_sites(n: int = 1024, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -133,7 +123,25 @@ def smollm2_sites(n: int = 1024, seed: int = 0) -> tuple[np.ndarray, np.ndarray]
     import probekit as pk
     from benchmarks.capture import _load_smollm2
 
-    ones = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen"]
+    ones = [
+        "one",
+        "two",
+        "three",
+        "four",
+        "five",
+        "six",
+        "seven",
+        "eight",
+        "nine",
+        "ten",
+        "eleven",
+        "twelve",
+        "thirteen",
+        "fourteen",
+        "fifteen",
+        "sixteen",
+        "seventeen",
+    ]
     ones += ["eighteen", "nineteen"]
     tens = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
     names = ones + [f"{ten}-{one}" if one else ten for ten in tens for one in ["", *ones[:9]]]

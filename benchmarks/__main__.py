@@ -1,0 +1,31 @@
+"""`make bench`: every benchmark in one run, written to docs/benchmarks.md."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from benchmarks import capture, games, probes
+from benchmarks.table import write_page
+
+PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sae-probes-python", help="interpreter of an environment with sae-probes==0.4.2")
+    parser.add_argument("--quick", action="store_true", help="small sizes, to see that everything runs")
+    parser.add_argument("--out", type=Path, default=PAGE)
+    arguments = parser.parse_args()
+    print("games", flush=True)
+    rows = games.measure(5_000 if arguments.quick else 50_000)
+    print("probes", flush=True)
+    more, notes = probes.measure(arguments.sae_probes_python, arguments.quick)
+    print("capture", flush=True)
+    rows += [*more, *capture.measure(arguments.quick)]
+    write_page(arguments.out, rows, notes)
+    print(arguments.out.read_text())
+
+
+if __name__ == "__main__":
+    main()
