@@ -67,7 +67,7 @@ class Dataset:
             object.__setattr__(self, "tokens", tokens)
         if len(self) == 0:
             raise ValueError(f"dataset {self.name!r} has no sequences")
-        groups = np.arange(len(self)) if self.groups is None else _as_groups(self.groups)
+        groups = np.arange(len(self)) if self.groups is None else as_groups(self.groups)
         spans = {} if self.spans is None else self.spans
         spans = {"span": spans} if not isinstance(spans, Mapping) else spans
         spans = {str(name): np.asarray(array, dtype=np.int64) for name, array in spans.items()}
@@ -173,7 +173,7 @@ def as_dataset(data: Dataset | Sequence[str] | Sequence[np.ndarray], name: str =
     return Dataset(name, tokens=tuple(np.asarray(item) for item in items))
 
 
-def _as_groups(groups: object) -> np.ndarray:
+def as_groups(groups: object) -> np.ndarray:
     """Any values as integers 0, 1, ... by equality."""
     array = np.asarray(groups)
     if array.ndim != 1:

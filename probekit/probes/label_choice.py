@@ -15,7 +15,9 @@ from probekit.probes.rows import Part
 Labels: TypeAlias = "str | LabelSet | Sequence[str | LabelSet] | Mapping[str, Any] | None"
 
 
-def choose_labels(labels: Labels, data: Dataset | None, n_sequences: int, n_items: int | None) -> tuple[LabelSet, ...]:
+def choose_labels(
+    labels: Labels, data: Dataset | None, n_sequences: int, n_items: int | None, *, at_least: bool = False
+) -> tuple[LabelSet, ...]:
     """The label sets asked for, all of known level and right length.
 
     Args:
@@ -23,6 +25,7 @@ def choose_labels(labels: Labels, data: Dataset | None, n_sequences: int, n_item
             set's if None.
         n_sequences: Number of sequences.
         n_items: Number of tokens of all sequences together, None where that is not known.
+        at_least: Whether there may be more tokens than that.
 
     Raises:
         KeyError: unknown name.
@@ -36,7 +39,7 @@ def choose_labels(labels: Labels, data: Dataset | None, n_sequences: int, n_item
     if isinstance(labels, str | LabelSet):
         labels = [labels]
     if isinstance(labels, Mapping):
-        chosen = [_from_values(str(name), values, n_sequences, n_items) for name, values in labels.items()]
+        chosen = [_from_values(str(name), values, n_sequences, n_items, at_least) for name, values in labels.items()]
     elif isinstance(labels, Sequence) and all(isinstance(label, str | LabelSet) for label in labels):
         chosen = [label if isinstance(label, LabelSet) else _by_name(label, data, len(labels)) for label in labels]
     else:
@@ -49,7 +52,7 @@ def choose_labels(labels: Labels, data: Dataset | None, n_sequences: int, n_item
     if len(set(names)) < len(names):
         raise ValueError(f"two label sets have the same name: {sorted(n for n in set(names) if names.count(n) > 1)}")
     for label_set in chosen:
-        _check_length(label_set, n_sequences, n_items)
+        _check_length(label_set, n_sequences, n_items, at_least)
     return tuple(chosen)
 
 
@@ -65,12 +68,16 @@ def _by_name(name: str, data: Dataset | None, number: int) -> LabelSet:
     )
 
 
-def _from_values(name: str, values: Any, n_sequences: int, n_items: int | None) -> LabelSet:
+def _from_values(name: str, values: Any, n_sequences: int, n_items: int | None, at_least: bool) -> LabelSet:
     if isinstance(values, LabelSet):
         return replace(values, name=name, targets=(name,) if values.targets == (values.name,) else values.targets)
     if isinstance(values, str):
         raise TypeError(f"labels[{name!r}] is one string; give one value an item")
-    level: Level = "token" if n_items is not None and len(values) == n_items != n_sequences else "sequence"
+    if not hasattr(values, "__len__"):
+        values = list(values)
+    level: Level = "sequence"
+    if n_items is not None and len(values) != n_sequences:
+        level = "token" if len(values) == n_items or (at_least and len(values) > n_items) else "sequence"
     if level == "sequence" and len(values) != n_sequences:
         tokens = "" if n_items is None else f", or one a token ({n_items:,})"
         raise ValueError(
@@ -79,8 +86,10 @@ def _from_values(name: str, values: Any, n_sequences: int, n_items: int | None) 
     return LabelSet.from_values(name, values, level=level)
 
 
-def _check_length(labels: LabelSet, n_sequences: int, n_items: int | None) -> None:
+def _check_length(labels: LabelSet, n_sequences: int, n_items: int | None, at_least: bool) -> None:
     expected = n_sequences if labels.level == "sequence" else n_items
+    if at_least and labels.level == "token" and len(labels) > (n_items or 0):
+        return
     if expected is not None and len(labels) != expected:
         raise ValueError(
             f"label set {labels.name!r} is {labels.level}-level and has {len(labels):,} values, but there are {expected:,} "

@@ -75,8 +75,10 @@ def sweep(
         labels: Names of the data set's label sets, `LabelSet`s, or a mapping from names to values; all of the data's
             if left out. Strings are names, never values and never prompts.
         sites: Site names; the model's residual stream, or all that the activations have, if left out.
-        probe: `logistic`, `ridge`, `lda`, `difference_in_means`, or an estimator. Continuous labels are read by ridge.
-        grid: Penalties to choose from (`C`, `alpha`, `shrinkage`); the family's own if left out.
+        probe: `logistic`, `ridge`, `lda`, `difference_in_means`, or an estimator, which keeps the parameters it was made
+            with. Continuous labels are read by ridge.
+        grid: Penalties to choose from (`C`, `alpha`, `shrinkage`); the family's own if left out, or the one value that
+            an estimator given as `probe` has.
         pool: What a row is when a model is captured: `all` tokens (the default for token-level labels), the `last`
             token (the default for sequence-level ones), `mean`, or `span`.
         groups: `[sequence]` values; sequences of one group are never split. The data set's own if left out.
@@ -97,6 +99,13 @@ def sweep(
     began = time.time()
     if isinstance(probe, str) and probe not in FAMILIES:
         raise ValueError(f"no probe family {probe!r}; there are {', '.join(FAMILIES)}")
+    if not isinstance(probe, str | LinearProbe):
+        raise TypeError(
+            f"probe is a {type(probe).__name__}; it must be {', '.join(FAMILIES)}, or an estimator of probekit such as "
+            "LogisticProbe(C=0.1)"
+        )
+    if not isinstance(seed, int | np.integer) or seed < 0:
+        raise ValueError(f"seed must be a whole number >= 0, got {seed!r}")
     if n_boot < 100 or max_rows < 8:
         raise ValueError(f"n_boot must be at least 100 and max_rows at least 8, got {n_boot} and {max_rows}")
     figures = Figures()
@@ -123,6 +132,7 @@ def sweep(
                 notes += said
                 scorer = Scorer(n_boot, seed, figures)
                 asking = [_question(c, parts, scorer, probe, grid, controls, seed) for c in wanted]
+                notes += _read_by_ridge(asking, probe, grid)
                 _ask(asking, parts, reading.sites, reading.layers, controls, progress)
                 questions += asking
         if controls and parts["train"].twin is None:
@@ -145,7 +155,7 @@ def sweep(
         "n_boot": n_boot,
     }
     manifest = {
-        "title": reading.title(probe if isinstance(probe, str) else probe.family),
+        "title": reading.title(_family(probe)),
         "seed": seed,
         "arguments": asked,
         **reading.facts(),
@@ -177,13 +187,31 @@ def _question(
     controls: bool,
     seed: int,
 ) -> Question:
-    family = probe if isinstance(probe, str) else probe.family
+    family, by_name = _family(probe), isinstance(probe, str)
     if probe == "logistic":
         count = len(parts["train"]) * len(labels.targets)
         probe = LogisticProbe(tol=QUICK if count > MANY else EXACT, max_iter=ITERATIONS)
     if labels.kind == "continuous" and family != "ridge":  # a grid of C is no grid of alpha
         probe, grid = "ridge", None
+    elif not isinstance(probe, str) and grid is None and not by_name and probe.grid_parameter is not None:
+        grid = [getattr(probe, probe.grid_parameter)]  # the C asked for is the C that is used
     return Question(labels, parts, scorer, probe, grid, with_controls=controls, seed=seed)
+
+
+def _family(probe: str | LinearProbe) -> str:
+    return probe if isinstance(probe, str) else probe.family
+
+
+def _read_by_ridge(questions: Sequence[Question], probe: str | LinearProbe, grid: Sequence[float] | None) -> list[str]:
+    """Notes on what was asked for and does not hold for continuous labels; the defaults need none."""
+    family = _family(probe)
+    if family == "ridge" or (probe == "logistic" and grid is None):
+        return []
+    return [
+        f"{q.labels.name}: continuous, so read by ridge with its own grid; {family} reads classes"
+        for q in questions
+        if q.labels.kind == "continuous"
+    ]
 
 
 def _ask(

@@ -12,6 +12,7 @@ import numpy as np
 
 from probekit.activations import Activations, ActivationStore, ArrayActivations
 from probekit.data import Dataset, LabelSet
+from probekit.data.dataset import as_groups
 from probekit.probes.label_choice import Labels, choose_labels
 from probekit.probes.rows import Capturing, Part, parts_of, plan_rows
 
@@ -127,7 +128,7 @@ class ActivationSource:
         if data is not None and data.groups is not None:
             self._groups = data.groups
         if groups is not None and data is None:
-            self._groups = np.unique(np.asarray(groups), return_inverse=True)[1]
+            self._groups = as_groups(groups)
             if self._groups.shape != (self._sequences,):
                 raise ValueError(
                     f"groups has {len(self._groups)} entries for {self._sequences} sequences; give one a sequence"
@@ -136,7 +137,10 @@ class ActivationSource:
     def label_sets(self, labels: Labels) -> tuple[LabelSet, ...]:
         tokens = None if self.data is None else self.data.tokens
         items = sum(map(len, tokens)) if tokens is not None else int(self.activations.item.max()) + 1
-        return choose_labels(labels, self.data, self._sequences, items)
+        manifest = getattr(self.activations, "manifest", None)
+        # Of texts of which only some tokens were captured it is known how many tokens there are at least.
+        some = tokens is None and manifest is not None and (manifest.every > 1 or manifest.selection != "")
+        return choose_labels(labels, self.data, self._sequences, items, at_least=some)
 
     def parts(self, labels: Sequence[LabelSet], pool: str | None) -> tuple[dict[str, Part], tuple[str, ...]]:
         own = getattr(getattr(self.activations, "manifest", None), "pool", None)
@@ -192,17 +196,25 @@ def open_source(
     if groups is not None and data is not None:
         data = replace(data, groups=np.asarray(groups))
     if isinstance(source, str | Path):
-        if not Path(source).is_dir():
+        if not Path(source).is_dir() or (Path(source) / "config.json").is_file():
             raise FileNotFoundError(
                 f"no activation store at {str(source)!r}; a model is given as an object: sweep(probekit.load_model({str(source)!r}), ...)"
             )
         source = ActivationStore.open(source)
     elif isinstance(source, Mapping):
         source = ArrayActivations(source)
+        if data is not None and len(source) != len(data):
+            raise ValueError(
+                f"the arrays have {len(source):,} rows, but the data has {len(data):,} sequences; a plain dict needs one row a "
+                "sequence, in their order: for other rows, pass ArrayActivations(arrays, sequence=..., item=...)"
+            )
+    if ood is not None and not isinstance(ood, Dataset | Mapping):
+        raise TypeError(f"ood is a {type(ood).__name__}; give a Dataset, or a mapping from names to Datasets")
     named = {ood.name: ood} if isinstance(ood, Dataset) else dict(ood or {})
+    marked = data is not None and data.split is not None and bool((data.split == "ood").any())
     for name in named:
-        if name in ("train", "valid", "test"):
-            raise ValueError(f"an out-of-distribution set cannot be called {name!r}")
+        if name in ("train", "valid", "test") or (name == "ood" and marked):
+            raise ValueError(f"an out-of-distribution set cannot be called {name!r}: a part of the data is called that")
     if hasattr(source, "run") and hasattr(source, "stream_sites"):
         return ModelSource(
             cast("Model", source),
@@ -217,7 +229,7 @@ def open_source(
         )
     if not isinstance(source, Activations):
         raise TypeError(
-            f"source is a {type(source).__name__}; it must be a Model, an ActivationStore or its path, ArrayActivations, or a "
+            f"source is a {type(source).__name__}; it must be a Model (load_model makes one), an ActivationStore or its path, ArrayActivations, or a "
             "dict {site name: array [row, width]}"
         )
     if named:

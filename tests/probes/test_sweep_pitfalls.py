@@ -11,8 +11,9 @@ import torch
 from probekit.activations import ArrayActivations, capture
 from probekit.data import Dataset, LabelSet
 from probekit.models import Model, load_model
-from probekit.probes import sweep
+from probekit.probes import LogisticProbe, sweep
 from probekit.probes.rows import draw_evenly, plan_rows
+from tests.models.tiny import save_tiny_model
 
 QUIET = {"n_boot": 100, "controls": False, "progress": False}
 
@@ -284,3 +285,58 @@ def test_arrays_with_their_own_prefixes_are_checked() -> None:
     rows = result.label_set("y").rows
     assert sum(rows.values()) < 120
     assert any("do not count" in note for note in result.notes)
+
+
+def test_an_estimator_keeps_its_own_penalty() -> None:
+    y = np.arange(120) % 2
+    result = sweep(noise(), labels={"y": y}, probe=LogisticProbe(C=0.37), **QUIET)
+    assert result.probes["y"]["site0"].chosen.tolist() == [0.37]
+    result = sweep(noise(), labels={"y": y}, probe=LogisticProbe(C=0.37), grid=[0.01, 0.02], **QUIET)
+    assert result.probes["y"]["site0"].chosen.item() in (0.01, 0.02)
+
+
+def test_what_does_not_hold_for_continuous_labels_is_said() -> None:
+    values = {"y": np.random.default_rng(1).normal(size=120)}
+    assert not [n for n in sweep(noise(), labels=values, **QUIET).notes if "ridge" in n]
+    for asked in ({"probe": "lda"}, {"grid": [0.5]}):
+        notes = sweep(noise(), labels=values, **asked, **QUIET).notes
+        assert [n for n in notes if n.startswith("y: continuous, so read by ridge")]
+
+
+def test_arguments_of_the_wrong_kind_get_a_clear_error(tmp_path: Path) -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    y = {"y": np.arange(120) % 2}
+    with pytest.raises(TypeError, match="probe is a LogisticRegression; it must be"):
+        sweep(noise(), labels=y, probe=LogisticRegression(), **QUIET)
+    with pytest.raises(ValueError, match="seed must be a whole number >= 0, got -1"):
+        sweep(noise(), labels=y, seed=-1, **QUIET)
+    with pytest.raises(TypeError, match="ood is a list"):
+        sweep(noise(), labels=y, ood=[token_data()], **QUIET)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match="a model is given as an object"):
+        sweep(tmp_path, token_data(), **QUIET)
+    assert sweep(noise(), labels=y, groups=[None, "a", "b", "c", "d", "e"] * 20, **QUIET).best("y")
+
+
+def test_arrays_must_have_a_row_for_every_sequence_of_the_data() -> None:
+    data = Dataset("texts", texts=tuple(f"text {i}" for i in range(130)))
+    with pytest.raises(ValueError, match="the arrays have 120 rows, but the data has 130 sequences"):
+        sweep(noise(120), data, {"y": np.arange(130) % 2}, **QUIET)
+
+
+def test_token_labels_of_a_store_that_holds_some_tokens(tmp_path: Path) -> None:
+    """Labels have a value for every token; which of them the store holds is the store's affair."""
+    model = load_model(save_tiny_model(tmp_path / "model"))
+    rng = np.random.default_rng(0)
+    texts = tuple(" ".join(rng.choice(["paris", "cat", "red", "dog", "rome"], 3 + i % 4)) for i in range(60))
+    tokens, _ = model.tokenize(texts)
+    every = np.concatenate(tokens) % 2
+    data = Dataset("texts", texts=texts, labels={"odd": LabelSet.from_values("odd", every, level="token")})
+    some = np.arange(len(every)) < len(every) - 30
+    for name, which in (("every", {"every": 2}), ("rows", {"rows": some})):
+        site = "blocks.0.hook_resid_pre"
+        store = capture(model, data, site, out=tmp_path / name, progress=False, **which)  # type: ignore[arg-type]
+        assert store.item.max() + 1 < len(every)
+        assert sweep(store, data, **QUIET).best("odd").value == 1
+        assert sweep(store, data, {"odd": every}, **QUIET).best("odd").value == 1
