@@ -21,5 +21,6 @@ def main() -> None:
         print(f"error: {message}\n(PROBEKIT_TRACEBACK=1 shows where)", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from what is already written", file=sys.stderr)
+        goes_on = "the same command goes on from what is already written"
+        print(f"stopped; {goes_on if sys.argv[1:2] == ['capture'] else 'no result was written'}", file=sys.stderr)
         raise SystemExit(130) from None

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from probekit.cli.output import finish
+from probekit.cli.output import finish, require_folder
 
 
 def demo(
@@ -29,6 +29,7 @@ def demo(
     from probekit.report.boards import game_beliefs
     from probekit.testbeds import othello
 
+    require_folder(out)
     model = load_model("othello-mini")
     data = othello.sample_games(games, seed=seed)
     result = sweep(model, data, labels=["tile", "stable"], seed=seed)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import typer
+
+from probekit.data import Kind
 
 
 class Pool(StrEnum):
@@ -23,6 +25,13 @@ class Family(StrEnum):
     ridge = "ridge"
     lda = "lda"
     difference_in_means = "difference_in_means"
+
+
+class Missing(StrEnum):
+    """What to do with a row that has no label."""
+
+    refuse = "refuse"
+    undefined = "undefined"
 
 
 class Precision(StrEnum):
@@ -47,6 +56,20 @@ Labels = Annotated[
         "told apart, and the result says which.",
     ),
 ]
+Kinds = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--kind",
+        help="COLUMN=KIND, where a label column is meant otherwise than it looks; KIND is binary, multiclass or continuous "
+        "(ratings as numbers: stars=continuous). Repeat for several.",
+    ),
+]
+MissingOption = Annotated[
+    Missing,
+    typer.Option(
+        "--missing", help="Rows without a label: an error, or left out of training and scores for that label."
+    ),
+]
 Group = Annotated[
     str | None,
     typer.Option("--group", "-g", help="Column whose values must not be split between train and test (author, topic)."),
@@ -63,3 +86,14 @@ Controls = Annotated[
     bool,
     typer.Option("--controls/--no-controls", help="Majority, shuffled labels, control task, random weights, surface."),
 ]
+
+
+def kinds_of(given: list[str] | None) -> dict[str, Kind]:
+    """`["stars=continuous"]` as `{"stars": "continuous"}`."""
+    kinds: dict[str, Kind] = {}
+    for one in given or []:
+        column, equals, kind = one.rpartition("=")
+        if not equals or not column or kind not in get_args(Kind):
+            raise ValueError(f"--kind {one!r}: write COLUMN=KIND, where KIND is {', '.join(get_args(Kind))}")
+        kinds[column] = cast(Kind, kind)
+    return kinds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,6 +25,15 @@ def finish(result: SweepResult, out: Path, *, title: str | None = None, extra_bl
     console = Console(soft_wrap=True, highlight=False)
     console.print(result.summary(), markup=False)
     console.print(f"\npage    {page.resolve()}\nresult  {(out / 'result.json').resolve()}", markup=False)
+
+
+def require_folder(out: Path) -> None:
+    """Refuse, before anything is computed, a folder that cannot be written to."""
+    there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(f"-o {out}: {there} is a file; give a folder")
+    if not os.access(there, os.W_OK):
+        raise PermissionError(f"-o {out}: {there} cannot be written to; give another folder")
 
 
 def command_line() -> str:

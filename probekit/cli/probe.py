@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from probekit.cli import options
-from probekit.cli.output import finish
+from probekit.cli.output import finish, require_folder
+from probekit.data.dataset import SPLITS
 
 
 def probe(
@@ -29,6 +30,8 @@ def probe(
     site: options.Sites = None,
     pool: options.PoolOption = options.Pool.last,
     probe: options.FamilyOption = options.Family.logistic,
+    kind: options.Kinds = None,
+    missing: options.MissingOption = options.Missing.refuse,
     seed: options.Seed = 0,
     controls: options.Controls = True,
 ) -> None:
@@ -49,15 +52,30 @@ def probe(
     from probekit.models import load_model
     from probekit.probes import sweep as run_sweep
 
-    files = [Path(name) for name in test or [] if Path(name).is_file()]
+    require_folder(out)
+    files = list(dict.fromkeys(Path(name) for name in test or [] if Path(name).is_file()))
     columns = [name for name in test or [] if not Path(name).is_file()]
     if len(columns) > 1:
         raise ValueError(f"--test: neither a file nor one column: {', '.join(columns)}")
     for name in columns:
         if Path(name).suffix:
             raise FileNotFoundError(f"--test: no file {name!r}")
-    data = read_csv(file, text=text, label=label, group=group, split=columns[0] if columns else None)
-    other = {path.stem: read_csv(path, text=text, label=label, group=group) for path in files}
+    kinds = options.kinds_of(kind)
+    data = read_csv(
+        file,
+        text=text,
+        label=label,
+        group=group,
+        split=columns[0] if columns else None,
+        kind=kinds,
+        missing=missing.value,
+    )
+    # Numbers stay numbers in a test file that has few different ones.
+    kinds |= {name: "continuous" for name in label if data.label_set(name).kind == "continuous"}
+    other = {
+        name: read_csv(path, text=text, label=label, group=group, kind=kinds, missing=missing.value)
+        for name, path in zip(names_of(files), files, strict=True)
+    }
     result = run_sweep(
         load_model(model),
         data,
@@ -70,3 +88,11 @@ def probe(
         seed=seed,
     )
     finish(result, out)
+
+
+def names_of(files: list[Path]) -> list[str]:
+    """What each test set is called: its file's stem, or the path as given where that could be mistaken."""
+    stems = [path.stem for path in files]
+    return [
+        str(path) if stems.count(stem) > 1 or stem in SPLITS else stem for path, stem in zip(files, stems, strict=True)
+    ]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from probekit.cli import options
-from probekit.cli.output import finish
+from probekit.cli.output import finish, require_folder
 
 
 def sweep(
@@ -20,6 +20,8 @@ def sweep(
     group: options.Group = None,
     site: options.Sites = None,
     probe: options.FamilyOption = options.Family.logistic,
+    kind: options.Kinds = None,
+    missing: options.MissingOption = options.Missing.refuse,
     seed: options.Seed = 0,
     controls: options.Controls = True,
 ) -> None:
@@ -35,7 +37,8 @@ def sweep(
     from probekit.data import read_csv
     from probekit.probes import sweep as run_sweep
 
-    dataset = read_csv(data, text=text, label=label, group=group)
+    require_folder(out)
+    dataset = read_csv(data, text=text, label=label, group=group, kind=options.kinds_of(kind), missing=missing.value)
     result = run_sweep(
         ActivationStore.open(store), dataset, label, sites=site, probe=probe.value, controls=controls, seed=seed
     )

@@ -227,6 +227,8 @@ def _decide(form: Form, distinct: np.ndarray, asked: Kind | None, where: str) ->
         raise ValueError(f"{where}: every example has the same value, {_class_name(distinct[0])!r}: one {what} only")
     values = f"{form}, {count} different values"
     if asked is not None:
+        if asked not in ("binary", "multiclass", "continuous"):
+            raise ValueError(f"{where}: kind must be binary, multiclass or continuous, got {asked!r}")
         if asked == "continuous" and form == "strings":
             raise ValueError(f"{where}: asked to be continuous, but its values are strings ({_some(distinct, 3)})")
         if asked == "binary" and count != 2:
@@ -247,7 +249,7 @@ def _refuse_row_numbers(form: Form, distinct: np.ndarray, present: np.ndarray, r
     if consecutive and len(distinct) == len(present) and "asked" not in reason:
         raise ValueError(
             f"{where}: whole numbers {distinct[0]:g} to {distinct[-1]:g}, each once: this looks like a row number; "
-            f"pass kind='continuous' if it is meant"
+            f"pass kind='continuous' (--kind COLUMN=continuous) if it is meant"
         )
 
 

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from probekit.data.dataset import SPLITS, Dataset
-from probekit.data.labels import LabelSet, Missing
+from probekit.data.labels import Kind, LabelSet, Missing
 
 Columns = dict[str, list[Any]]
+Kinds = Kind | Mapping[str, Kind] | None
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _SPLIT_WORDS = {word: word for word in SPLITS} | {"validation": "valid", "val": "valid", "dev": "valid"}
@@ -33,6 +34,7 @@ def read_csv(
     split: str | None = None,
     *,
     span: str | Sequence[str] = (),
+    kind: Kinds = None,
     missing: Missing = "refuse",
     columns: Sequence[str] | None = None,
     name: str | None = None,
@@ -53,6 +55,9 @@ def read_csv(
             means test.
         span: Column or columns holding a piece of the row's text (a name in a sentence): its first occurrence becomes
             the span of that name, for `capture(..., pool="span:NAME")`.
+        kind: What the labels are, where the rules would tell otherwise: `"continuous"` for ratings of 1 to 5 that are
+            meant as numbers, `"multiclass"` for more than 20 whole numbers that are meant as classes. One for all
+            columns, or `{column: kind}`.
         missing: `"refuse"` raises on a row without a label (empty or NaN) and names the rows; `"undefined"` keeps the
             row, left out of training and scores for that label.
         columns: Column names of a `.csv` or `.tsv` file that has no header line.
@@ -85,7 +90,7 @@ def read_csv(
         prefix = f"{file.name} " if len(files) > 1 else ""
         places += [f"{prefix}line {line}" for line in lines]
     where = name or (files[0].name if len(files) == 1 else f"{files[0].name} and {len(files) - 1} more")
-    return _build(where, table, places, text, label, group, split, span, missing, {"files": facts})
+    return _build(where, table, places, text, label, group, split, span, kind, missing, {"files": facts})
 
 
 def from_hf(
@@ -96,6 +101,7 @@ def from_hf(
     split: str | None = None,
     *,
     span: str | Sequence[str] = (),
+    kind: Kinds = None,
     missing: Missing = "refuse",
     name: str | None = None,
 ) -> Dataset:
@@ -120,7 +126,7 @@ def from_hf(
         split = "(split)"
     facts = {"hf_fingerprint": [getattr(part, "_fingerprint", "") for part in parts.values()]}
     places = [f"row {i}" for i in range(len(next(iter(table.values()), [])))]
-    return _build(name or "hf-dataset", table, places, text, label, group, split, span, missing, facts)
+    return _build(name or "hf-dataset", table, places, text, label, group, split, span, kind, missing, facts)
 
 
 def _find(path: str | Path | Sequence[str | Path]) -> list[Path]:
@@ -237,11 +243,20 @@ def _build(
     group: str | None,
     split: str | None,
     span: str | Sequence[str],
+    kind: Kinds,
     missing: Missing,
     facts: dict[str, Any],
 ) -> Dataset:
     labels = [label] if isinstance(label, str) else list(label)
     spans = [span] if isinstance(span, str) else list(span)
+    kinds: Mapping[str, Kind] = (
+        kind if isinstance(kind, Mapping) else {} if kind is None else dict.fromkeys(labels, kind)
+    )
+    strange = [column for column in kinds if column not in labels]
+    if strange:
+        raise ValueError(
+            f"kind names {strange[0]!r}, which is no label column; those are: {', '.join(labels) or 'none'}"
+        )
     for column in (text, *labels, *spans, *filter(None, (group, split))):
         if column not in table:
             near = difflib.get_close_matches(column, table, n=3)
@@ -261,9 +276,9 @@ def _build(
             raise ValueError(
                 f"{name}: column {column!r} has no value in {len(lacking)} of {len(values)} rows "
                 f"({', '.join(lacking[:5])}{', ...' if len(lacking) > 5 else ''}); fill them in, remove the rows, or "
-                f"pass missing='undefined' to leave them out of training and scores for this label"
+                f"pass missing='undefined' (--missing undefined) to leave them out of training and scores for this label"
             )
-        sets[column] = LabelSet.from_values(column, values, missing=missing)
+        sets[column] = LabelSet.from_values(column, values, kind=kinds.get(column), missing=missing)
     dataset = Dataset(
         name,
         texts=tuple(texts),

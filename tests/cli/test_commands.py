@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from probekit.cli import main
+from probekit.probes import SweepResult
 
 COLOURS = ["red", "blue", "green"]
 NUMBERS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
@@ -123,6 +124,66 @@ def test_out_of_distribution_file(table: Path, tiny_model_folder: Path, tmp_path
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "elsewhere" in (tmp_path / "out" / "result.json").read_text()
+
+
+def test_test_files_are_told_apart_and_scored(table: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+    """Files called like a part of the split, or like each other, and a file with few of the training file's numbers."""
+    for number, name in enumerate(("test.csv", "a/x.csv", "b/x.csv")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_table(tmp_path / name, seed=number + 3)
+    files = [part for name in ("test.csv", "a/x.csv", "b/x.csv") for part in ("--test", tmp_path / name)]
+    rounded = tmp_path / "test.csv"
+    rows = list(csv.DictReader(rounded.open()))
+    with rounded.open("w", newline="") as file:
+        out = csv.DictWriter(file, rows[0])
+        out.writeheader()
+        out.writerows(row | {"length": i % 3} for i, row in enumerate(rows))
+    done = probekit(
+        "probe", table, "-t", "sentence", "-l", "warm", "-l", "length", "-m", tiny_model_folder, *files, "-p", "ridge",
+        "--no-controls", "-s", "blocks.0.hook_resid_post", "-o", tmp_path / "out",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    names = {str(tmp_path / name) for name in ("test.csv", "a/x.csv", "b/x.csv")}
+    assert set(SweepResult.load(tmp_path / "out").to_frame().data) == {"test", *names}
+
+
+def test_kind_and_missing_labels(table: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+    rows = list(csv.DictReader(table.open()))
+    with (tmp_path / "stars.csv").open("w", newline="") as file:
+        out = csv.writer(file)
+        out.writerow(["sentence", "stars"])
+        out.writerows([row["sentence"], "" if i == 7 else i % 5 + 1] for i, row in enumerate(rows))
+    common = (
+        "probe",
+        tmp_path / "stars.csv",
+        "-t",
+        "sentence",
+        "-l",
+        "stars",
+        "-m",
+        tiny_model_folder,
+        "--no-controls",
+    )
+    common = (*common, "-s", "blocks.0.hook_resid_post", "-o", tmp_path / "out")
+    done = probekit(*common)
+    assert done.returncode == 1
+    assert "--missing undefined" in done.stderr
+    done = probekit(*common, "--missing", "undefined", "--kind", "stars=continuous")
+    assert done.returncode == 0, done.stderr
+    assert "continuous" in done.stdout
+    for wrong, said in (("stars", "COLUMN=KIND"), ("stars=number", "COLUMN=KIND"), ("star=binary", "no label column")):
+        done = probekit(*common, "--kind", wrong)
+        assert done.returncode == 1
+        assert said in done.stderr
+
+
+def test_a_folder_that_cannot_be_written_is_refused_at_once(table: Path, tmp_path: Path) -> None:
+    file = tmp_path / "a file"
+    file.write_text("")
+    for out in (file, file / "below"):
+        done = probekit("probe", table, "-t", "sentence", "-l", "warm", "-m", "no/such/model", "-o", out)
+        assert done.returncode == 1
+        assert "is a file; give a folder" in done.stderr
 
 
 def test_models_lists_and_describes(tiny_model_folder: Path) -> None:

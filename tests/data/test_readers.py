@@ -239,3 +239,15 @@ def test_real_files_read():
     places = read_csv(SHARED / "world_place.csv", "name", ["latitude", "entity_type"], split="is_test")
     assert [places.label_set(n).kind for n in places.labels] == ["continuous", "multiclass"]
     assert len(places) == 39585
+
+
+def test_kind_overrides_the_rules(tmp_path: Path) -> None:
+    path = tmp_path / "ratings.csv"
+    path.write_text("text,stars,other\n" + "".join(f"text {i},{i % 5},{i % 5}\n" for i in range(50)))
+    read = read_csv(path, "text", ["stars", "other"], kind={"stars": "continuous"})
+    assert [read.label_set(name).kind for name in ("stars", "other")] == ["continuous", "multiclass"]
+    assert read_csv(path, "text", "stars", kind="continuous").label_set("stars").kind == "continuous"
+    with pytest.raises(ValueError, match="kind names 'star', which is no label column"):
+        read_csv(path, "text", "stars", kind={"star": "continuous"})
+    with pytest.raises(ValueError, match="kind must be binary, multiclass or continuous, got 'number'"):
+        read_csv(path, "text", "stars", kind="number")  # type: ignore[arg-type]
