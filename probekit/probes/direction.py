@@ -44,6 +44,10 @@ class Direction:
         object.__setattr__(self, "scale", float(self.scale))
         object.__setattr__(self, "provenance", dict(self.provenance))
 
+    def __repr__(self) -> str:
+        origin = ", ".join(f"{name} {value}" for name, value in self.provenance.items())
+        return f"<Direction of {len(self)} dimensions at {self.site or 'a site not named'}, scale {self.scale:.4g}: {origin or 'no provenance'}>"
+
     def __len__(self) -> int:
         return len(self.vector)
 

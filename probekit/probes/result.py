@@ -227,15 +227,20 @@ class SweepResult:
             return np.asarray(stack.predict(activations), dtype=np.float32)
         return np.exp(np.asarray(stack.log_proba(activations), dtype=np.float32))
 
+    def __repr__(self) -> str:
+        names = [summary.name for summary in self.label_sets]
+        title = self.manifest.get("title", "sweep")
+        return f"<SweepResult of {title}: {_some(names)} at {len(self.sites)} sites; .summary() reads it out>"
+
     def summary(self) -> str:
         """A short text for the terminal: the best site of every label set, beside its controls."""
         lines = [str(self.manifest.get("title", "sweep"))]
         for summary in self.label_sets:
             best = self.best(summary.name)
-            count = f", {len(summary.targets)} targets" if len(summary.targets) > 1 else ""
+            targets = f", {len(summary.targets)} targets" if len(summary.targets) > 1 else ""
             lines += [
                 "",
-                f"{summary.name} ({kind_words(summary)}{count}; {summary.rows['test']:,} test rows): read best at {best.site}",
+                f"{summary.name} ({kind_words(summary)}{targets}; {summary.rows['test']:,} test rows): read best at {best.site}",
             ]
             shown = f"{best.value:.3f} ({best.low:.3f} to {best.high:.3f})"
             lines.append(
@@ -249,6 +254,10 @@ class SweepResult:
             value, low, high = self._figure(summary.name, "selectivity", "model", best.site)
             if not np.isnan(value):
                 lines.append(f"  {'selectivity':<16}{value:.3f} ({low:.3f} to {high:.3f})")
+            for data, count in summary.rows.items():
+                if data not in ("train", "valid", "test"):
+                    value, low, high = self._figure(summary.name, best.metric, "model", best.site, data)
+                    lines.append(f"  {'on ' + data:<15} {value:.3f} ({low:.3f} to {high:.3f}), {count:,} rows")
         if self.notes:
             lines += ["", *(f"note: {note}" for note in self.notes)]
         return "\n".join(lines)

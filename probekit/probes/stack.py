@@ -89,6 +89,11 @@ class ProbeStack:
             value = getattr(self, name)
             object.__setattr__(self, name, default if value is None else value.to("cpu", default.dtype))
 
+    def __repr__(self) -> str:
+        axes = zip((*self.axes, "target", "output", "d"), self.coef.shape, strict=True)
+        shape = ", ".join(f"{name} {size}" for name, size in axes)
+        return f"<ProbeStack of {self.family or 'linear'} probes, {self.kind}: [{shape}]{_at(self.sites)}>"
+
     # Reading activations
 
     def scores(self, X: np.ndarray | Tensor) -> Tensor:
@@ -296,3 +301,7 @@ class ProbeStack:
         facts = json.loads(metadata["stack"])
         lists = {k: tuple(v) for k, v in facts.items() if isinstance(v, list)}
         return cls(**{**facts, **lists}, **tensors)
+
+
+def _at(sites: Sequence[str]) -> str:
+    return f" at {sites[0]}" + (f" to {sites[-1]}" if len(sites) > 1 else "") if sites else ""

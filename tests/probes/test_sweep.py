@@ -266,6 +266,10 @@ def test_displays_are_escaped_and_say_the_best(of_arrays: SweepResult) -> None:
     assert "&lt;script&gt;" in result._repr_html_()
     assert "site1" in of_arrays.summary()
     assert of_arrays.best("truth").site in of_arrays._repr_html_()
+    stack = of_arrays.probes["truth"]["site1"]
+    for shown in (of_arrays, stack, stack.direction(0)):  # what a terminal shows is a line, not all the numbers
+        assert len(repr(shown)) < 300
+        assert "tensor(" not in repr(shown)
 
 
 def test_out_of_distribution_sets_are_scored_beside_test(tiny: Model, sequences: Dataset) -> None:
@@ -289,6 +293,7 @@ def test_out_of_distribution_sets_are_scored_beside_test(tiny: Model, sequences:
     assert inside > 0.8
     assert outside > 0.8
     assert set(result.confusion("last").data) == {"test", "elsewhere"}
+    assert "on elsewhere" in result.summary()
 
 
 def test_given_split_is_kept(sequences: Dataset) -> None:
