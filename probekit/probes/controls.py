@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 COVERAGE = 0.9  # share of the test items whose type must occur in training
+OWN = 0.1  # share of the rows that may meet labels of their own cluster when labels are shuffled
 FEWEST_TYPES = 8  # with fewer types a control task is no task
 
 
@@ -24,13 +25,21 @@ def shuffle_labels(values: np.ndarray, cluster: np.ndarray, seed: int) -> np.nda
     A cluster's labels stay together and in order, as the rows of one sequence belong together; which cluster's
     activations they meet is random. All targets of a row move together. What position alone tells about a label
     survives (in board games a good deal); what a sequence tells does not.
+
+    Rows stand cluster by cluster in random order, and their labels move on by one cluster, or by several where a small
+    one would leave more than `OWN` of the rows with labels of their own cluster. Where one cluster holds more than
+    half of the rows, rows are dealt out one by one.
     """
     rng = np.random.default_rng([seed, 0x5481])
-    names, index = np.unique(cluster, return_inverse=True)
-    if len(names) < 2:
+    names, index, sizes = np.unique(cluster, return_inverse=True, return_counts=True)
+    place = rng.permutation(len(names))
+    if 2 * sizes.max() > len(values):
         return values[rng.permutation(len(values))]
-    place = rng.permutation(len(names))[index]
-    to, source = (np.argsort(p, kind="stable") for p in (place, (place + 1) % len(names)))  # nobody keeps its own
+    to = np.argsort(place[index], kind="stable")
+    for shift in np.cumsum(sizes[np.argsort(place)][::-1]):
+        source = np.roll(to, shift)
+        if (index[to] == index[source]).mean() <= OWN:
+            break
     out = np.empty_like(values)
     out[to] = values[source]
     return out

@@ -35,6 +35,24 @@ def test_uneven_and_interleaved_clusters_lose_no_label() -> None:
     np.testing.assert_array_equal(np.bincount(out[:, 0]), np.bincount(values[:, 0]))
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_no_cluster_keeps_its_labels_however_uneven(seed: int) -> None:
+    """A cluster of one row, drawn last, must not shift all labels by that one row only."""
+    sizes = np.random.default_rng(seed).integers(1, 30, 40)
+    cluster = np.repeat(np.arange(40), sizes)
+    out = controls.shuffle_labels(cluster[:, None], cluster, seed)[:, 0]
+    assert (out == cluster).mean() <= controls.OWN
+    np.testing.assert_array_equal(np.bincount(out), sizes)
+    assert (out[1:] != out[:-1]).sum() < 130  # and labels still stand in runs
+
+
+def test_one_cluster_of_most_rows_is_dealt_out_row_by_row() -> None:
+    cluster = np.repeat([0, 1, 2, 3], [70, 10, 10, 10])
+    values = np.r_[np.repeat([0, 1], 35), np.arange(30) % 2][:, None]
+    agreement = [(controls.shuffle_labels(values, cluster, seed) == values).mean() for seed in range(20)]
+    assert abs(np.mean(agreement) - 0.5) < 0.05
+
+
 def test_a_type_has_one_label_and_types_differ() -> None:
     rng = np.random.default_rng(0)
     types, values = rng.integers(0, 30, 2000), rng.integers(0, 3, (2000, 5))
