@@ -86,7 +86,9 @@ def capture(
             by the next call.
     """
     dataset = as_dataset(data)
-    names = list(dict.fromkeys([sites] if isinstance(sites, str) else sites or model.stream_sites))
+    names = list(dict.fromkeys([sites] if isinstance(sites, str) else model.stream_sites if sites is None else sites))
+    if not names:
+        raise ValueError("sites is empty: name at least one, or leave it out for the residual stream")
     widths = {name: int(model.site(name).width) for name in names}
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")

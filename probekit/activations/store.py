@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -255,8 +255,10 @@ def read_manifest(path: Path) -> Manifest | None:
         return None
     try:
         return Manifest.model_validate_json(text)
-    except ValueError as error:
-        raise ValueError(f"{path / MANIFEST} is not the manifest of an activation store: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = ": ".join([*map(str, first["loc"]), first["msg"]])
+        raise ValueError(f"{path / MANIFEST} is not the manifest of an activation store ({what})") from error
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:

@@ -33,13 +33,10 @@ def sweep(
 
     - `probekit sweep store/ --data statements.csv --text statement --label label -o out/`
     """
-    from probekit.activations import ActivationStore
     from probekit.data import read_csv
     from probekit.probes import sweep as run_sweep
 
     require_folder(out)
     dataset = read_csv(data, text=text, label=label, group=group, kind=options.kinds_of(kind), missing=missing.value)
-    result = run_sweep(
-        ActivationStore.open(store), dataset, label, sites=site, probe=probe.value, controls=controls, seed=seed
-    )
+    result = run_sweep(store, dataset, label, sites=site, probe=probe.value, controls=controls, seed=seed)
     finish(result, out)

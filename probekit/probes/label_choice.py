@@ -52,6 +52,11 @@ def choose_labels(
     if len(set(names)) < len(names):
         raise ValueError(f"two label sets have the same name: {sorted(n for n in set(names) if names.count(n) > 1)}")
     for label_set in chosen:
+        if "mean" in label_set.targets:
+            raise ValueError(
+                f"label set {label_set.name!r}: a target cannot be called 'mean', which in results is the mean over targets; "
+                "rename it"
+            )
         _check_length(label_set, n_sequences, n_items, at_least)
     return tuple(chosen)
 

@@ -69,7 +69,7 @@ def sweep(
     shuffled and control-task probes use the penalty that was chosen for the real labels; the others choose their own.
 
     Args:
-        source: A `Model`; an `ActivationStore` or its path; `ArrayActivations`; or a mapping from site names to
+        source: A `Model`; an `ActivationStore` or its path, whose checksums are then compared; `ArrayActivations`; or a mapping from site names to
             arrays `[row, width]`.
         data: The sequences. Needed with a model; with activations it brings label sets, groups and texts.
         labels: Names of the data set's label sets, `LabelSet`s, or a mapping from names to values; all of the data's

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -209,7 +210,7 @@ class SweepResult:
         """What the probe reads, token by token.
 
         Args:
-            model: The model that was probed.
+            model: The model that was probed; another one is read too, with a warning.
             tokens_or_text: One text, or one sequence of token ids.
             site: The best site unless named.
 
@@ -219,6 +220,12 @@ class SweepResult:
         import torch
 
         site = self.sites[self._place(label_set, site)]
+        probed = self.manifest.get("model") or {}
+        if probed.get("fingerprint") not in (None, model.fingerprint):
+            warnings.warn(
+                f"these probes were fitted on {probed.get('name')!r} with other weights than {model.name!r} has",
+                stacklevel=2,
+            )
         tokens = model.tokenize([tokens_or_text])[0][0] if isinstance(tokens_or_text, str) else tokens_or_text
         ids = torch.as_tensor(np.asarray(tokens, dtype=np.int64))[None]
         activations = model.run(ids, torch.ones_like(ids, dtype=torch.bool), [site])[site][0].float().cpu()

@@ -50,7 +50,15 @@ def write_result(result: SweepResult, folder: Path) -> Path:
 
 def read_result(folder: Path) -> SweepResult:
     """See `SweepResult.load`."""
-    path = folder / "result.json"
+    try:
+        return _read_result(folder, folder / "result.json")
+    except (KeyError, AttributeError, IndexError) as error:
+        raise ValueError(
+            f"{folder / 'result.json'} is damaged: it lacks or misplaces {error}; save the result again"
+        ) from error
+
+
+def _read_result(folder: Path, path: Path) -> SweepResult:
     if not path.is_file():
         raise FileNotFoundError(f"no result.json in {folder}: give the folder that SweepResult.save (or `-o`) wrote to")
     try:

@@ -201,6 +201,7 @@ def open_source(
                 f"no activation store at {str(source)!r}; a model is given as an object: sweep(probekit.load_model({str(source)!r}), ...)"
             )
         source = ActivationStore.open(source)
+        source.verify()  # who opens a store decides for themselves
     elif isinstance(source, Mapping):
         source = ArrayActivations(source)
         if data is not None and len(source) != len(data):

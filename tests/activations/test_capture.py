@@ -317,3 +317,8 @@ def test_activations_that_overflow_or_are_not_finite_name_site_and_place(model):
     with pytest.raises(ValueError, match=where + ".*65,504"):
         capture(Broken(model, 1e9), games, SITES, dtype="float16", progress=False)
     capture(Broken(model, 1e9), games, SITES, dtype="bfloat16", progress=False)
+
+
+def test_no_sites_is_an_error(model, games, tmp_path):
+    with pytest.raises(ValueError, match="sites is empty"):
+        capture(model, games, [], out=tmp_path / "store", progress=False)

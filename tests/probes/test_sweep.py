@@ -197,6 +197,12 @@ def test_saved_result_comes_back(of_model: SweepResult, tmp_path: Path) -> None:
     json.loads((tmp_path / "result.json").read_text(), parse_constant=lambda c: pytest.fail(f"{c} is no JSON"))
 
 
+def test_a_document_that_lacks_parts_is_no_result(tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text('{"format": 1}')
+    with pytest.raises(ValueError, match=r"result\.json is damaged: it lacks or misplaces 'checksums'"):
+        SweepResult.load(tmp_path)
+
+
 def test_damage_is_found(of_arrays: SweepResult, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no result\.json"):
         SweepResult.load(tmp_path / "nowhere")

@@ -325,6 +325,30 @@ def test_arrays_must_have_a_row_for_every_sequence_of_the_data() -> None:
         sweep(noise(120), data, {"y": np.arange(130) % 2}, **QUIET)
 
 
+def test_a_damaged_store_is_found_before_it_is_read(tiny: Model, tmp_path: Path) -> None:
+    data = token_data()
+    store = capture(tiny, data, "blocks.0.hook_resid_post", out=tmp_path / "store", pool="last", progress=False)
+    shard = store.path / store.manifest.shards[0].name
+    content = bytearray(shard.read_bytes())
+    content[-3] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(ValueError, match=r"shard-00000.safetensors is damaged"):
+        sweep(store.path, data, "seq", **QUIET)
+
+
+def test_a_target_called_mean_is_refused() -> None:
+    two = LabelSet("z", np.stack([np.arange(120) % 2] * 2, 1), "binary", "sequence", ("0", "1"), ("mean", "x"))
+    for labels in (two, {"mean": np.arange(120) % 2}):
+        with pytest.raises(ValueError, match="a target cannot be called 'mean'"):
+            sweep(noise(), labels=labels, **QUIET)
+
+
+def test_reading_with_another_model_warns(tiny: Model) -> None:
+    result = sweep(tiny, token_data(), "seq", **QUIET)
+    with pytest.warns(UserWarning, match="with other weights"):
+        result.read(tiny.randomized(1), [1, 2, 3], "seq")
+
+
 def test_token_labels_of_a_store_that_holds_some_tokens(tmp_path: Path) -> None:
     """Labels have a value for every token; which of them the store holds is the store's affair."""
     model = load_model(save_tiny_model(tmp_path / "model"))
