@@ -81,6 +81,8 @@ def bootstrap(metric: Metric, predictions: Predictions, cluster: Tensor, counts:
         draws = metric.redraw(predictions, counts[:, cluster])
     else:
         draws = metric.value((counts @ sums.flatten(1)).unflatten(-1, sums.shape[1:]), full)
+    if n_clusters < 2:  # every draw is the sample itself, which says nothing about another sample
+        draws = torch.full_like(draws, torch.nan)
     present = torch.zeros((n_clusters, targets), dtype=torch.bool)
     item, target = predictions.defined.nonzero(as_tuple=True)
     present[cluster[item], target] = True

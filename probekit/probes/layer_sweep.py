@@ -34,6 +34,7 @@ from probekit.probes.sources import open_source
 # at a third of the time. An estimator given as `probe` keeps its own.
 EXACT, QUICK, MANY = 1e-4, 3e-3, 200_000
 ITERATIONS = 300
+FEW = 10  # clusters of test rows below which a bootstrap over clusters covers too little
 
 if TYPE_CHECKING:
     from probekit.activations import Activations
@@ -129,7 +130,7 @@ def sweep(
             wanted = [c for c in chosen if c.level == level]
             if wanted:
                 parts, said = reading.parts(wanted, pool)
-                notes += said
+                notes += [*said, *_few_clusters(parts["test"])]
                 scorer = Scorer(n_boot, seed, figures)
                 asking = [_question(c, parts, scorer, probe, grid, controls, seed) for c in wanted]
                 notes += _read_by_ridge(asking, probe, grid)
@@ -196,6 +197,14 @@ def _question(
     elif not isinstance(probe, str) and grid is None and not by_name and probe.grid_parameter is not None:
         grid = [getattr(probe, probe.grid_parameter)]  # the C asked for is the C that is used
     return Question(labels, parts, scorer, probe, grid, with_controls=controls, seed=seed)
+
+
+def _few_clusters(test: Part) -> list[str]:
+    count = int(test.cluster.max()) + 1
+    if count >= FEW:
+        return []
+    narrow = "intervals from so few are too narrow" if count > 1 else "no interval can be given"
+    return [f"the test rows come from {count} {'groups' if count > 1 else 'group'} (or sequences) only: {narrow}"]
 
 
 def _family(probe: str | LinearProbe) -> str:

@@ -151,7 +151,7 @@ class SweepResult:
         tied = []
         for i, site in enumerate(self.sites):
             low, high = paired_interval(draws[chosen] - draws[i])
-            if i != chosen and low <= 0 <= high:
+            if i != chosen and not (low > 0 or high < 0):  # NaN, an interval that cannot be given, tells nothing apart
                 tied.append(site)
         value, low, high = self._figure(label_set, metric, "model", self.sites[chosen])
         return Best(label_set, metric, self.sites[chosen], self.layers[chosen], value, low, high, tuple(tied))

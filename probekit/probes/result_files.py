@@ -33,7 +33,7 @@ def write_result(result: SweepResult, folder: Path) -> Path:
         _replace(folder / name, data)
     document = {
         "format": FORMAT,
-        "manifest": result.manifest,
+        "manifest": _named(dict(result.manifest)),
         "notes": result.notes,
         "sites": result.sites,
         "layers": result.layers,
@@ -113,9 +113,9 @@ def _read_result(folder: Path, path: Path) -> SweepResult:
                     kind=by_name[name].kind,
                     targets=by_name[name].targets,
                     sites=(site,),
-                    grid=tuple(document["probes"][name]["grid"]),
+                    grid=tuple(float(v) for v in document["probes"][name]["grid"]),
                     family=document["probes"][name]["family"],
-                    parameters=document["probes"][name]["parameters"],
+                    parameters={k: _number(v) for k, v in document["probes"][name]["parameters"].items()},
                 )
                 for site in document["sites"]
             }
@@ -143,7 +143,8 @@ def _probe_tensors(result: SweepResult) -> dict[str, np.ndarray]:
 def _family_of(stacks: Mapping[str, ProbeStack]) -> dict[str, Any]:
     """What all probes of a label set share."""
     stack = next(iter(stacks.values()))
-    return {"family": stack.family, "parameters": dict(stack.parameters), "grid": list(stack.grid)}
+    shared = {"family": stack.family, "parameters": dict(stack.parameters), "grid": list(stack.grid)}
+    return {key: _named(value) for key, value in shared.items()}
 
 
 def _draw_tensors(result: SweepResult) -> dict[str, np.ndarray]:
@@ -168,6 +169,21 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return [_plain(v) for v in value.tolist()]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _named(value: Any) -> Any:
+    """`value` with its numbers that JSON lacks as strings: inf, -inf, nan."""
+    if isinstance(value, Mapping):
+        return {str(k): _named(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_named(v) for v in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _number(value: Any) -> Any:
+    return float(value) if value in ("inf", "-inf", "nan") else value
 
 
 def _jsonable(value: Any) -> Any:

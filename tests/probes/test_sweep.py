@@ -13,7 +13,7 @@ import torch
 from probekit.activations import ArrayActivations, capture
 from probekit.data import Dataset, LabelSet
 from probekit.models import Model, load_model
-from probekit.probes import SweepResult, sweep
+from probekit.probes import LogisticProbe, SweepResult, sweep
 
 FRAME = ["site", "layer", "label_set", "target", "data", "source", "metric", "value", "low", "high", "n"]
 
@@ -195,6 +195,18 @@ def test_saved_result_comes_back(of_model: SweepResult, tmp_path: Path) -> None:
     assert back.summary() == of_model.summary()
     assert {p.name for p in tmp_path.iterdir()} == {"result.json", "probes.safetensors", "draws.safetensors"}
     json.loads((tmp_path / "result.json").read_text(), parse_constant=lambda c: pytest.fail(f"{c} is no JSON"))
+
+
+def test_numbers_that_json_lacks_do_not_cost_the_result(tmp_path: Path) -> None:
+    arrays, y = planted(n=120)
+    data = Dataset(
+        "d", texts=tuple(f"text {i}" for i in range(120)), facts={"x": float("nan"), "y": [np.float64(np.inf)]}
+    )
+    probe = LogisticProbe(C=np.inf)
+    result = sweep(arrays, data, {"y": y}, probe=probe, n_boot=100, controls=False, progress=False)
+    again = SweepResult.load(result.save(tmp_path)).probes["y"]["site0"]
+    assert again.grid == result.probes["y"]["site0"].grid == (np.inf,)
+    assert again.parameters["C"] == np.inf
 
 
 def test_a_document_that_lacks_parts_is_no_result(tmp_path: Path) -> None:

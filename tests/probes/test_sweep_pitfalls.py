@@ -336,6 +336,16 @@ def test_a_damaged_store_is_found_before_it_is_read(tiny: Model, tmp_path: Path)
         sweep(store.path, data, "seq", **QUIET)
 
 
+def test_one_test_sequence_gives_no_interval(tmp_path: Path) -> None:
+    rows = ArrayActivations(noise(90), sequence=np.repeat([0, 1, 2], 30))
+    result = sweep(rows, labels={"y": np.arange(90) % 2}, **QUIET)
+    best = result.best("y")
+    assert np.isnan([best.low, best.high]).all()
+    assert len(best.tied) == 1  # of two sites: they cannot be told apart
+    assert "the test rows come from 1 group (or sequences) only: no interval can be given" in result.notes
+    assert result.save_page(tmp_path / "page.html").is_file()
+
+
 def test_a_target_called_mean_is_refused() -> None:
     two = LabelSet("z", np.stack([np.arange(120) % 2] * 2, 1), "binary", "sequence", ("0", "1"), ("mean", "x"))
     for labels in (two, {"mean": np.arange(120) % 2}):
