@@ -278,7 +278,10 @@ def _build(
                 f"({', '.join(lacking[:5])}{', ...' if len(lacking) > 5 else ''}); fill them in, remove the rows, or "
                 f"pass missing='undefined' (--missing undefined) to leave them out of training and scores for this label"
             )
-        sets[column] = LabelSet.from_values(column, values, kind=kinds.get(column), missing=missing)
+        try:
+            sets[column] = LabelSet.from_values(column, values, kind=kinds.get(column), missing=missing)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
     dataset = Dataset(
         name,
         texts=tuple(texts),

@@ -13,7 +13,7 @@ import numpy as np
 from probekit.activations import Activations, ActivationStore, ArrayActivations
 from probekit.data import Dataset, LabelSet
 from probekit.data.dataset import as_groups
-from probekit.probes.label_choice import Labels, choose_labels
+from probekit.probes.label_choice import Labels, choose_labels, same_labels
 from probekit.probes.rows import Capturing, Part, parts_of, plan_rows
 
 if TYPE_CHECKING:
@@ -67,7 +67,11 @@ class ModelSource:
 
     def label_sets(self, labels: Labels) -> tuple[LabelSet, ...]:
         tokens = self.data.tokens if self.data.tokens is not None else self.model.tokenize(self.data.texts or ())[0]
-        return choose_labels(labels, self.data, len(self.data), sum(len(t) for t in tokens))
+        chosen = choose_labels(labels, self.data, len(self.data), sum(len(t) for t in tokens))
+        for name, data in self.ood.items():
+            for label_set in chosen:
+                same_labels(label_set, data, name)  # refused before anything is captured
+        return chosen
 
     def parts(self, labels: Sequence[LabelSet], pool: str | None) -> tuple[dict[str, Part], tuple[str, ...]]:
         level = labels[0].level

@@ -147,6 +147,22 @@ def test_test_files_are_told_apart_and_scored(table: Path, tiny_model_folder: Pa
     assert set(SweepResult.load(tmp_path / "out").to_frame().data) == {"test", *names}
 
 
+def test_a_test_file_that_does_not_fit_is_refused_before_the_capture(
+    table: Path, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.csv"
+    rest = ["-t", "sentence", "-l", "warm", "-m", tiny_model_folder, "--test", other, "-o", tmp_path / "out"]
+    for labels, said in (
+        (["maybe", "perhaps"], "classes ['maybe', 'perhaps']"),
+        (["True", "True"], "other.csv: label 'warm'"),
+    ):
+        other.write_text("sentence,warm\n" + "".join(f"one cat is {i} red,{labels[i % 2]}\n" for i in range(40)))
+        done = probekit("probe", table, *rest)
+        assert done.returncode == 1
+        assert said in done.stderr
+        assert "capture" not in done.stderr
+
+
 def test_kind_and_missing_labels(table: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
     rows = list(csv.DictReader(table.open()))
     with (tmp_path / "stars.csv").open("w", newline="") as file:
