@@ -19,19 +19,20 @@ OWN = 0.1  # share of the rows that may meet labels of their own cluster when la
 FEWEST_TYPES = 8  # with fewer types a control task is no task
 
 
-def shuffle_labels(values: np.ndarray, cluster: np.ndarray, seed: int) -> np.ndarray:
-    """`values` `[n, target]` of training rows, dealt out again between whole clusters.
+def shuffle_labels(values: np.ndarray, sequence: np.ndarray, seed: int) -> np.ndarray:
+    """`values` `[n, target]` of training rows, dealt out again between whole sequences.
 
-    A cluster's labels stay together and in order, as the rows of one sequence belong together; which cluster's
-    activations they meet is random. All targets of a row move together. What position alone tells about a label
-    survives (in board games a good deal); what a sequence tells does not.
+    A sequence's labels stay together and in order; which sequence's activations they meet is random. All targets of a
+    row move together. What position alone tells about a label survives (in board games a good deal); what a sequence
+    tells does not. Sequences move, not groups of them: in groups of one true and one false sentence, labels that kept
+    the order within a group would hardly move at all.
 
-    Rows stand cluster by cluster in random order, and their labels move on by one cluster, or by several where a small
-    one would leave more than `OWN` of the rows with labels of their own cluster. Where one cluster holds more than
-    half of the rows, rows are dealt out one by one.
+    Rows stand sequence by sequence in random order, and their labels move on by one sequence, or by several where a
+    small one would leave more than `OWN` of the rows with labels of their own. Where one sequence holds more than half
+    of the rows, rows are dealt out one by one.
     """
     rng = np.random.default_rng([seed, 0x5481])
-    names, index, sizes = np.unique(cluster, return_inverse=True, return_counts=True)
+    names, index, sizes = np.unique(sequence, return_inverse=True, return_counts=True)
     place = rng.permutation(len(names))
     if 2 * sizes.max() > len(values):
         return values[rng.permutation(len(values))]

@@ -65,7 +65,7 @@ def sweep(
     training count neither in validation nor in test.
 
     Controls: `majority` (the class frequencies of training, or its mean); `shuffled` (labels dealt out again between
-    training sequences or groups); `control_task` (a random label for each type; Hewitt & Liang 2019) with its
+    training sequences); `control_task` (a random label for each type; Hewitt & Liang 2019) with its
     `selectivity`; `random_weights` (the same architecture, never trained); `surface` (the text or the tokens alone). The
     shuffled and control-task probes use the penalty that was chosen for the real labels; the others choose their own.
 

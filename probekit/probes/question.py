@@ -61,7 +61,7 @@ class Question:
         self.control_task = ""
         self._control: dict[str, np.ndarray] | None = None
         if with_controls:
-            self._shuffled = control.shuffle_labels(self.truth["train"], parts["train"].cluster, seed)
+            self._shuffled = control.shuffle_labels(self.truth["train"], parts["train"].sequence, seed)
             self._make_control_task()
 
     def _truth(self, part: Part) -> np.ndarray:

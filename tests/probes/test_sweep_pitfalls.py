@@ -374,3 +374,18 @@ def test_token_labels_of_a_store_that_holds_some_tokens(tmp_path: Path) -> None:
         assert store.item.max() + 1 < len(every)
         assert sweep(store, data, **QUIET).best("odd").value == 1
         assert sweep(store, data, {"odd": every}, **QUIET).best("odd").value == 1
+
+
+def test_labels_shuffle_within_balanced_groups_too() -> None:
+    """A true and a false sentence about each thing, kept together: the shuffled control must still know nothing."""
+    rng = np.random.default_rng(0)
+    y = np.tile([1, 0], 150)
+    x = rng.normal(size=(300, 8)).astype(np.float32) + 2 * y[:, None]
+    options = {**QUIET, "controls": True}
+    result = sweep({"site": x}, labels={"y": binary(y)}, groups=np.repeat(np.arange(150), 2), **options)
+    frame = result.to_frame()
+    mean = (
+        frame[(frame.metric == "auroc") & (frame.target == "mean") & (frame.data == "test")].set_index("source").value
+    )
+    assert mean["model"] > 0.99
+    assert mean["shuffled"] < 0.9
