@@ -43,13 +43,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("out/geometry_of_truth"))
     parser.add_argument("--probe", default="logistic", help="logistic, ridge, lda or difference_in_means")
+    parser.add_argument("--train", nargs="+", choices=NAMES, default=NAMES, help="data sets to train on")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
     model = pk.load_model(args.model)
     data = {name: read(args.data, name) for name in NAMES}
     within, across = [], []
-    for name in NAMES:
+    for name in args.train:
         others = {other: data[other] for other in NAMES if other != name}
         result = pk.sweep(model, data[name], ["label"], ood=others, probe=args.probe, seed=args.seed)
         result.save(args.out / name)

@@ -144,7 +144,21 @@ class ActivationSource:
         manifest = getattr(self.activations, "manifest", None)
         # Of texts of which only some tokens were captured it is known how many tokens there are at least.
         some = tokens is None and manifest is not None and (manifest.every > 1 or manifest.selection != "")
-        return choose_labels(labels, self.data, self._sequences, items, at_least=some)
+        chosen = choose_labels(labels, self.data, self._sequences, items, at_least=some)
+        if tokens is not None and any(label_set.level == "token" for label_set in chosen):
+            self._check_items(np.array([len(t) for t in tokens]))
+        return chosen
+
+    def _check_items(self, lengths: np.ndarray) -> None:
+        """Refuse rows whose item is no token of their sequence: they would be given the labels of others."""
+        item, sequence, ends = self.activations.item, self.activations.sequence, np.cumsum(lengths)
+        wrong = np.flatnonzero((item >= ends[sequence]) | (item < (ends - lengths)[sequence]))
+        if len(wrong):
+            row = int(wrong[0])
+            raise ValueError(
+                f"row {row} of the activations is of sequence {sequence[row]}, but its item {item[row]} is a token of another; "
+                "pass ArrayActivations(..., item=...), the index of each row's token among all tokens of the data"
+            )
 
     def parts(self, labels: Sequence[LabelSet], pool: str | None) -> tuple[dict[str, Part], tuple[str, ...]]:
         own = getattr(getattr(self.activations, "manifest", None), "pool", None)

@@ -336,3 +336,14 @@ def test_other_families_and_their_grids() -> None:
         assert result.probes["y"]["site1"].family == family
     result = sweep(arrays, labels={"y": y}, probe="ridge", grid=[3.0], n_boot=100, controls=False, progress=False)
     assert result.probes["y"]["site1"].chosen.tolist() == [3.0]
+
+
+def test_rows_of_some_tokens_must_say_which(sequences: Dataset) -> None:
+    lengths = [len(t) for t in sequences.tokens or ()]
+    name = next(n for n in sequences.labels if sequences.label_set(n).level == "token")
+    of, some = np.repeat(np.arange(len(lengths)), lengths), np.arange(0, sum(lengths), 2)
+    rows = {"site0": np.random.default_rng(0).normal(size=(len(some), 4)).astype(np.float32)}
+    with pytest.raises(ValueError, match="is a token of another"):
+        sweep(ArrayActivations(rows, sequence=of[some]), sequences, [name], n_boot=100, progress=False)
+    right = ArrayActivations(rows, sequence=of[some], item=some)
+    assert sweep(right, sequences, [name], n_boot=100, controls=False, progress=False).best(name)
