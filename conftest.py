@@ -29,8 +29,16 @@ def enter_folder(namespace: dict[str, object]) -> None:
     import tempfile
 
     import plotly.io
+    from plotly.io.base_renderers import ExternalRenderer
 
-    plotly.io.renderers.default = "json"
+    class Quiet(ExternalRenderer):
+        """`figure.show()` makes the figure and opens nothing."""
+
+        def render(self, fig_dict: dict[str, object]) -> None:
+            assert fig_dict["data"]
+
+    plotly.io.renderers["quiet"] = Quiet()
+    plotly.io.renderers.default = "quiet"
     namespace["_folder"] = folder = tempfile.TemporaryDirectory()
     namespace["_before"] = Path.cwd()
     os.chdir(folder.name)

@@ -67,7 +67,7 @@ def table(frame: pd.DataFrame, rows: list[str]) -> str:
     for record in frame.sort_values([*rows, "layer"]).to_dict("records"):
         cells = [str(record[name]) for name in rows]
         lines.append(
-            f"| {' | '.join(cells)} | {record['site'] or '-'} | {record['value']:.1%} | {record['low']:.1%} to {record['high']:.1%} |"
+            f"| {' | '.join(cells)} | {record['site'] if isinstance(record['site'], str) else '-'} | {record['value']:.1%} | {record['low']:.1%} to {record['high']:.1%} |"
         )
     return "\n".join(lines)
 
