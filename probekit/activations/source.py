@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 _BATCH_ROWS = 16_384
+_unlike = itertools.count()  # keeps rows of different arrays apart that come without prefixes
 
 
 @runtime_checkable
@@ -53,7 +55,8 @@ class ArrayActivations:
         position: `[row]` integers, position in the sequence; 0 if left out.
         token: `[row]` token ids; -1 if left out.
         prefix: `[row]` hash of the tokens each row could see (`probekit.activations.prefix_hashes`). Left out, no two
-            rows are taken to have the same prefix, so a sweep cannot drop test rows whose prefix occurs in training.
+            rows, of these arrays or others, are taken to have the same prefix, so a sweep cannot drop test rows whose
+            prefix occurs in training.
         item: `[row]` index into the label sets; the row number if left out.
 
     Raises:
@@ -81,7 +84,7 @@ class ArrayActivations:
         self.sequence = self._index("sequence", sequence, every, np.int64)
         self.position = self._index("position", position, np.zeros(self._rows), np.int32)
         self.token = self._index("token", token, np.full(self._rows, -1), np.int32)
-        self.prefix = self._index("prefix", prefix, every, np.uint64)
+        self.prefix = self._index("prefix", prefix, every + (next(_unlike) << 40), np.uint64)
         self.item = self._index("item", item, every, np.int64)
 
     @property

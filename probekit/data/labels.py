@@ -91,6 +91,7 @@ class LabelSet:
         *,
         missing: Missing = "refuse",
         targets: Sequence[str] = (),
+        like: LabelSet | None = None,
     ) -> LabelSet:
         """Make a label set of raw values: strings, booleans, integers or floats.
 
@@ -111,11 +112,13 @@ class LabelSet:
             kind: Overrides the rules: `"continuous"` for numbers, `"binary"` or `"multiclass"` for classes.
             missing: What to do with None, NaN and empty strings: refuse them, or keep them as not defined.
             targets: Names of the columns.
+            like: The label set of training, for the labels of a test set of its own: its kind and its classes hold, and
+                a test set may show some of them only.
 
         Raises:
             ValueError: missing values (with their items) unless allowed; one class or one value only; fewer than two
                 examples a class on average (an id column, or free text); consecutive unique whole numbers (row
-                numbers); values that do not fit the kind asked for.
+                numbers); values that do not fit the kind asked for; values that are no class of `like`.
         """
         where = f"label {name!r}"
         if isinstance(values, str):
@@ -133,6 +136,11 @@ class LabelSet:
         if not len(present):
             raise ValueError(f"{where}: no item has a value")
         form, distinct, index = _distinct(present, where)
+        if like is not None:
+            return cls(
+                name, _in_terms_of(like, columns, absent, form, distinct, index, where), like.kind, level, like.classes,
+                tuple(targets), like.reason,
+            )  # fmt: skip
         kind, reason = _decide(form, distinct, kind, where)
         if kind == "continuous":
             _refuse_row_numbers(form, distinct, present, reason, where)
@@ -172,12 +180,25 @@ def _as_array(values: Iterable[Any], where: str) -> np.ndarray:
         values = np.asarray(values.detach().cpu())
     if not isinstance(values, np.ndarray):
         values = list(values)
-        nested = bool(values) and isinstance(values[0], list | tuple | np.ndarray)
-        values = np.array(values, dtype=None if nested else object)
+        nested = [isinstance(value, list | tuple | np.ndarray) for value in values]
+        if any(nested):
+            _refuse_ragged(values, where)
+        values = np.array(values, dtype=None if any(nested) else object)
     if values.ndim not in (1, 2) or values.dtype.kind not in "biufUOS":
         raise ValueError(f"{where}: values must be [item] or [item, target], got {values.shape} of {values.dtype}")
     array: np.ndarray = values.astype(object) if values.dtype.kind in "US" else values
     return array
+
+
+def _refuse_ragged(values: list[Any], where: str) -> None:
+    lengths = [len(value) if isinstance(value, list | tuple | np.ndarray) else -1 for value in values]
+    for item, length in enumerate(lengths):
+        if length != lengths[0]:
+            one, other = (f"{n} values" if n >= 0 else "a single value" for n in (lengths[0], length))
+            raise ValueError(
+                f"{where}: item 0 has {one}, item {item} has {other}; every item needs one value a target. Labels of "
+                "tokens are given as one flat list over all sequences, in their order"
+            )
 
 
 def _absent(values: np.ndarray) -> np.ndarray:
@@ -220,11 +241,42 @@ def _distinct(present: np.ndarray, where: str) -> tuple[Form, np.ndarray, np.nda
     return ("whole numbers" if whole else "numbers"), distinct, index
 
 
+def _in_terms_of(
+    like: LabelSet,
+    columns: np.ndarray,
+    absent: np.ndarray,
+    form: Form,
+    distinct: np.ndarray,
+    index: np.ndarray,
+    where: str,
+) -> np.ndarray:
+    """`[item, target]` values in the kind and classes of another label set."""
+    if like.kind == "continuous":
+        if form == "strings":
+            raise ValueError(f"{where}: continuous in training, but its values here are strings ({_some(distinct, 3)})")
+        numbers = np.full(columns.shape, np.nan, dtype=np.float32)
+        numbers[~absent] = columns[~absent].astype(np.float64)
+        return numbers
+    names = [_class_name(value) for value in distinct]
+    strange = [name for name in names if name not in like.classes]
+    if strange:
+        raise ValueError(
+            f"{where}: {', '.join(strange[:5])}{', ...' if len(strange) > 5 else ''} is no class of training, which has "
+            f"{', '.join(like.classes[:5])}{', ...' if len(like.classes) > 5 else ''}"
+        )
+    indices = np.full(columns.shape, -1, dtype=np.int16)
+    indices[~absent] = np.array([like.classes.index(name) for name in names], dtype=np.int16)[index]
+    return indices
+
+
 def _decide(form: Form, distinct: np.ndarray, asked: Kind | None, where: str) -> tuple[Kind, str]:
     count = len(distinct)
     if count < 2:
         what = "value" if asked == "continuous" else "class"
-        raise ValueError(f"{where}: every example has the same value, {_class_name(distinct[0])!r}: one {what} only")
+        raise ValueError(
+            f"{where}: every example has the same value, {_class_name(distinct[0])!r}: one {what} only (the labels of a "
+            "test set of its own are read with like=, the label set of training)"
+        )
     values = f"{form}, {count} different values"
     if asked is not None:
         if asked not in ("binary", "multiclass", "continuous"):

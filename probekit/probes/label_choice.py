@@ -142,18 +142,36 @@ def usable_targets(labels: LabelSet, train: Part) -> tuple[LabelSet, tuple[str, 
     return labels, tuple(notes)
 
 
-def same_labels(labels: LabelSet, data: Dataset, name: str) -> LabelSet:
-    """The label set of the same name in an out-of-distribution data set, in the classes and targets of `labels`.
+def labels_elsewhere(chosen: Sequence[LabelSet], given: Dataset | Mapping[str, Any], name: str) -> dict[str, LabelSet]:
+    """The label sets of an out-of-distribution set, by name, in the classes and targets of those `chosen` for training.
+
+    Args:
+        given: Its data set, or a mapping from names of label sets to `LabelSet`s or values.
 
     Raises:
-        KeyError: it has no such label set.
+        KeyError: it lacks one of the label sets.
         ValueError: other kind, level, targets, or classes that training does not have.
     """
-    if labels.name not in data.labels:
-        raise KeyError(
-            f"out-of-distribution set {name!r} has no label set {labels.name!r}; it has: {', '.join(data.labels) or 'none'}"
-        )
-    other = data.label_set(labels.name)
+    known = given.labels if isinstance(given, Dataset) else given
+    out = {}
+    for labels in chosen:
+        if labels.name not in known:
+            raise KeyError(
+                f"out-of-distribution set {name!r} has no label set {labels.name!r}; it has: {', '.join(known) or 'none'}"
+            )
+        other = given.label_set(labels.name) if isinstance(given, Dataset) else given[labels.name]
+        if not isinstance(other, LabelSet):
+            other = LabelSet.from_values(labels.name, other, labels.level, like=labels)
+        out[labels.name] = same_labels(labels, other, name)
+    return out
+
+
+def same_labels(labels: LabelSet, other: LabelSet, name: str) -> LabelSet:
+    """The label set `other` of the data called `name`, in the classes and targets of `labels`.
+
+    Raises:
+        ValueError: other kind, level, targets, or classes that training does not have.
+    """
     if (other.kind == "continuous") != (labels.kind == "continuous") or other.level != labels.level:
         raise ValueError(
             f"label set {labels.name!r} is {labels.level}-level {labels.kind} in training but {other.level}-level {other.kind} in {name!r}"

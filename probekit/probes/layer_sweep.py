@@ -27,7 +27,7 @@ from probekit.probes.question import Question
 from probekit.probes.result import SweepResult
 from probekit.probes.rows import Part
 from probekit.probes.scoring import Figures, Scorer
-from probekit.probes.sources import open_source
+from probekit.probes.sources import Elsewhere, open_source
 
 # Gradient of the mean loss at which a logistic probe of a sweep counts as solved: exact where that is cheap, and looser from
 # MANY labels (rows x targets) on. For 64 targets of 20,000 rows the looser one lies within 0.0003 of the exact test log-loss,
@@ -51,7 +51,7 @@ def sweep(
     grid: Sequence[float] | None = None,
     pool: str | None = None,
     groups: object = None,
-    ood: Dataset | Mapping[str, Dataset] | None = None,
+    ood: Elsewhere = None,
     controls: bool = True,
     max_rows: int = 20_000,
     n_boot: int = 1000,
@@ -83,8 +83,10 @@ def sweep(
         pool: What a row is when a model is captured: `all` tokens (the default for token-level labels), the `last`
             token (the default for sequence-level ones), `mean`, or `span`.
         groups: `[sequence]` values; sequences of one group are never split. The data set's own if left out.
-        ood: Out-of-distribution data sets with label sets of the same names (a model is needed to read them). Rows of
-            `data` whose split is `"ood"` are such a set by themselves.
+        ood: Out-of-distribution sets by name, with label sets of the same names. With a model: data sets. With
+            activations: pairs `(activations, data)`, where the activations are given as `source` is, at the same sites,
+            and `data` is their `Dataset` (or, where the source has none, a mapping from names to values). Rows of `data`
+            whose split is `"ood"` are such a set by themselves.
         controls: Whether to fit the controls.
         max_rows: Most training rows, drawn evenly over the sequences; validation holds at most a quarter and test at
             most half as many.

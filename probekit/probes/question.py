@@ -66,8 +66,8 @@ class Question:
 
     def _truth(self, part: Part) -> np.ndarray:
         labels = self.labels
-        if part.data is not None and part.data is not self.parts["train"].data:
-            labels = same_labels(labels, part.data, part.name)
+        if part.labels is not None:
+            labels = same_labels(labels, part.labels[labels.name], part.name)
         values: np.ndarray = labels.values[part.items(labels.level)]
         known = ~np.isnan(values) if labels.kind == "continuous" else values >= 0
         if not known.any():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from probekit.activations import Activations, capture
 from probekit.activations.plan import make_plan
-from probekit.data import Dataset, Split, drop_seen_prefixes, split_items
+from probekit.data import Dataset, LabelSet, Split, drop_seen_prefixes, split_items
 
 if TYPE_CHECKING:
     from probekit.models import Model
@@ -32,6 +32,7 @@ class Part:
         twin: The same rows of the model with random weights, if that control is on.
         rows: `[n]` row numbers there.
         cluster: `[n]` 0, 1, ...: the group that each row belongs to.
+        labels: Label sets by name, of an out-of-distribution set that brings its own; None where those of training hold.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Part:
     twin: Activations | None
     rows: np.ndarray
     cluster: np.ndarray
+    labels: Mapping[str, LabelSet] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -131,6 +133,42 @@ def _drop_seen(split: Split, prefix: np.ndarray) -> dict[str, np.ndarray]:
     return parts
 
 
+def plan_elsewhere(
+    name: str, sequence: np.ndarray, prefix: np.ndarray, seen: np.ndarray, *, seed: int, number: int, max_rows: int
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Rows of an out-of-distribution set whose prefix is not in `seen`, at most as many as test may have, and notes.
+
+    Args:
+        sequence, prefix: `[row]` of the set, as in `plan_rows`.
+        seen: Prefixes of the rows that were trained or chosen on.
+        number: Of the set among the others, for its own random draw.
+
+    Raises:
+        ValueError: no row is left.
+    """
+    rows = np.flatnonzero(drop_seen_prefixes(seen, prefix))
+    if not len(rows):
+        raise ValueError(
+            f"out-of-distribution set {name!r}: every row also occurs in training; nothing is left to test on"
+        )
+    most = max(1, max_rows // TEST_SHARE)
+    kept = draw_evenly(rows, sequence[rows], most, np.random.default_rng([seed, 0x00D, number]))
+    notes = []
+    if len(rows) < len(sequence):
+        notes.append(
+            f"{len(sequence) - len(rows):,} of {len(sequence):,} rows of {name!r} do not count: their whole prefix also "
+            "occurs in training or validation"
+        )
+    if len(kept) < len(rows):
+        notes.append(f"{len(kept):,} of {len(rows):,} rows of {name!r} are used (max_rows={max_rows:,})")
+    return kept, tuple(notes)
+
+
+def seen_prefixes(parts: Mapping[str, Part]) -> np.ndarray:
+    """Prefixes of the rows that probes are trained or chosen on."""
+    return np.concatenate([p.activations.prefix[p.rows] for p in (parts["train"], parts["valid"])])
+
+
 def draw_evenly(rows: np.ndarray, sequence: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
     """At most `most` of `rows`, ascending: the same number from every sequence, as nearly as their lengths allow."""
     if len(rows) <= most:
@@ -177,26 +215,16 @@ class Capturing:
         parts = self._capture(data, "data", index, plan.parts)
         return parts, (*self._say_cut(data), *plan.notes)
 
-    def ood_part(self, name: str, data: Dataset, seen: np.ndarray, number: int) -> tuple[Part, tuple[str, ...]]:
-        """The rows of an out-of-distribution set whose prefix is not in `seen`, at most as many as test may have."""
+    def part_elsewhere(
+        self, name: str, data: Dataset, labels: Mapping[str, LabelSet], seen: np.ndarray, number: int
+    ) -> tuple[Part, tuple[str, ...]]:
+        """The rows of an out-of-distribution set, as `plan_elsewhere` chooses them."""
         index = self._rows(data)
-        rows = np.flatnonzero(~np.isin(index["prefix"], seen))
-        if not len(rows):
-            raise ValueError(
-                f"out-of-distribution set {name!r}: every row also occurs in training; nothing is left to test on"
-            )
-        most = max(1, self.max_rows // TEST_SHARE)
-        kept = draw_evenly(rows, index["sequence"][rows], most, np.random.default_rng([self.seed, 0x00D, number]))
-        notes = list(self._say_cut(data, f" of {name!r}"))
-        total = len(index["sequence"])
-        if len(rows) < total:
-            notes.append(
-                f"{total - len(rows):,} of {total:,} rows of {name!r} do not count: their whole prefix also occurs in "
-                "training or validation"
-            )
-        if len(kept) < len(rows):
-            notes.append(f"{len(kept):,} of {len(rows):,} rows of {name!r} are used (max_rows={self.max_rows:,})")
-        return self._capture(data, f"ood-{number}", index, {name: kept})[name], tuple(notes)
+        kept, notes = plan_elsewhere(
+            name, index["sequence"], index["prefix"], seen, seed=self.seed, number=number, max_rows=self.max_rows
+        )
+        part = self._capture(data, f"ood-{number}", index, {name: kept})[name]
+        return replace(part, labels=labels), (*self._say_cut(data, f" of {name!r}"), *notes)
 
     def _rows(self, data: Dataset) -> dict[str, np.ndarray]:
         """One number a row for every row there could be: `sequence`, `item`, `prefix`."""

@@ -121,3 +121,25 @@ def test_a_label_set_checks_itself(kwargs, message):
 def test_float_classes_are_refused_in_the_constructor():
     with pytest.raises(TypeError, match="from_values"):
         LabelSet("x", np.array([0.0, 1.0]), "binary", "sequence", ("a", "b"))
+
+
+def test_a_test_set_is_read_in_the_classes_of_training() -> None:
+    trained = LabelSet.from_values("warm", ["yes", "no", "perhaps", "no", "yes", "perhaps"])
+    few = LabelSet.from_values("warm", ["yes", "yes", ""], missing="undefined", like=trained)
+    assert few.classes == ("no", "perhaps", "yes")
+    assert few.kind == "multiclass"
+    assert few.values[:, 0].tolist() == [2, 2, -1]
+    numbers = LabelSet.from_values("size", [0.5, 1.5, 2.5])
+    assert LabelSet.from_values("size", [3, 3, 3], like=numbers).values[:, 0].tolist() == [3, 3, 3]
+    flags = LabelSet.from_values("flag", [True, False, True])
+    assert LabelSet.from_values("flag", [True, True], like=flags).values[:, 0].tolist() == [1, 1]
+    with pytest.raises(ValueError, match="maybe is no class of training, which has no, perhaps, yes"):
+        LabelSet.from_values("warm", ["yes", "maybe"], like=trained)
+    with pytest.raises(ValueError, match="continuous in training, but its values here are strings"):
+        LabelSet.from_values("size", ["a", "b"], like=numbers)
+
+
+@pytest.mark.parametrize("values", [[[0, 1], [1, 0, 1]], [[0, 1], 1], [0, [1, 2]], [np.zeros(3), np.zeros(2)]])
+def test_lists_of_different_lengths_are_told_where(values: list[object]) -> None:
+    with pytest.raises(ValueError, match=r"label 'x': item 0 has .* value.*, item 1 has .* one flat list"):
+        LabelSet.from_values("x", values)

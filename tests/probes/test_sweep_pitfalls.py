@@ -256,7 +256,7 @@ def test_store_of_other_data_is_refused(tiny: Model, tmp_path: Path) -> None:
 def test_sources_that_are_none() -> None:
     with pytest.raises(TypeError, match="source is a list"):
         sweep([1, 2], labels={"y": [0, 1]}, **QUIET)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="ood needs a model"):
+    with pytest.raises(ValueError, match="only a model can read it"):
         sweep(noise(), labels={"y": np.arange(120) % 2}, ood={"more": token_data()}, **QUIET)
     with pytest.raises(ValueError, match="n_boot must be at least 100"):
         sweep(noise(), labels={"y": np.arange(120) % 2}, n_boot=5, progress=False)
