@@ -67,8 +67,9 @@ def capture(
         out: Folder of the store, made if it is not there. Left out, a temporary one is used and removed when the
             store is no longer referred to.
         pool: What becomes a row: `all` tokens, the `last` token of a sequence, the `mean` over its tokens, or the mean
-            over a `span` of the data set (`span:NAME` if it has several). Special tokens that the tokenizer adds are
-            tokens like others; padding never is.
+            over a `span` of the data set (`span:NAME` if it has several). Special tokens that the tokenizer puts around a
+            text do not enter its mean (the first of them often has activations unlike all others); for `all` and `last`
+            they are tokens like others. Padding never is one.
         every: With `pool="all"`, keep only the k-th, 2k-th, ... token of each sequence.
         rows: Mask that keeps only some tokens (of the concatenated sequences) or some sequences. Sequences of which
             nothing is kept are not run.

@@ -61,11 +61,13 @@ class Plan:
         return computed, computed - real
 
     def token_fingerprint(self) -> str:
-        """SHA-256 (first 16 hex digits) of the token ids as the model sees them."""
+        """SHA-256 (first 16 hex digits) of the token ids as the model sees them, and of the ranges that are averaged."""
         digest = hashlib.sha256()
         for sequence in self.tokens:
             digest.update(len(sequence).to_bytes(8, "little"))
             digest.update(np.ascontiguousarray(sequence, dtype=np.int32).tobytes())
+        if self.pool in ("mean", "span"):
+            digest.update(np.ascontiguousarray(self.spans, dtype=np.int64).tobytes())
         return digest.hexdigest()[:16]
 
 
@@ -104,6 +106,8 @@ def make_plan(
     spans = np.stack([np.zeros_like(lengths), lengths], axis=1)
     if pool == "span":
         spans = _token_spans(model, data, span_name, tokens)
+    elif pool == "mean" and data.texts is not None:
+        spans = _own_tokens(model, data.texts[0], tokens)
     sequence_kept, token_kept = _selection(rows, full_lengths)
     if pool == "all":
         position = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
@@ -168,6 +172,25 @@ def _selection(rows: np.ndarray | None, full_lengths: np.ndarray) -> tuple[np.nd
             f"({full_lengths.sum()})"
         )
     return everything, mask
+
+
+def _own_tokens(model: Any, text: str, tokens: list[np.ndarray]) -> np.ndarray:
+    """`[sequence, 2]` range of each text's own tokens, without the special ones that the tokenizer puts around every text.
+
+    Which those are is seen at one `text`. Special tokens that a text itself spells out are its own.
+    """
+    encoded = model.tokenizer(text, return_special_tokens_mask=True, truncation=False, verbose=False)
+    own = np.flatnonzero(np.asarray(encoded["special_tokens_mask"]) == 0)
+    ids = np.asarray(encoded["input_ids"])
+    before, after = (ids[: own[0]], ids[own[-1] + 1 :]) if len(own) else (ids[:0], ids[:0])
+    spans = np.zeros((len(tokens), 2), dtype=np.int64)
+    for span, sequence in zip(spans, tokens, strict=True):
+        start = len(before) if np.array_equal(sequence[: len(before)], before) else 0
+        stop = len(sequence)
+        if len(after) and np.array_equal(sequence[-len(after) :], after):  # a text that was cut has lost them
+            stop -= len(after)
+        span[:] = (start, stop) if start < stop else (0, len(sequence))
+    return spans
 
 
 def _token_spans(model: Any, data: Dataset, name: str, tokens: list[np.ndarray]) -> np.ndarray:

@@ -68,8 +68,13 @@ class Manifest(BaseModel):
         return sum(shard.stop - shard.start for shard in self.shards) == self.rows
 
     def differences(self, other: Manifest) -> list[str]:
-        """Names of what the two disagree in, files apart."""
-        ours, theirs = (m.model_dump(mode="json", exclude={"index", "shards"}) for m in (self, other))
+        """Names of what the two disagree in: all that decides the rows.
+
+        What the data set is called and which files it came from (they hold labels too) are for the record only: the
+        fingerprints say whether the model sees the same.
+        """
+        for_the_record = {"index", "shards", "data", "data_facts"}
+        ours, theirs = (m.model_dump(mode="json", exclude=for_the_record) for m in (self, other))
         return [key for key in ours if ours[key] != theirs[key]]
 
 

@@ -25,7 +25,7 @@ def capture(
     out: options.Out,
     site: options.Sites = None,
     pool: Annotated[
-        CapturePool, typer.Option("--pool", help="Every token, the last one, or the mean.")
+        CapturePool, typer.Option("--pool", help="Every token, the last one, or the mean over the text's own tokens.")
     ] = CapturePool.last,
     every: Annotated[int, typer.Option("--every", min=1, help="With --pool all: keep every k-th token.")] = 1,
     dtype: Annotated[options.Precision, typer.Option("--dtype", help="Stored precision.")] = options.Precision.float32,

@@ -79,7 +79,7 @@ Sites = Annotated[
     typer.Option("--site", "-s", help="Site to read, repeat for several. Default: the residual stream at every layer."),
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")]
-PoolOption = Annotated[Pool, typer.Option("--pool", help="Last token, or mean over the text's tokens.")]
+PoolOption = Annotated[Pool, typer.Option("--pool", help="Last token, or mean over the text's own tokens.")]
 FamilyOption = Annotated[Family, typer.Option("--probe", "-p", help="Probe family.")]
 Seed = Annotated[int, typer.Option("--seed", help="The same seed gives the same numbers.")]
 Controls = Annotated[

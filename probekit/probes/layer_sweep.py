@@ -81,7 +81,7 @@ def sweep(
         grid: Penalties to choose from (`C`, `alpha`, `shrinkage`); the family's own if left out, or the one value that
             an estimator given as `probe` has.
         pool: What a row is when a model is captured: `all` tokens (the default for token-level labels), the `last`
-            token (the default for sequence-level ones), `mean`, or `span`.
+            token (the default for sequence-level ones), `mean` (special tokens around a text left out), or `span`.
         groups: `[sequence]` values; sequences of one group are never split. The data set's own if left out.
         ood: Out-of-distribution sets by name, with label sets of the same names. With a model: data sets. With
             activations: pairs `(activations, data)`, where the activations are given as `source` is, at the same sites,

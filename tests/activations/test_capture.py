@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import probekit as pk
 from probekit.activations import ActivationStore, capture, plan, prefix_hashes
 from probekit.data import Dataset
+from tests.models.tiny import make_tokenizer
 
 SITES = ("blocks.0.hook_resid_pre", "blocks.1.hook_mlp_out", "blocks.2.hook_resid_post", "blocks.1.mlp.hook_post")
 TEXTS = (
@@ -93,6 +94,59 @@ def test_padding_never_enters_a_pooled_row(model, games, truth, pool):
         close(store.read(site), [t[site][-1] if pool == "last" else t[site].mean(axis=0) for t in truth])
     np.testing.assert_array_equal(store.position, [len(g) - 1 for g in games])
     np.testing.assert_array_equal(store.item, np.cumsum([len(g) for g in games]) - 1)
+
+
+def _with_both_ends():
+    """A tokenizer that puts `<s>` before a text and `</s>` after it."""
+    from tokenizers import processors
+
+    tokenizer = make_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    return tokenizer
+
+
+def test_special_tokens_around_a_text_do_not_enter_its_mean(tiny_model_folder):
+    long = " ".join(["the dog runs and"] * 8)  # cut to the context: the token that ends other texts is not there
+    texts = [*TEXTS, "</s> red </s>", "zebra red", long]
+    model = pk.load_model(str(tiny_model_folder), tokenizer=_with_both_ends())
+    with pytest.warns(UserWarning, match="longer than the 24 tokens"):
+        every = capture(model, texts, SITES[2], pool="all", progress=False)
+    with pytest.warns(UserWarning, match="longer than the 24 tokens"):
+        mean = capture(model, texts, SITES[2], pool="mean", progress=False)
+    for i in range(len(texts)):
+        rows = np.flatnonzero(every.sequence == i)
+        own = rows[1:] if i == len(texts) - 1 else rows[1:-1]
+        assert every.token[rows[0]] == 1
+        close(mean.read(SITES[2], np.array([i]))[0], every.read(SITES[2], own).mean(0))
+        assert mean.item[i] == every.item[own[-1]]
+    assert every.token[every.sequence == len(TEXTS)].tolist()[1:4:2] == [2, 2]  # spelled out, so part of the mean
+
+
+def test_what_is_averaged_decides_whether_a_folder_goes_on(model, tmp_path):
+    spans = np.array([[4, 8], [0, 3]])
+    data = Dataset("d", texts=("the city", "dog runs"), spans={"a": spans, "b": spans})
+    capture(model, data, SITES[0], out=tmp_path / "s", pool="span:a", progress=False)
+    moved = Dataset("d", texts=data.texts, spans={"a": np.array([[0, 3], [0, 3]])})
+    with pytest.raises(ValueError, match="holds another capture .*token_fingerprint"):
+        capture(model, moved, SITES[0], out=tmp_path / "s", pool="span:a", progress=False)
+
+
+def test_labels_do_not_decide_whether_a_folder_goes_on(model, tmp_path):
+    """A column more, another file name: the model sees the same texts, so the finished store stands."""
+    (tmp_path / "one.csv").write_text("text,a\nthe city,1\ndog runs,0\na dog,1\nrome,0\n")
+    (tmp_path / "two.csv").write_text("text,a,b\nthe city,1,x\ndog runs,0,y\na dog,1,x\nrome,0,y\n")
+    one = pk.read_csv(tmp_path / "one.csv", text="text", label="a")
+    two = pk.read_csv(tmp_path / "two.csv", text="text", label=["a", "b"])
+    before = capture(model, one, SITES[0], out=tmp_path / "s", progress=False)
+    ran: list[int] = []
+    after = capture(_Watched(model, ran), two, SITES[0], out=tmp_path / "s", progress=False)
+    assert not ran
+    assert after.manifest == before.manifest
+    changed = pk.Dataset("one.csv", texts=("the city", "dog sleeps", "a dog", "rome"))
+    with pytest.raises(ValueError, match="holds another capture .*data_fingerprint"):
+        capture(model, changed, SITES[0], out=tmp_path / "s", progress=False)
 
 
 def test_span_pooling_of_tokens(model, games, truth):
