@@ -60,20 +60,17 @@ def probe(
     for name in columns:
         if Path(name).suffix:
             raise FileNotFoundError(f"--test: no file {name!r}")
-    kinds = options.kinds_of(kind)
     data = read_csv(
         file,
         text=text,
         label=label,
         group=group,
         split=columns[0] if columns else None,
-        kind=kinds,
+        kind=options.kinds_of(kind),
         missing=missing.value,
     )
-    # Numbers stay numbers in a test file that has few different ones.
-    kinds |= {name: "continuous" for name in label if data.label_set(name).kind == "continuous"}
     other = {
-        name: read_csv(path, text=text, label=label, group=group, kind=kinds, missing=missing.value)
+        name: read_csv(path, text=text, label=label, group=group, missing=missing.value, like=data)
         for name, path in zip(names_of(files), files, strict=True)
     }
     result = run_sweep(

@@ -38,6 +38,7 @@ def read_csv(
     missing: Missing = "refuse",
     columns: Sequence[str] | None = None,
     name: str | None = None,
+    like: Dataset | None = None,
 ) -> Dataset:
     """Read texts and labels from `.csv`, `.tsv` or `.jsonl` files, each also with `.zst` appended. UTF-8, with or
     without a byte-order mark.
@@ -50,7 +51,8 @@ def read_csv(
         path: A file, a glob pattern, or several of them, read in sorted order as one data set.
         text: Column of the texts that the model reads.
         label: Column or columns of labels; each becomes a label set of its name.
-        group: Column whose rows of equal value are never split between train and test.
+        group: Column whose rows of equal value are never split between train and test. A row without a value is a group
+            of its own.
         split: Column of `train`, `valid`, `test` or `ood` (also `dev`, `validation`), or of true / false, where true
             means test.
         span: Column or columns holding a piece of the row's text (a name in a sentence): its first occurrence becomes
@@ -62,10 +64,12 @@ def read_csv(
             row, left out of training and scores for that label.
         columns: Column names of a `.csv` or `.tsv` file that has no header line.
         name: Name of the data set; the file's name unless given.
+        like: The data set of training, for a test set of its own: labels keep the kind and classes they have there, and
+            may be of one class only.
 
     Returns:
         A `Dataset`; `facts["files"]` holds name and SHA-256 of each file, `facts["duplicates"]` the number of rows
-        whose text occurred before (a warning tells of them too).
+        whose text occurred before, `facts["ungrouped"]` the number without a group (warnings tell of both too).
 
     Raises:
         FileNotFoundError: no such file, or a pattern that matches nothing.
@@ -90,7 +94,7 @@ def read_csv(
         prefix = f"{file.name} " if len(files) > 1 else ""
         places += [f"{prefix}line {line}" for line in lines]
     where = name or (files[0].name if len(files) == 1 else f"{files[0].name} and {len(files) - 1} more")
-    return _build(where, table, places, text, label, group, split, span, kind, missing, {"files": facts})
+    return _build(where, table, places, text, label, group, split, span, kind, missing, {"files": facts}, like)
 
 
 def from_hf(
@@ -104,6 +108,7 @@ def from_hf(
     kind: Kinds = None,
     missing: Missing = "refuse",
     name: str | None = None,
+    like: Dataset | None = None,
 ) -> Dataset:
     """Texts and labels from a Hugging Face `datasets.Dataset`, or from a `DatasetDict` with its splits respected.
 
@@ -126,7 +131,7 @@ def from_hf(
         split = "(split)"
     facts = {"hf_fingerprint": [getattr(part, "_fingerprint", "") for part in parts.values()]}
     places = [f"row {i}" for i in range(len(next(iter(table.values()), [])))]
-    return _build(name or "hf-dataset", table, places, text, label, group, split, span, kind, missing, facts)
+    return _build(name or "hf-dataset", table, places, text, label, group, split, span, kind, missing, facts, like)
 
 
 def _find(path: str | Path | Sequence[str | Path]) -> list[Path]:
@@ -246,6 +251,7 @@ def _build(
     kind: Kinds,
     missing: Missing,
     facts: dict[str, Any],
+    like: Dataset | None,
 ) -> Dataset:
     labels = [label] if isinstance(label, str) else list(label)
     spans = [span] if isinstance(span, str) else list(span)
@@ -270,7 +276,8 @@ def _build(
             raise ValueError(f"{name} {place}: the text (column {text!r}) is empty; fill it in or remove the row")
     sets = {}
     for column in labels:
-        values = _typed(table[column])
+        trained = None if like is None else like.label_set(column)
+        values = _typed(table[column], () if trained is None else trained.classes)
         lacking = [place for place, value in zip(places, values, strict=True) if value is None]
         if lacking and missing == "refuse":
             raise ValueError(
@@ -279,13 +286,13 @@ def _build(
                 f"pass missing='undefined' (--missing undefined) to leave them out of training and scores for this label"
             )
         try:
-            sets[column] = LabelSet.from_values(column, values, kind=kinds.get(column), missing=missing)
+            sets[column] = LabelSet.from_values(column, values, kind=kinds.get(column), missing=missing, like=trained)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
     dataset = Dataset(
         name,
         texts=tuple(texts),
-        groups=None if group is None else np.array([str(v) for v in table[group]]),
+        groups=None if group is None else _groups(name, places, table[group], group, facts),
         labels=sets,
         spans={column: _locate(name, places, texts, table[column], column) for column in spans} or None,
         split=None if split is None else _splits(name, places, table[split], split),
@@ -305,9 +312,29 @@ def _build(
     return dataset
 
 
-def _typed(values: list[Any]) -> list[Any]:
-    """Strings of a column as numbers or booleans if all of them are; empty and NaN cells as None."""
+def _groups(name: str, places: list[str], values: list[Any], column: str, facts: dict[str, Any]) -> np.ndarray:
+    """`[sequence]` group numbers by equality; a cell without a value is a group of its own."""
+    lacking = [place for place, value in zip(places, values, strict=True) if _is_missing(value)]
+    facts["ungrouped"] = len(lacking)
+    if lacking:
+        warnings.warn(
+            f"{name}: column {column!r} has no value in {len(lacking)} of {len(values)} rows ({', '.join(lacking[:5])}"
+            f"{', ...' if len(lacking) > 5 else ''}); each of them is a group of its own",
+            stacklevel=4,
+        )
+    number: dict[object, int] = {}
+    keys = [i if _is_missing(value) else str(value) for i, value in enumerate(values)]
+    return np.array([number.setdefault(key, len(number)) for key in keys], dtype=np.int64)
+
+
+def _typed(values: list[Any], classes: Sequence[str] = ()) -> list[Any]:
+    """Strings of a column as numbers or booleans if all of them are; empty and NaN cells as None.
+
+    Where `classes` are known and hold every cell as it is written, cells stay strings.
+    """
     cells = [None if _is_missing(v) else v for v in values]
+    if classes and all(v is None or v in classes for v in cells):
+        return cells
     present = [v.strip() for v in cells if isinstance(v, str)]
     if len(present) != sum(v is not None for v in cells):
         return cells  # JSON and Hugging Face columns have types already

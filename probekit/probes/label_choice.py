@@ -124,7 +124,7 @@ def usable_targets(labels: LabelSet, train: Part) -> tuple[LabelSet, tuple[str, 
         raise ValueError(
             f"label set {labels.name!r}: the {len(train):,} training rows show one {unit} only; there is nothing to tell apart"
         )
-    notes = []
+    notes = [*_note_single_examples(labels)]
     if not varied.all():
         left_out = [t for t, ok in zip(labels.targets, varied, strict=True) if not ok]
         shown = ", ".join(left_out[:8]) + (", ..." if len(left_out) > 8 else "")
@@ -140,6 +140,18 @@ def usable_targets(labels: LabelSet, train: Part) -> tuple[LabelSet, tuple[str, 
             "split (every class needs several groups)"
         )
     return labels, tuple(notes)
+
+
+def _note_single_examples(labels: LabelSet) -> list[str]:
+    if labels.kind == "continuous":
+        return []
+    counts = np.bincount(labels.values[labels.values >= 0], minlength=len(labels.classes))
+    single = [repr(name) for name, count in zip(labels.classes, counts, strict=True) if count == 1]
+    if not single:
+        return []
+    shown = ", ".join(single[:5]) + (", ..." if len(single) > 5 else "")
+    has = "class {} has" if len(single) == 1 else "the classes {} have"
+    return [f"{labels.name}: {has.format(shown)} one example only: no figure says how well that is read"]
 
 
 def labels_elsewhere(chosen: Sequence[LabelSet], given: Dataset | Mapping[str, Any], name: str) -> dict[str, LabelSet]:

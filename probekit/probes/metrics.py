@@ -351,9 +351,22 @@ VALUE_METRICS: tuple[Metric, ...] = (
 )
 
 
+UNBALANCED = 0.7  # share of the commonest class above which accuracy says little: a constant guess is as right as that
+
+
 def metrics_for(kind: str) -> tuple[Metric, ...]:
-    """The metrics of a label set's kind, the main one (accuracy, or R2) first."""
+    """The metrics of a label set's kind; the first (accuracy, or R2) is what selectivity is made of."""
     return VALUE_METRICS if kind == "continuous" else CLASS_METRICS
+
+
+def headline_metric(kind: str, majority: float | None) -> str:
+    """What a label set is chosen and reported by unless another metric is named.
+
+    R2 for continuous labels; accuracy for classes, and AUROC where the commonest class makes up more than 70 % of the
+    training labels (`majority`, the mean over targets): it does not reward guessing that class, and needs no threshold.
+    """
+    unbalanced = kind != "continuous" and majority is not None and majority > UNBALANCED
+    return "auroc" if unbalanced else metrics_for(kind)[0].name
 
 
 def usable(predictions: Predictions, metrics: tuple[Metric, ...]) -> tuple[Metric, ...]:

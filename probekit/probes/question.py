@@ -52,7 +52,8 @@ class Question:
         self.with_controls = with_controls
         self.truth = {name: self._truth(part) for name, part in parts.items()}
         self.tested = [part for name, part in parts.items() if name not in ("train", "valid")]
-        self.main = metrics_for(labels.kind)[0].name
+        self.notes += tuple(note for part in self.tested if (note := self._note_one_class(part)))
+        self.main = metrics_for(labels.kind)[0].name  # of selectivity
         self.probes: dict[str, ProbeStack] = {}
         self.validation: dict[str, list[float]] = defaultdict(list)
         self.draws: dict[str, list[np.ndarray]] = defaultdict(list)
@@ -73,6 +74,26 @@ class Question:
         if not known.any():
             raise ValueError(f"label set {labels.name!r}: none of the {len(part):,} {part.name} rows has a label")
         return values
+
+    def _note_one_class(self, part: Part) -> str:
+        """What to say where no target shows two classes (or two values), so that they cannot be told apart."""
+        truth, name, continuous = self.truth[part.name], self.labels.name, self.labels.kind == "continuous"
+        known = ~np.isnan(truth) if continuous else truth >= 0
+        if any(len(np.unique(column[ok])) > 1 for column, ok in zip(truth.T, known.T, strict=True)):
+            return ""
+        if continuous:
+            return f"{name}: the rows of {part.name!r} have one value only; R2 and Spearman are not defined there"
+        classes = [self.labels.classes[c] for c in np.unique(truth[known])]
+        what = f"class {classes[0]!r} only" if len(classes) == 1 else "one class a target only"
+        return f"{name}: the rows of {part.name!r} show {what}; AUROC, which compares classes, is not defined there"
+
+    def _majority(self) -> float | None:
+        """Share of the commonest class in training, the mean over targets."""
+        if self.labels.kind == "continuous":
+            return None
+        train = self.truth["train"]
+        counts = np.stack([(train == c).sum(0) for c in range(len(self.labels.classes))])
+        return float((counts.max(0) / np.maximum(counts.sum(0), 1)).mean())
 
     def _make_control_task(self) -> None:
         names = ("train", "valid", "test")
@@ -250,6 +271,7 @@ class Question:
             {name: len(part) for name, part in self.parts.items()},
             labels.reason,
             self.control_task,
+            self._majority(),
         )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from probekit.data import Kind, Level
 from probekit.probes.intervals import paired_interval
-from probekit.probes.metrics import BINS, metrics_for
+from probekit.probes.metrics import BINS, headline_metric, metrics_for
 from probekit.probes.stack import ProbeStack
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class LabelSummary:
         rows: Number of rows by part (`train`, `valid`, `test`, and each out-of-distribution set).
         reason: Why the kind is what it is.
         control_task: What a type of the control task is, or why there is no control task.
+        majority: Share of the commonest class among the training labels, the mean over targets; None where continuous.
     """
 
     name: str
@@ -45,6 +46,12 @@ class LabelSummary:
     rows: Mapping[str, int]
     reason: str = ""
     control_task: str = ""
+    majority: float | None = None
+
+    @property
+    def metric(self) -> str:
+        """What this label set is chosen and reported by: accuracy, AUROC where classes are unbalanced, or R2."""
+        return headline_metric(self.kind, self.majority)
 
 
 @dataclass(frozen=True)
@@ -129,17 +136,27 @@ class SweepResult:
         near = difflib.get_close_matches(name, names, n=3) or names
         raise KeyError(f"this result has no label set {name!r}; near it: {', '.join(near)}")
 
+    def headline(self, label_set: str) -> str:
+        """The metric that a label set is chosen and reported by unless another is named: `LabelSummary.metric`.
+
+        Where validation shows one class only, so that no site has an AUROC, it is accuracy.
+        """
+        summary = self.label_set(label_set)
+        defined = not np.isnan(self.validation[label_set].get(summary.metric, np.nan)).all()
+        return summary.metric if defined else metrics_for(summary.kind)[0].name
+
     def best(self, label_set: str, metric: str | None = None) -> Best:
         """The site with the best validation score, its test score, and the sites that cannot be told apart from it.
 
         Args:
-            metric: What to choose and report by; accuracy, or R2 for continuous labels, unless named.
+            metric: What to choose and report by. Unless named: accuracy; AUROC where one class makes up more than 70 % of
+                the training labels; R2 for continuous labels.
 
         Raises:
             KeyError: no such label set or metric.
         """
         summary = self.label_set(label_set)
-        metric = metric or metrics_for(summary.kind)[0].name
+        metric = metric or self.headline(label_set)
         if metric not in self.validation[label_set]:
             raise KeyError(
                 f"label set {label_set!r} has no metric {metric!r}; it has: {', '.join(self.validation[label_set])}"
@@ -249,22 +266,24 @@ class SweepResult:
                 "",
                 f"{summary.name} ({kind_words(summary)}{targets}; {summary.rows['test']:,} test rows): read best at {best.site}",
             ]
-            shown = f"{best.value:.3f} ({best.low:.3f} to {best.high:.3f})"
             lines.append(
-                f"  {best.metric.replace('_', ' '):<16}{shown}"
+                f"  {best.metric.replace('_', ' '):<16}{_shown(best.value, best.low, best.high)}"
                 + (f", not told apart from {_some(best.tied)}" if best.tied else "")
             )
+            if best.metric == "auroc":
+                lines[-1] += f"; AUROC, because one class is {summary.majority:.0%} of the training labels"
             for source in SOURCES[1:]:
-                value, low, high = self._figure(summary.name, best.metric, source, best.site)
-                if not np.isnan(value):
-                    lines.append(f"  {source.replace('_', ' '):<16}{value:.3f} ({low:.3f} to {high:.3f})")
-            value, low, high = self._figure(summary.name, "selectivity", "model", best.site)
-            if not np.isnan(value):
-                lines.append(f"  {'selectivity':<16}{value:.3f} ({low:.3f} to {high:.3f})")
+                figure = self._figure(summary.name, best.metric, source, best.site)
+                if not np.isnan(figure[0]):
+                    lines.append(f"  {source.replace('_', ' '):<16}{_shown(*figure)}")
+            figure = self._figure(summary.name, "selectivity", "model", best.site)
+            if not np.isnan(figure[0]):
+                of = "" if best.metric in ("accuracy", "r2") else " of accuracy"
+                lines.append(f"  {'selectivity':<16}{_shown(*figure)}{of}")
             for data, count in summary.rows.items():
                 if data not in ("train", "valid", "test"):
-                    value, low, high = self._figure(summary.name, best.metric, "model", best.site, data)
-                    lines.append(f"  {'on ' + data:<15} {value:.3f} ({low:.3f} to {high:.3f}), {count:,} rows")
+                    figure = self._figure(summary.name, best.metric, "model", best.site, data)
+                    lines.append(f"  {'on ' + data:<15} {_shown(*figure)}, {count:,} rows")
         if self.notes:
             lines += ["", *(f"note: {note}" for note in self.notes)]
         return "\n".join(lines)
@@ -332,6 +351,12 @@ def kind_words(summary: LabelSummary) -> str:
     if summary.kind == "binary":
         return f"binary: {' / '.join(summary.classes)}"
     return f"multiclass: {len(summary.classes)} classes" if summary.classes else "continuous"
+
+
+def _shown(value: float, low: float, high: float) -> str:
+    if np.isnan(value):
+        return "not defined"
+    return f"{value:.3f}" if np.isnan(low) else f"{value:.3f} ({low:.3f} to {high:.3f})"
 
 
 def _some(names: Sequence[str], most: int = 4) -> str:

@@ -34,7 +34,7 @@ def plot_sweep(
     """Score by layer with 95 % intervals, beside every control, the best layer marked; a facet a label set.
 
     Args:
-        metric: What to show; accuracy (R² for continuous labels) unless named.
+        metric: What to show; the headline of the label set (accuracy, AUROC or R²) unless named.
         names: Label sets to show; all unless named.
         data: `"test"`, or the name of an out-of-distribution set.
 

@@ -60,9 +60,11 @@ def sweep_page(
     page = Page(title or own[:1].upper() + own[1:], own if title and title != own else "")
     page.heading("What was asked").text(question(scores))
     page.heading("The answer").add(_tiles(scores), *(blocks.text(answer(scores, name)) for name in scores.label_sets))
-    if len(scores.label_sets) > 1 and len({scores.metric(n) for n in scores.label_sets}) == 1:
+    common = _common_metric(scores)
+    if len(scores.label_sets) > 1 and common:
         page.heading("All label sets").figure(
-            matrices.plot_heatmap(scores), "Test score of each label set at each layer."
+            matrices.plot_heatmap(scores, metric=common),
+            f"Test {wording.metric_name(common)} of each label set at each layer.",
         )
     for name in scores.label_sets:
         page.add(*_label_section(scores, name))
@@ -73,6 +75,14 @@ def sweep_page(
     meanings = {wording.source_name(source): meaning for source, meaning in wording.SOURCE_MEANINGS.items()}
     page.add(blocks.details("What the probe is compared with", blocks.facts(meanings)))
     return page.add(*_make_again(result, command))
+
+
+def _common_metric(scores: Scores) -> str | None:
+    """The headline of all label sets; AUROC where classes are balanced in some and not in others."""
+    headlines = {scores.metric(name) for name in scores.label_sets}
+    if len(headlines) == 1:
+        return headlines.pop()
+    return "auroc" if headlines == {"accuracy", "auroc"} else None
 
 
 def question(result: SweepResult | Scores) -> str:
@@ -102,17 +112,23 @@ def answer(result: SweepResult | Scores, name: str) -> str:
     words = f"“{wording.shorten(name, 60)}” is read best {wording.site_name(best.site)}: "
     words += f"{wording.metric_name(best.metric)} {wording.format_score(best.value, best.metric)}"
     words += f" (95{wording.SPACE}% interval {interval})." if interval else "."
+    majority = scores.result.label_set(name).majority
+    if best.metric == "auroc" and majority is not None:
+        words += (
+            f" AUROC is given because one class makes up {wording.format_score(majority, 'accuracy')} of the training "
+        )
+        words += "labels, so that a constant guess would be that accurate."
     tied = [site for site in best.tied if site != best.site]
     if tied:
         words += f" {_tied_words(tied, len(scores.sites(name)))} cannot be told apart from it."
     words += _compared_words(scores, best, name)
-    control = scores.at(name, best.metric, "control_task", best.site)
+    plain = "r2" if best.metric in ("r2", "spearman") else "accuracy"  # what selectivity is a difference of
+    control = scores.at(name, plain, "control_task", best.site)
     selectivity = scores.at(name, "selectivity", "model", best.site)
     if control is not None:
-        words += f" Random labels (the control task) are learned to {wording.format_score(control.value, best.metric)}"
-        words += (
-            f", a selectivity of {wording.format_difference(selectivity.value, best.metric)}." if selectivity else "."
-        )
+        words += f" Random labels (the control task) are learned to {wording.format_score(control.value, plain)}"
+        words += " accuracy" if plain != best.metric else ""
+        words += f", a selectivity of {wording.format_difference(selectivity.value, plain)}." if selectivity else "."
     if selectivity is not None and not selectivity.low > 0:
         words += " So the probe learns random labels as well as these, and its score alone says little."
     return words

@@ -12,7 +12,6 @@ import numpy as np
 if TYPE_CHECKING:
     from probekit.probes.result import Best, SweepResult
 
-MAIN_METRICS = ("accuracy", "r2")
 NAN = float("nan")
 
 
@@ -61,7 +60,8 @@ class Scores:
         names = list(dict.fromkeys(key[1] for key in self.cells if key[0] == label_set and key[2] == "model"))
         if not names:
             raise KeyError(f"no scores for label set {label_set!r}; there are: {', '.join(self.label_sets) or 'none'}")
-        return sorted(names, key=lambda name: name not in MAIN_METRICS)
+        main = self.result.headline(label_set)
+        return sorted(names, key=lambda name: name != main)
 
     def metric(self, label_set: str, metric: str | None = None) -> str:
         """`metric` if the label set has it, its main one if None.

@@ -129,7 +129,7 @@ def test_what_is_averaged_decides_whether_a_folder_goes_on(model, tmp_path):
     data = Dataset("d", texts=("the city", "dog runs"), spans={"a": spans, "b": spans})
     capture(model, data, SITES[0], out=tmp_path / "s", pool="span:a", progress=False)
     moved = Dataset("d", texts=data.texts, spans={"a": np.array([[0, 3], [0, 3]])})
-    with pytest.raises(ValueError, match="holds another capture .*token_fingerprint"):
+    with pytest.raises(ValueError, match=r"holds another capture .*token_fingerprint"):
         capture(model, moved, SITES[0], out=tmp_path / "s", pool="span:a", progress=False)
 
 
@@ -145,7 +145,7 @@ def test_labels_do_not_decide_whether_a_folder_goes_on(model, tmp_path):
     assert not ran
     assert after.manifest == before.manifest
     changed = pk.Dataset("one.csv", texts=("the city", "dog sleeps", "a dog", "rome"))
-    with pytest.raises(ValueError, match="holds another capture .*data_fingerprint"):
+    with pytest.raises(ValueError, match=r"holds another capture .*data_fingerprint"):
         capture(model, changed, SITES[0], out=tmp_path / "s", progress=False)
 
 

@@ -152,15 +152,30 @@ def test_a_test_file_that_does_not_fit_is_refused_before_the_capture(
 ) -> None:
     other = tmp_path / "other.csv"
     rest = ["-t", "sentence", "-l", "warm", "-m", tiny_model_folder, "--test", other, "-o", tmp_path / "out"]
-    for labels, said in (
-        (["maybe", "perhaps"], "classes ['maybe', 'perhaps']"),
-        (["True", "True"], "other.csv: label 'warm'"),
-    ):
-        other.write_text("sentence,warm\n" + "".join(f"one cat is {i} red,{labels[i % 2]}\n" for i in range(40)))
-        done = probekit("probe", table, *rest)
-        assert done.returncode == 1
-        assert said in done.stderr
-        assert "capture" not in done.stderr
+    other.write_text(
+        "sentence,warm\n" + "".join(f"one cat is {i} red,{'maybe' if i % 2 else 'no'}\n" for i in range(40))
+    )
+    done = probekit("probe", table, *rest)
+    assert done.returncode == 1
+    assert "other.csv: label 'warm': maybe, no is no class of training, which has false, true" in done.stderr
+    assert "capture" not in done.stderr
+
+
+def test_a_test_file_of_one_class_is_scored_without_auroc(table: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "warm_only.csv"
+    other.write_text(
+        "sentence,warm\n" + "".join(f"{a} cat of rome and {b} is red,True\n" for a in NUMBERS for b in NUMBERS)
+    )
+    done = probekit(
+        "probe", table, "-t", "sentence", "-l", "warm", "-m", tiny_model_folder, "--test", other, "-p", "ridge",
+        "--no-controls", "-s", "blocks.0.hook_resid_post", "-o", tmp_path / "out",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "the rows of 'warm_only' show class 'true' only" in done.stdout
+    frame = SweepResult.load(tmp_path / "out").to_frame()
+    there = frame[(frame.data == "warm_only") & (frame.target == "mean")].set_index("metric")["value"]
+    assert there.isna()["auroc"]
+    assert there["accuracy"] >= 0
 
 
 def test_kind_and_missing_labels(table: Path, tiny_model_folder: Path, tmp_path: Path) -> None:

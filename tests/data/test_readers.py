@@ -251,3 +251,45 @@ def test_kind_overrides_the_rules(tmp_path: Path) -> None:
         read_csv(path, "text", "stars", kind={"star": "continuous"})
     with pytest.raises(ValueError, match="kind must be binary, multiclass or continuous, got 'number'"):
         read_csv(path, "text", "stars", kind="number")  # type: ignore[arg-type]
+
+
+def test_empty_groups_are_groups_of_their_own(tmp_path: Path) -> None:
+    rows = ["a one,1,x", "a two,0,", "a three,1,x", "a four,0, ", "a five,1,nan", "a six,0,1"]
+    (tmp_path / "some.csv").write_text("text,label,author\n" + "\n".join(rows) + "\n")
+    with pytest.warns(
+        UserWarning, match=r"'author' has no value in 3 of 6 rows \(line 3, line 5, line 6\); each of them"
+    ):
+        data = read_csv(tmp_path / "some.csv", text="text", label="label", group="author")
+    groups = data.groups.tolist()
+    assert groups[0] == groups[2]
+    assert len(set(groups)) == 5
+    assert data.facts["ungrouped"] == 3
+
+
+def test_a_test_file_keeps_the_classes_of_training(tmp_path: Path) -> None:
+    texts = [f"text {i}" for i in range(8)]
+
+    def write(name: str, **columns: list[object]) -> Path:
+        lines = [",".join(["text", *columns])]
+        lines += [",".join(map(str, (t, *row))) for t, *row in zip(texts, *columns.values(), strict=False)]
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+        return tmp_path / name
+
+    trained = {
+        "flag": ["true", "false"] * 4,
+        "stars": [1, 2, 3, 4] * 2,
+        "code": ["01", "1", "x", "x"] * 2,
+        "size": [0.5, 1, 2, 3, 4, 5, 6, 7],
+    }
+    train = read_csv(write("train.csv", **trained), text="text", label=list(trained))
+    few = {"flag": ["TRUE"] * 4, "stars": ["2.0", 2, 2, 2], "code": ["01", "1", "01", "1"], "size": [3, 3, 3, 3]}
+    test = read_csv(write("test.csv", **few), text="text", label=list(few), like=train)
+    for name in few:
+        here, there = test.label_set(name), train.label_set(name)
+        assert (here.kind, here.classes) == (there.kind, there.classes)
+    assert test.label_set("flag").values[:, 0].tolist() == [1] * 4
+    assert test.label_set("stars").values[:, 0].tolist() == [1] * 4
+    assert test.label_set("code").values[:, 0].tolist() == [0, 1, 0, 1]
+    assert test.label_set("size").values[:, 0].tolist() == [3.0] * 4
+    with pytest.raises(ValueError, match=r"wrong.csv: label 'flag': maybe is no class of training"):
+        read_csv(write("wrong.csv", flag=["maybe"] * 4), text="text", label="flag", like=train)
