@@ -6,6 +6,7 @@ import copy
 import inspect
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from probekit.models.architectures import find_layout
@@ -30,12 +31,16 @@ def wrap_huggingface(hf: PreTrainedModel, tokenizer: Any, name: str, blocks: str
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
     options = {"use_cache": False} if "use_cache" in takes or open_ended else {}
 
+    masked = "attention_mask" in takes or open_ended
+
     def forward(tokens: Tensor, mask: Tensor | None) -> object:
-        # A token of a causal model does not see the padding on its right, so its mask may be left out: attention then
-        # takes its fast causal path. Whether an unknown architecture is causal is not known.
-        if mask is not None and not layout.known:
-            return base(input_ids=tokens, attention_mask=mask.long(), **options)
-        return base(input_ids=tokens, **options)
+        # A token of a causal model does not see the padding on its right, so all positions may count as tokens: attention
+        # then takes its fast causal path. Whether an unknown architecture is causal is not known. A mask is given even
+        # where nothing is padded, because transformers warns where a sequence begins or ends with the padding token.
+        if not masked:
+            return base(input_ids=tokens, **options)
+        seen = torch.ones_like(tokens) if mask is None or layout.known else mask.long()
+        return base(input_ids=tokens, attention_mask=seen, **options)
 
     def rebuild() -> Model:
         return wrap_huggingface(make_fresh(hf), tokenizer, name, blocks)

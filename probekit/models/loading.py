@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +19,8 @@ from probekit.models.transformer_lens import is_transformer_lens, wrap_transform
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Models that come with the package: name, folder inside it.
-SHIPPED = {"othello-mini": "testbeds/othello/weights"}
+SHIPPED: dict[str, Path] = {"othello-mini": Path(__file__).parents[1] / "testbeds" / "othello" / "weights"}
+"""Folders of the models that come with the package, by name."""
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
@@ -81,8 +80,7 @@ def load_model(
 def _read(source: str | Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Any, str]:
     """Model, tokenizer and name of what `source` names."""
     if str(source) in SHIPPED:
-        folder = Path(str(resources.files("probekit"))) / SHIPPED[str(source)]
-        return *_read_folder(folder, dtype), str(source)
+        return *_read_folder(SHIPPED[str(source)], dtype), str(source)
     path = Path(source).expanduser()
     if path.is_dir():
         return *_read_folder(path, dtype), path.resolve().name

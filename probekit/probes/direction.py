@@ -12,6 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probekit.probes.tensor_file import read_tensors
+
+_FORMAT = "probekit.direction"
+
 
 @dataclass(frozen=True)
 class Direction:
@@ -75,7 +79,7 @@ class Direction:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         metadata = {
-            "format": "probekit.direction",
+            "format": _FORMAT,
             "site": json.dumps(self.site),
             "scale": json.dumps(self.scale),
             "provenance": json.dumps(dict(self.provenance), default=str),
@@ -90,17 +94,6 @@ class Direction:
         Raises:
             ValueError: the file is not a saved direction (a pickle is never opened).
         """
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != "probekit.direction":
-                    raise ValueError(f"{path} is a safetensors file, but not a saved direction")
-                vector = file.get_tensor("vector")
-        except SafetensorError as error:
-            raise ValueError(
-                f"{path} is not a safetensors file ({error}); save directions with Direction.save"
-            ) from None
+        tensors, metadata = read_tensors(path, _FORMAT, "Direction")
         facts = {key: json.loads(metadata[key]) for key in ("site", "scale", "provenance")}
-        return cls(vector, facts["site"], facts["scale"], facts["provenance"])
+        return cls(tensors["vector"], facts["site"], facts["scale"], facts["provenance"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -10,15 +11,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from probekit.activations import Activations, capture
+from probekit.activations import Activations, ActivationStore, capture
 from probekit.activations.plan import make_plan
+from probekit.activations.progress import readable_size
 from probekit.data import Dataset, LabelSet, Split, drop_seen_prefixes, split_items
 
 if TYPE_CHECKING:
     from probekit.models import Model
 
 VALID_SHARE, TEST_SHARE = 4, 2  # validation holds at most max_rows / 4 rows, test at most max_rows / 2
-LARGE_STORE = 4 << 30  # bytes of float32 above which the temporary store is kept in float16
+LARGE_STORE = 4 << 30  # bytes of float32 above which the temporary store is kept in half precision, which a note says
 
 
 @dataclass(frozen=True)
@@ -212,8 +214,8 @@ class Capturing:
         plan = plan_rows(
             index["sequence"], data.groups, index["prefix"], given=data.split, seed=self.seed, max_rows=self.max_rows
         )
-        parts = self._capture(data, "data", index, plan.parts)
-        return parts, (*self._say_cut(data), *plan.notes)
+        parts, kept = self._capture(data, "data", index, plan.parts)
+        return parts, (*self._say_cut(data), *plan.notes, *kept)
 
     def part_elsewhere(
         self, name: str, data: Dataset, labels: Mapping[str, LabelSet], seen: np.ndarray, number: int
@@ -223,8 +225,8 @@ class Capturing:
         kept, notes = plan_elsewhere(
             name, index["sequence"], index["prefix"], seen, seed=self.seed, number=number, max_rows=self.max_rows
         )
-        part = self._capture(data, f"ood-{number}", index, {name: kept})[name]
-        return replace(part, labels=labels), (*self._say_cut(data, f" of {name!r}"), *notes)
+        parts, said = self._capture(data, f"ood-{number}", index, {name: kept})
+        return replace(parts[name], labels=labels), (*self._say_cut(data, f" of {name!r}"), *notes, *said)
 
     def _rows(self, data: Dataset) -> dict[str, np.ndarray]:
         """One number a row for every row there could be: `sequence`, `item`, `prefix`."""
@@ -245,35 +247,53 @@ class Capturing:
 
     def _capture(
         self, data: Dataset, name: str, index: dict[str, np.ndarray], parts: Mapping[str, np.ndarray]
-    ) -> dict[str, Part]:
-        """Capture the planned rows only, from the model and, if that control is on, from the random one."""
+    ) -> tuple[dict[str, Part], tuple[str, ...]]:
+        """Capture the planned rows only, from the model and, if that control is on, from the random one; and notes."""
         tokens = sum(map(len, data.tokens)) if data.tokens is not None else int(index["item"].max()) + 1
         key = index["item"] if self.pool == "all" else index["sequence"]
         wanted = np.zeros(tokens if self.pool == "all" else len(data), dtype=bool)
         for rows in parts.values():
             wanted[key[rows]] = True
         size = 4 * int(wanted.sum()) * sum(self.model.site(site).width for site in self.sites)
-        dtype = "float16" if size > LARGE_STORE else "float32"
-        stores = []
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is cut is said in the notes
-            for kind, model in (("model", self.model), ("random", self.random)):
-                if model is not None:
-                    stores.append(
-                        capture(
-                            model,
-                            data,
-                            self.sites,
-                            out=self.folder / f"{name}-{kind}",
-                            pool=self.pool,
-                            rows=wanted,
-                            dtype=dtype,
-                            progress=self.progress,
-                        )
-                    )
+        stores = [
+            self._store(model, data, f"{name}-{kind}", wanted, size > LARGE_STORE)
+            for kind, model in (("model", self.model), ("random", self.random))
+            if model is not None
+        ]
+        notes: tuple[str, ...] = ()
+        if size > LARGE_STORE:
+            kept = " and ".join(dict.fromkeys(store.manifest.dtype for store in stores))
+            notes = (
+                f"activations of {data.name!r} would take {readable_size(size)} in float32 and were kept in {kept}",
+            )
         store, twin = stores[0], stores[1] if len(stores) > 1 else None
         row_of = np.full(len(wanted), -1)
         row_of[store.item if self.pool == "all" else store.sequence] = np.arange(len(store))
         plan = Plan({part: row_of[key[rows]] for part, rows in parts.items()}, ())
         assert data.groups is not None
-        return parts_of(store, data, data.groups, plan, twin)
+        return parts_of(store, data, data.groups, plan, twin), notes
+
+    def _store(self, model: Model, data: Dataset, name: str, wanted: np.ndarray, large: bool) -> ActivationStore:
+        """One store; a large one in half precision: float16, or bfloat16 where values lie beyond what float16 can hold."""
+
+        def captured(dtype: str) -> ActivationStore:
+            return capture(
+                model,
+                data,
+                self.sites,
+                out=self.folder / f"{name}-{dtype}",
+                pool=self.pool,
+                rows=wanted,
+                dtype=dtype,
+                progress=self.progress,
+            )
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is cut is said in the notes
+            if not large:
+                return captured("float32")
+            try:
+                return captured("float16")
+            except ValueError:  # where something else was wrong, it is wrong in bfloat16 too, and said then
+                shutil.rmtree(self.folder / f"{name}-float16", ignore_errors=True)
+                return captured("bfloat16")

@@ -15,6 +15,7 @@ from probekit.data.dataset import Kind
 from probekit.probes.arrays import as_rows
 from probekit.probes.base import LinearProbe, log_proba
 from probekit.probes.direction import Direction
+from probekit.probes.tensor_file import read_tensors
 
 _FORMAT = "probekit.probestack"
 _TENSORS = ("coef", "intercept", "scale", "gap", "converged", "n_iter")
@@ -288,16 +289,7 @@ class ProbeStack:
         Raises:
             ValueError: the file is not a saved stack (a pickle is never opened).
         """
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != _FORMAT:
-                    raise ValueError(f"{path} is a safetensors file, but not a saved ProbeStack")
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        except SafetensorError as error:
-            raise ValueError(f"{path} is not a safetensors file ({error}); save probes with ProbeStack.save") from None
+        tensors, metadata = read_tensors(path, _FORMAT, "ProbeStack")
         facts = json.loads(metadata["stack"])
         lists = {k: tuple(v) for k, v in facts.items() if isinstance(v, list)}
         return cls(**{**facts, **lists}, **tensors)

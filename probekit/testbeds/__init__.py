@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
 from types import ModuleType
-
-SHIPPED: dict[str, Path] = {"othello-mini": Path(__file__).parent / "othello" / "weights"}
-"""Folders of the models that come with the package, by the name that `probekit.load_model` takes."""
 
 _WORLDS = ("othello",)
 

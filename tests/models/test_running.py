@@ -47,6 +47,26 @@ def test_every_site_has_the_width_it_says_and_the_stream_adds_up(family):
             torch.testing.assert_close(read[f"blocks.{layer}.hook_resid_post"], sum(parts), rtol=1e-5, atol=1e-5)
 
 
+def test_padding_brings_no_warning_from_transformers(monkeypatch):
+    """Padding, and texts that themselves begin with the padding token."""
+    from transformers import modeling_utils
+
+    said = []
+    monkeypatch.setattr(modeling_utils.logger, "warning_once", said.append)
+    for family in ("gpt2", "llama"):
+        hf = make_model(family)
+        hf.config.pad_token_id = 0
+        tokens = some_tokens(2, 9)
+        tokens[0, 0] = tokens[1, 5:] = 0
+        for mask in (None, torch.arange(9)[None] < torch.tensor([9, 5])[:, None]):
+            load_model(hf).run(tokens, mask, ["blocks.0.hook_resid_post"])
+    assert not said
+    hf = make_model("gpt2")
+    hf.config.pad_token_id = 0
+    hf(tokens)
+    assert said  # transformers does warn of these tokens
+
+
 @pytest.mark.parametrize("family", CONFIGS)
 def test_padding_on_the_right_changes_nothing_on_tokens(family):
     model = load_model(make_model(family))

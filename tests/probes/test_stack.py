@@ -166,8 +166,10 @@ def test_other_files_are_refused(tmp_path):
     for kind in (ProbeStack, Direction):
         with pytest.raises(ValueError, match="not a safetensors file"):
             kind.load(tmp_path / "a.pt")
-        with pytest.raises(ValueError, match="but not a saved"):
+        with pytest.raises(ValueError, match=f"but not a saved {kind.__name__}"):
             kind.load(tmp_path / "b.safetensors")
+        with pytest.raises(FileNotFoundError, match=r"there is no file .*c\.safetensors"):
+            kind.load(tmp_path / "c.safetensors")
 
 
 def test_direction(tmp_path):

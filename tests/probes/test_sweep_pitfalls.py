@@ -389,3 +389,29 @@ def test_labels_shuffle_within_balanced_groups_too() -> None:
     )
     assert mean["model"] > 0.99
     assert mean["shuffled"] < 0.9
+
+
+# Large sweeps
+
+
+@pytest.mark.parametrize(("scale", "kept"), [(1.0, "float16"), (1e7, "bfloat16")])
+def test_half_precision_is_said_and_overflow_falls_back(
+    monkeypatch: pytest.MonkeyPatch, scale: float, kept: str
+) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=30, n_positions=12, n_embd=16, n_layer=1, n_head=2, bos_token_id=None, eos_token_id=None
+    )
+    model = load_model(GPT2LMHeadModel(config))
+    with torch.no_grad():
+        model.hf.transformer.wte.weight.mul_(scale)
+    data = token_data()
+    options = QUIET | {"sites": "blocks.0.hook_resid_post"}
+    exact = sweep(model, data, ["seq"], **options)
+    assert not any("float32" in note for note in exact.notes)
+    monkeypatch.setattr("probekit.probes.rows.LARGE_STORE", 0)
+    result = sweep(model, data, ["seq"], **options)
+    assert any(f"in float32 and were kept in {kept}" in note for note in result.notes)
+    assert abs(result.best("seq").value - exact.best("seq").value) < 0.2

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from probekit.testbeds import SHIPPED, othello
+from probekit.models import SHIPPED
+from probekit.testbeds import othello
 from probekit.testbeds.othello.games import sample_moves
 from probekit.testbeds.othello.train import Recipe, new_model
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from probekit.testbeds import SHIPPED
+from probekit.models import SHIPPED
 from probekit.testbeds.othello.behaviour import legal_rate
 from probekit.testbeds.othello.games import sample_moves
 from probekit.testbeds.othello.train import Recipe, new_model
