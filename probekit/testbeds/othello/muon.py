@@ -2,7 +2,7 @@
 
 `torch.optim.Muon` orthogonalises in bfloat16, which a CPU without bfloat16 arithmetic runs a hundred times slower than
 float32, and it handles one matrix at a time. This one computes in the dtype of the gradient and stacks matrices of
-equal shape. It also knows the two ways a weight can lie: `[out, in]` (`torch.nn.Linear`) or `[in, out]` (the `Conv1D`
+equal shape. Under `torchrun` each process orthogonalises its share of them. It also knows the two ways a weight can lie: `[out, in]` (`torch.nn.Linear`) or `[in, out]` (the `Conv1D`
 of GPT-2, whose fused query-key-value matrix is orthogonalised as three).
 
 Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks" (momentum, Nesterov, five
@@ -16,7 +16,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
+
+from probekit.testbeds.othello.training_loop import sum_over_processes
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
@@ -79,8 +81,16 @@ class Muon(torch.optim.Optimizer):  # type: ignore[misc]
                 parts = columns // rows if columns == 3 * rows else 1
                 for part, piece in zip(update.chunk(parts, 1), parameter.chunk(parts, 1), strict=True):
                     by_shape[tuple(part.shape)].append((piece, part))
+            shared = distributed.is_initialized()
+            first, every = (distributed.get_rank(), distributed.get_world_size()) if shared else (0, 1)
+            updates = {}
+            for shape, pieces in by_shape.items():
+                stack = torch.stack([part for _, part in pieces])
+                updates[shape] = torch.zeros_like(stack)
+                if first < len(stack):
+                    updates[shape][first::every] = orthogonalise(stack[first::every], group["steps"])
+            sum_over_processes(list(updates.values()))
             for (fan_in, fan_out), pieces in by_shape.items():
                 step = group["lr"] * max(1.0, fan_out / fan_in) ** 0.5
-                updates = orthogonalise(torch.stack([part for _, part in pieces]), group["steps"])
-                for (piece, _), direction in zip(pieces, updates, strict=True):
+                for (piece, _), direction in zip(pieces, updates[fan_in, fan_out], strict=True):
                     piece.mul_(1 - group["lr"] * group["weight_decay"]).sub_(direction, alpha=step)

@@ -62,16 +62,23 @@ def load_checkpoint(path: Path, model: nn.Module, optimizers: Sequence[torch.opt
     return step
 
 
-def average_gradients(model: nn.Module) -> None:
-    """Replace gradients by their mean over the processes of the run, if there are several."""
+def sum_over_processes(tensors: Sequence[Tensor]) -> None:
+    """Replace each tensor by its sum over the processes of the run, if there are several."""
     if not distributed.is_initialized():
         return
-    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    together = torch.cat([gradient.flatten() for gradient in gradients])
+    together = torch.cat([tensor.flatten() for tensor in tensors])
     distributed.all_reduce(together)
-    together /= distributed.get_world_size()
-    for gradient, part in zip(gradients, together.split([gradient.numel() for gradient in gradients]), strict=True):
-        gradient.copy_(part.view_as(gradient))
+    for tensor, part in zip(tensors, together.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(part.view_as(tensor))
+
+
+def average_gradients(model: nn.Module) -> None:
+    """Replace gradients by their mean over the processes of the run, if there are several."""
+    if distributed.is_initialized():
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        sum_over_processes(gradients)
+        for gradient in gradients:
+            gradient /= distributed.get_world_size()
 
 
 def is_first_process() -> bool:
