@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +37,7 @@ class Bar:
     def announce(self, estimate: Estimate, path: Path | None) -> None:
         """Say, once, what it will take; the first batch has shown how fast it goes."""
         if self._wanted and not self._announced:
-            disk = "nothing stored" if path is None else f"{readable_size(estimate.disk)} of disk in {path}"
+            disk = "nothing stored" if path is None else f"{readable_size(estimate.disk)} of disk in {_place(path)}"
             self._progress.console.print(
                 f"capture: {self._what}; about {_duration(estimate.seconds)}, "
                 f"{readable_size(estimate.memory)} of memory beside the model, {disk}",
@@ -54,6 +55,13 @@ class Bar:
     def close(self) -> None:
         if self._wanted:
             self._progress.stop()
+
+
+def _place(path: Path) -> str:
+    """The folder, unless it is one that goes away by itself."""
+    own = Path(tempfile.gettempdir())
+    temporary = any(folder.parent == own and folder.name.startswith("probekit-") for folder in (path, *path.parents))
+    return "a temporary folder" if temporary else str(path)
 
 
 def readable_size(count: float) -> str:

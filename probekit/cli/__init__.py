@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
+from typing import TextIO
 
 
 def main() -> None:
@@ -13,7 +15,9 @@ def main() -> None:
     # Matrix products already use every core; the tokenizer's own threads only get in their way.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        app()
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_note
+            app()
     except (ValueError, TypeError, KeyError, OSError) as error:
         if os.environ.get("PROBEKIT_TRACEBACK"):
             raise
@@ -24,3 +28,18 @@ def main() -> None:
         goes_on = "the same command goes on from what is already written"
         print(f"stopped; {goes_on if sys.argv[1:2] == ['capture'] else 'no result was written'}", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _show_note(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Say on stderr what was warned of, without the line of code; who reads a command line did not write it."""
+    if category is UserWarning:
+        print(f"note: {message}", file=sys.stderr)
+    else:
+        print(warnings.formatwarning(message, category, filename, lineno, line), end="", file=sys.stderr)

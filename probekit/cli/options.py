@@ -81,11 +81,36 @@ Sites = Annotated[
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")]
 PoolOption = Annotated[Pool, typer.Option("--pool", help="Last token, or mean over the text's own tokens.")]
 FamilyOption = Annotated[Family, typer.Option("--probe", "-p", help="Probe family.")]
+Grid = Annotated[
+    str | None,
+    typer.Option(
+        "--grid",
+        help="Penalties to choose from on validation, as numbers with commas between: C of logistic (0.01,0.1,1), alpha of "
+        "ridge, shrinkage of lda. Default: the family's own.",
+    ),
+]
+MaxRows = Annotated[
+    int,
+    typer.Option(
+        "--max-rows", min=8, help="Most training rows; validation and test hold at most a quarter and a half as many."
+    ),
+]
+Draws = Annotated[int, typer.Option("--n-boot", min=100, help="Bootstrap draws behind the intervals.")]
 Seed = Annotated[int, typer.Option("--seed", help="The same seed gives the same numbers.")]
 Controls = Annotated[
     bool,
     typer.Option("--controls/--no-controls", help="Majority, shuffled labels, control task, random weights, surface."),
 ]
+
+
+def grid_of(given: str | None) -> list[float] | None:
+    """`"0.1,1"` as `[0.1, 1.0]`."""
+    if given is None:
+        return None
+    try:
+        return [float(value) for value in given.split(",")]
+    except ValueError:
+        raise ValueError(f"--grid {given!r}: write numbers with commas between, such as 0.01,0.1,1") from None
 
 
 def kinds_of(given: list[str] | None) -> dict[str, Kind]:

@@ -30,8 +30,11 @@ def probe(
     site: options.Sites = None,
     pool: options.PoolOption = options.Pool.last,
     probe: options.FamilyOption = options.Family.logistic,
+    grid: options.Grid = None,
     kind: options.Kinds = None,
     missing: options.MissingOption = options.Missing.refuse,
+    max_rows: options.MaxRows = 20_000,
+    n_boot: options.Draws = 1000,
     seed: options.Seed = 0,
     controls: options.Controls = True,
 ) -> None:
@@ -53,6 +56,7 @@ def probe(
     from probekit.probes import sweep as run_sweep
 
     require_folder(out)
+    penalties = options.grid_of(grid)
     files = list(dict.fromkeys(Path(name) for name in test or [] if Path(name).is_file()))
     columns = [name for name in test or [] if not Path(name).is_file()]
     if len(columns) > 1:
@@ -79,9 +83,12 @@ def probe(
         label,
         sites=site,
         probe=probe.value,
+        grid=penalties,
         pool=pool.value,
         ood=other or None,
         controls=controls,
+        max_rows=max_rows,
+        n_boot=n_boot,
         seed=seed,
     )
     finish(result, out)

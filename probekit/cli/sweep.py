@@ -20,8 +20,11 @@ def sweep(
     group: options.Group = None,
     site: options.Sites = None,
     probe: options.FamilyOption = options.Family.logistic,
+    grid: options.Grid = None,
     kind: options.Kinds = None,
     missing: options.MissingOption = options.Missing.refuse,
+    max_rows: options.MaxRows = 20_000,
+    n_boot: options.Draws = 1000,
     seed: options.Seed = 0,
     controls: options.Controls = True,
 ) -> None:
@@ -37,6 +40,18 @@ def sweep(
     from probekit.probes import sweep as run_sweep
 
     require_folder(out)
+    penalties = options.grid_of(grid)
     dataset = read_csv(data, text=text, label=label, group=group, kind=options.kinds_of(kind), missing=missing.value)
-    result = run_sweep(store, dataset, label, sites=site, probe=probe.value, controls=controls, seed=seed)
+    result = run_sweep(
+        store,
+        dataset,
+        label,
+        sites=site,
+        probe=probe.value,
+        grid=penalties,
+        controls=controls,
+        max_rows=max_rows,
+        n_boot=n_boot,
+        seed=seed,
+    )
     finish(result, out)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,8 @@ def read_checkpoint(source: str | Path, dtype: torch.dtype, **where: Any) -> Pre
     """
     from transformers import AutoModelForCausalLM
 
-    hf, loaded = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True, **where)
+    with _without_bars() if where.get("local_files_only") else nullcontext():
+        hf, loaded = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True, **where)
     if missing := sorted(loaded["missing_keys"]):
         hint = (
             " It is a base model without a head: load it with transformers.AutoModel and pass the model object"
@@ -29,6 +32,20 @@ def read_checkpoint(source: str | Path, dtype: torch.dtype, **where: Any) -> Pre
         shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise ValueError(f"{len(missing)} of its weights are missing: {shown}.{hint}")
     return hf  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Files that are here are read without the progress bars of transformers; a download keeps them."""
+    from transformers.utils import logging
+
+    drawn = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if drawn:
+            logging.enable_progress_bar()
 
 
 def first_line(error: Exception) -> str:

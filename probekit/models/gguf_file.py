@@ -45,15 +45,22 @@ def read_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
 
 @contextmanager
 def _header_read_once() -> Iterator[None]:
-    """Let transformers parse the file's header once instead of three times: a third of the time for a small model."""
+    """Let transformers parse the file's header once instead of three times: a third of the time for a small model.
+
+    It also draws no bar meanwhile (one that its own switch for bars does not know).
+    """
     import gguf
+    from transformers import modeling_gguf_pytorch_utils as expanding
 
     names = ("GGUFReader", "get_tensor_name_map")
     originals = {name: getattr(gguf, name) for name in names}
+    bar = expanding.tqdm
     try:
         for name, original in originals.items():
             setattr(gguf, name, functools.cache(original))
+        expanding.tqdm = functools.partial(bar, disable=True)
         yield
     finally:
+        expanding.tqdm = bar
         for name, original in originals.items():
             setattr(gguf, name, original)

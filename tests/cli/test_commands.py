@@ -82,6 +82,48 @@ def test_probe_writes_result_probes_and_page(probed: tuple[Path, Done]) -> None:
         assert word in done.stdout
 
 
+def test_the_screen_shows_our_own_bars_only(probed: tuple[Path, Done]) -> None:
+    """Not those of the libraries, and not where a sweep keeps what it throws away."""
+    err = probed[1].stderr
+    assert "capture" in err
+    assert "in a temporary folder" in err
+    for noise in ("Loading weights", "it/s", "probekit-sweep-", "attention_mask"):
+        assert noise not in err
+
+
+def test_grid_rows_and_draws(table: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+    common = ["-t", "sentence", "-l", "colour", "-p", "ridge", "--no-controls", "--max-rows", "40", "--n-boot", "100"]
+    store = tmp_path / "store"
+    done = probekit("capture", table, "-t", "sentence", "-m", tiny_model_folder, "-o", store)
+    assert done.returncode == 0, done.stderr
+    for command in (["probe", table, "-m", tiny_model_folder], ["sweep", store, "-d", table]):
+        done = probekit(*command, *common, "--grid", "0.5,20", "-o", tmp_path / "out")
+        assert done.returncode == 0, done.stderr
+        result = SweepResult.load(tmp_path / "out")
+        assert result.label_set("colour").rows["train"] == 40
+        assert result.manifest["arguments"]["n_boot"] == 100
+        stack = result.probes["colour"][result.best("colour").site]
+        assert stack.grid == (0.5, 20.0)
+        done = probekit(*command, *common, "--grid", "0.5;20", "-o", tmp_path / "no")
+        assert done.returncode == 1
+        assert "numbers with commas between" in done.stderr
+
+
+def test_warnings_are_notes(table: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+    rows = list(csv.DictReader(table.open()))
+    with (tmp_path / "some.csv").open("w", newline="") as file:
+        out = csv.DictWriter(file, rows[0])
+        out.writeheader()
+        out.writerows(row | {"number": ""} if i < 30 else row for i, row in enumerate(rows))
+    done = probekit(
+        "probe", tmp_path / "some.csv", "-t", "sentence", "-l", "warm", "-m", tiny_model_folder, "--group", "number",
+        "-p", "ridge", "--no-controls", "-s", "blocks.0.hook_resid_post", "-o", tmp_path / "out",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "note: some.csv: column 'number' has no value in 30 of 120 rows" in done.stderr
+    assert "UserWarning" not in done.stderr
+
+
 def test_report_writes_the_page_again(probed: tuple[Path, object]) -> None:
     page = probed[0] / "again.html"
     done = probekit("report", probed[0], "--out", page)

@@ -251,3 +251,25 @@ def test_a_misspelt_shipped_name_does_not_go_to_the_hub():
 def test_an_object_that_is_no_model(source):
     with pytest.raises(TypeError, match="load_model takes a name, a path, a transformers PreTrainedModel"):
         load_model(source)
+
+
+def test_reading_local_files_draws_no_bar(tiny_model_folder, capfd):
+    from transformers.utils import logging
+
+    drawn = logging.is_progress_bar_enabled()
+    load_model(tiny_model_folder)
+    assert "Loading weights" not in capfd.readouterr().err
+    assert logging.is_progress_bar_enabled() == drawn
+
+
+def test_expanding_a_gguf_file_draws_no_bar(capfd):
+    """The bar of the expansion is not one that transformers' own switch reaches."""
+    from transformers import modeling_gguf_pytorch_utils as expanding
+
+    from probekit.models.gguf_file import _header_read_once
+
+    before = expanding.tqdm
+    with _header_read_once():
+        assert list(expanding.tqdm([1, 2], desc="Converting")) == [1, 2]
+    assert expanding.tqdm is before
+    assert capfd.readouterr().err == ""
