@@ -17,10 +17,7 @@ import pandas as pd
 import probekit as pk
 from probekit.testbeds import othello
 
-SWEEPS = {  # the two-class labels leave other rows out at every square, which ridge solves in closed form
-    "all_squares": (("tile", "tile_absolute"), "logistic"),
-    "filled_squares": (("tile_filled", "tile_absolute_filled"), "ridge"),
-}
+LABELS = ("tile", "tile_absolute", "tile_filled", "tile_absolute_filled")
 
 
 def with_filled_squares(games: pk.Dataset) -> pk.Dataset:
@@ -48,17 +45,16 @@ def main() -> None:
     model = pk.load_model("othello-mini")
     games = with_filled_squares(othello.sample_games(args.games, seed=args.seed))
     ood = {"championship": with_filled_squares(othello.read_pgn(args.pgn))} if args.pgn else None
-    for name, (labels, probe) in SWEEPS.items():
-        result = pk.sweep(model, games, labels=labels, probe=probe, ood=ood, seed=args.seed)
-        result.save(args.out / name)
-        result.save_page(args.out / name / "report.html")
-        frame = result.to_frame()
-        mean = frame[(frame.metric == "accuracy") & (frame.target == "mean")]
-        print(f"\n{name}, {probe}: accuracy by site\n\n{table(mean[mean.source == 'model'], ['data', 'label_set'])}")
-        for label in labels:
-            best = result.best(label).site
-            at_best = mean[(mean.label_set == label) & ((mean.site == best) | mean.site.isna())]
-            print(f"\n{label} at {best}, beside its controls\n\n{table(at_best, ['data', 'source'])}")
+    result = pk.sweep(model, games, labels=LABELS, ood=ood, seed=args.seed)
+    result.save(args.out)
+    result.save_page(args.out / "report.html")
+    frame = result.to_frame()
+    mean = frame[(frame.metric == "accuracy") & (frame.target == "mean")]
+    print(f"\naccuracy by site\n\n{table(mean[mean.source == 'model'], ['data', 'label_set'])}")
+    for label in LABELS:
+        best = result.best(label).site
+        at_best = mean[(mean.label_set == label) & ((mean.site == best) | mean.site.isna())]
+        print(f"\n{label} at {best}, beside its controls\n\n{table(at_best, ['data', 'source'])}")
 
 
 def table(frame: pd.DataFrame, rows: list[str]) -> str:

@@ -107,7 +107,8 @@ class LogisticProbe(LinearProbe):
 
         penalty = strength.to(X.dtype)[:, None, None].repeat(1, outputs, X.shape[1] + 1)
         penalty[..., -1] = 0
-        curvature = loss.bound * max(float(values[-1]) / len(X), 1.0)
+        bound = 0.25 if outputs == 1 else 0.5  # of diag(p) - p p' (Bohning 1992)
+        curvature = bound * max(float(values[-1]) / len(X), 1.0)
         found = minimise_l1(
             objective, start.flatten(1), penalty.flatten(1), curvature, tolerance=self.tol, max_iter=self.max_iter
         )

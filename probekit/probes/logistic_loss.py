@@ -1,4 +1,4 @@
-"""The logistic loss of many targets and penalties over the rows of one site, and the fixed bound on its Hessian."""
+"""The logistic loss of many targets and penalties over the rows of one site, and a guess of its inverse Hessian."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from probekit.probes.spectrum import Eigenbasis
 
 ELEMENTS = 1 << 18  # scores worked on at a time: they stay in the processor's cache between the two matrix products
+SAMPLE = 4096  # rows, at least, that the preconditioner's mean weight is taken over
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,13 @@ class LogisticLoss:
     """Mean logistic loss plus ridge penalty for problems (target, penalty) that share their rows.
 
     A problem's variables are `K - 1` weight vectors and intercepts, the last class's scores being zero (one vector for two
-    classes), so no direction is redundant. With M = I - 11'/K for K > 2 (M = 1 for two classes), the penalty of
-    scikit-learn's symmetric multinomial model is `v' M v` at its best shift, and Bohning's (1992, "Multinomial logistic
-    regression algorithm") bound on the Hessian is `M/2` (`1/4`) times the Gram matrix: the same M, hence one preconditioner
-    that is exact for both, diagonal in the eigenbasis of the Gram matrix but for the factor `inv(M) = I + 11'`. Where the
-    classes come apart the Hessian falls far below its bound, so the preconditioner takes the bound times the ratio of their
-    traces were the rows alike: `mean(1 - sum_k p_k^2) / (1 - 1/K)` at the point last evaluated, 1 where all classes are equally likely.
+    classes), so no direction is redundant. The penalty of scikit-learn's symmetric multinomial model is then `v' M v` at its
+    best shift, with M = I - 11'/K (1 for two classes).
+
+    The preconditioner is the inverse of the Hessian with each row's weights `diag(p) - p p'` replaced by their mean A at the
+    point last evaluated: `A x Gram / n + M x penalty` (Kronecker products), which is diagonal in the eigenbasis of the Gram
+    matrix times that of A in the metric M. A fixed bound in its place (Bohning 1992, "Multinomial logistic regression
+    algorithm") costs several times the iterations, since the weights of rows that are told apart well are far below it.
 
     Args:
         rows: `[n, r + 1]` centred features in the eigenbasis of their Gram matrix, and a column of ones.
@@ -78,9 +80,13 @@ class LogisticLoss:
         # Mean over rows of each class's rows; the last entry is its share.
         self.sums = torch.stack([i.T @ rows for i in indicators], 1) / self.n[:, None, None]  # [t, q, r + 1]
         self.penalty = penalty.to(rows.dtype)
-        self.bound = 0.25 if n_classes == 2 else 0.5
-        self.curvature = self.bound * eigenvalues / len(rows)  # of the mean loss, for each direction
-        self._share = torch.ones_like(self.penalty)  # [problem] of the bound that the Hessian reaches
+        self.spectrum = eigenvalues / len(rows)
+        q = self.outputs
+        metric_of_classes = torch.eye(q, dtype=torch.float64) - (0 if q == 1 else 1 / n_classes)
+        values, vectors = torch.linalg.eigh(metric_of_classes)
+        self._whitening = (vectors / values.sqrt()).to(rows.device)  # M = inv(W W')
+        self._shape = rows.new_empty(len(target), q, q)  # [problem]: T, with M x s + A x c = inv(T) (s + mu c) inv(T')
+        self._mean_weight = rows.new_empty(len(target), q)  # [problem]: mu
         self._active: tuple[Tensor, Tensor] | None = None
 
     def start(self) -> Tensor:
@@ -99,15 +105,20 @@ class LogisticLoss:
         return sums[..., :-1] / sums[..., -1:], sums[..., -1].round()
 
     def precondition(self, gradient: Tensor, index: Tensor) -> Tensor:
-        """The inverse of the (scaled) bound on the Hessian, times `gradient [a, q * (r + 1)]`."""
-        share = self._share[index, None]
+        """The guess of the inverse Hessian at the points last evaluated, times `gradient [a, q * (r + 1)]`."""
         g = gradient.view(len(index), self.outputs, -1)
-        if self.n_classes > 2:
-            g = g + g.sum(1, keepdim=True)
-        scaled = torch.empty_like(g)
-        torch.div(g[..., :-1], (share * self.curvature + self.penalty[index, None])[:, None], out=scaled[..., :-1])
-        torch.div(g[..., -1], share * self.bound, out=scaled[..., -1])
-        return scaled.flatten(1)
+        shape, weight = self._shape[index], self._mean_weight[index, :, None]
+        g = torch.bmm(shape.mT, g)
+        g[..., :-1] /= torch.addcmul(self.penalty[index, None, None], weight, self.spectrum)
+        g[..., -1:] /= weight
+        return torch.bmm(shape, g).flatten(1)
+
+    def _note_weights(self, index: Tensor, first: Tensor, second: Tensor, rows: Tensor) -> None:
+        """Keep A = (diag(first) - second) / rows, `[a, q]`, `[a, q, q]` and `[a]`, in the metric of the penalty."""
+        mean = (torch.diag_embed(first) - second).double() / rows.double()[:, None, None]
+        weight, vectors = torch.linalg.eigh(self._whitening.T @ mean @ self._whitening)
+        self._mean_weight[index] = weight.clamp(min=1e-4).to(first.dtype)
+        self._shape[index] = (self._whitening @ vectors).to(first.dtype)
 
     def __call__(self, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Value `[a]` float64, gradient `[a, q * (r + 1)]`, and the size of what the value is the difference of `[a]`."""
@@ -118,7 +129,11 @@ class LogisticLoss:
         weights = v.transpose(0, 1).reshape(q * a, -1)  # problems innermost, so that sums over classes are elementwise
         total = torch.zeros(a, dtype=torch.float64, device=x.device)
         slope = torch.zeros_like(weights)
-        certain = torch.zeros(a, dtype=weights.dtype, device=x.device)  # sum over rows and classes of p^2
+        first, second = (
+            weights.new_zeros(q, a),
+            weights.new_zeros(a, q, q),
+        )  # sums of p and of p p' over a sample of rows
+        sampled, every = weights.new_zeros(a), max(1, len(self.rows) // SAMPLE)
         step = max(256, ELEMENTS // (q * a))
         for start in range(0, len(self.rows), step):
             z = self.rows[start : start + step]
@@ -127,12 +142,15 @@ class LogisticLoss:
             scores = z @ weights.T if q * a > 16 else (weights @ z.T).T.contiguous()
             loss, residual = _softmax(scores.view(len(z), q, a), kept)
             total += loss
-            certain += _sum_of_squares(residual, kept)
+            some = residual[::every]
+            first += some.sum(0)
+            second += torch.bmm(some.permute(2, 1, 0), some.permute(2, 0, 1))
+            sampled += len(some) if kept is None else kept[::every].sum(0)
             # Subtracted row by row: where the classes are separable, the residuals are small and their sum must be exact.
             residual -= observed[start : start + step]
             slope.addmm_(residual.view(len(z), q * a).T, z)
         n, sums = self.n[target], self.sums[target]
-        self._share[index] = ((1 - certain / n) / (1 - 1 / self.n_classes)).clamp_(1e-3, 1)
+        self._note_weights(index, first.T, second, sampled.clamp(min=1))
         gradient = (slope.view(q, a, -1) / n[:, None]).transpose(0, 1).contiguous()
         w = v[..., :-1]
         pulled = w if self.n_classes == 2 else w - w.sum(1, keepdim=True) / self.n_classes
@@ -150,15 +168,6 @@ class LogisticLoss:
             classes = torch.arange(self.first, self.first + self.outputs, dtype=self.labels.dtype, device=index.device)
             self._active = index, (self.labels[:, None, self.target[index]] == classes[:, None]).to(torch.int8)
         return self._active[1]
-
-
-def _sum_of_squares(probability: Tensor, kept: Tensor | None) -> Tensor:
-    """Sum over rows and all classes of the squared probability `[a]`, from those of all classes but one `[n, q, a]`."""
-    rest = 1 - probability.sum(1)
-    squares = (probability * probability).sum((0, 1))
-    if kept is not None:
-        rest = rest * kept
-    return squares + (rest * rest).sum(0)
 
 
 def _softmax(scores: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:

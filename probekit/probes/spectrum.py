@@ -1,6 +1,6 @@
 """Standardised features of one site, in the eigenbasis of their Gram matrix.
 
-In that basis a ridge penalty and the fixed bound on a logistic loss's Hessian are diagonal at once, for every value of the
+In that basis a ridge penalty and a guess of a logistic loss's Hessian are diagonal at once, for every value of the
 regularisation, so one eigendecomposition a site serves a whole grid.
 """
 
