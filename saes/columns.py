@@ -40,7 +40,7 @@ class Columns:
     defined: np.ndarray | None
 
     def __len__(self) -> int:
-        return self.positive.shape[1]
+        return int(self.positive.shape[1])
 
     def of_rows(self, rows: np.ndarray) -> Columns:
         """Those of some rows (mask or indices)."""
@@ -59,7 +59,7 @@ def columns_of(labels: Labels, sequence: np.ndarray, item: np.ndarray) -> Column
         ValueError: no label set; a continuous one asked for by itself; label sets shorter than the rows need.
     """
     if isinstance(labels, Dataset):
-        chosen = [found for found in labels.labels.values() if found.kind != "continuous"]
+        chosen = [found for found in map(labels.label_set, labels.labels) if found.kind != "continuous"]
     else:
         chosen = [labels] if isinstance(labels, LabelSet) else list(labels)
     if not chosen:

@@ -55,28 +55,53 @@ def rank(features: sparse.csc_array, columns: Columns) -> Ranking:
     """
     positives, negatives = _totals(columns)
     shape = (features.shape[1], len(columns))
-    auroc, f1 = np.empty(shape), np.zeros(shape)
+    wins, f1 = (
+        np.empty(shape),
+        np.zeros(shape),
+    )  # wins: pairs of a row with and one without the label in the right order
     threshold = np.full(shape, np.inf, np.float32)
     for feature in range(shape[0]):
         rows, values = _fired(features, feature)
         order = np.argsort(-values, kind="stable")
         rows, values = rows[order], values[order]
         ends = np.flatnonzero(np.diff(values, append=-np.inf))  # last row of each run of equal values
+        if len(ends) == 0:
+            wins[feature] = positives * negatives / 2
+            continue
         for part in _parts(len(rows), len(columns)):
-            true, false = _counted(columns, rows, ends, part)
             p, n = positives[part], negatives[part]
-            gained, lost = np.diff(true, axis=0, prepend=0), np.diff(false, axis=0, prepend=0)
-            above = (gained * (n - false + 0.5 * lost)).sum(0)
-            at_zero = (p - true[-1:].sum(0)) * (n - false[-1:].sum(0)) * 0.5
-            with np.errstate(invalid="ignore", divide="ignore"):
-                auroc[feature, part] = (above + at_zero) / (p * n)
-            if len(ends):
-                curve = 2 * true / (true + false + p)
-                best = curve.argmax(0)
-                f1[feature, part] = curve[best, np.arange(len(best))]
-                threshold[feature, part] = values[ends][best]
-    auroc[:, (positives == 0) | (negatives == 0)] = np.nan
+            true = columns.positive[rows, part].cumsum(0, dtype=np.int32)[ends].astype(np.float64)  # [run, column]
+            if columns.defined is None:
+                said = (ends + 1.0)[:, None]
+                wins[feature, part] = _rank_sum(true, p, ends + 1, len(columns.positive)) - p * (p + 1) / 2
+            else:
+                said = columns.defined[rows, part].cumsum(0, dtype=np.int32)[ends]
+                gained, lost = np.diff(true, axis=0, prepend=0), np.diff(said - true, axis=0, prepend=0)
+                at_zero = (p - true[-1]) * (n - said[-1] + true[-1]) / 2
+                wins[feature, part] = (gained * (n - said + true + lost / 2)).sum(0) + at_zero
+            curve = true / (said + p)
+            best = curve.argmax(0)
+            f1[feature, part] = 2 * curve[best, np.arange(len(best))]
+            threshold[feature, part] = values[ends][best]
+    defined = (positives > 0) & (negatives > 0)
+    auroc = np.full(shape, np.nan)
+    auroc[:, defined] = wins[:, defined] / (positives * negatives)[defined]
     return Ranking(auroc, f1, threshold)
+
+
+def _rank_sum(true: np.ndarray, positives: np.ndarray, ends: np.ndarray, rows: int) -> np.ndarray:
+    """Sum of the mid-ranks of the rows where a label holds, `[column]`; rank 1 is the lowest.
+
+    Args:
+        true: `[run, column]` rows with the label down to the end of each run of equal values, from the top.
+        positives: `[column]` such rows in all.
+        ends: `[run]` rows down to the end of each run; all others are zero and tie below.
+        rows: All of them.
+    """
+    height = rows - (ends + np.append(0, ends[:-1]) - 1) / 2
+    at_zero = (rows - ends[-1] + 1) / 2
+    sums: np.ndarray = (height - np.append(height[1:], at_zero)) @ true + at_zero * positives
+    return sums
 
 
 def at_threshold(features: sparse.csc_array, columns: Columns, threshold: np.ndarray) -> AtThreshold:
@@ -159,11 +184,3 @@ def _totals(columns: Columns) -> tuple[np.ndarray, np.ndarray]:
     positives = columns.positive.sum(0).astype(np.float64)
     known = len(columns.positive) if columns.defined is None else columns.defined.sum(0)
     return positives, known - positives
-
-
-def _counted(columns: Columns, rows: np.ndarray, ends: np.ndarray, part: slice) -> tuple[np.ndarray, np.ndarray]:
-    """True and false positives `[run, column]` when the feature says yes down to the end of each run of equal values."""
-    true = columns.positive[rows, part].cumsum(0, dtype=np.int32)[ends].astype(np.float64)
-    if columns.defined is None:
-        return true, (ends + 1.0)[:, None] - true
-    return true, columns.defined[rows, part].cumsum(0, dtype=np.int32)[ends] - true
