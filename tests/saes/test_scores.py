@@ -14,7 +14,7 @@ from saes.columns import Columns, columns_of
 from saes.scores import at_threshold, p_values, rank
 
 
-def drawn(seed: int, n: int = 120, features: int = 6, columns: int = 4, levels: int = 4, masked: bool = False):
+def drawn(seed: int, n: int = 120, features: int = 5, columns: int = 3, levels: int = 4, masked: bool = False):
     """Features that are mostly zero with many ties, one dead and one constant; labels, one of them constant."""
     rng = np.random.default_rng(seed)
     dense = rng.integers(1, levels + 1, (n, features)) / levels * (rng.random((n, features)) < 0.3)
@@ -27,7 +27,7 @@ def drawn(seed: int, n: int = 120, features: int = 6, columns: int = 4, levels: 
     return dense.astype(np.float32), Columns((), positive, defined)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 10_000), levels=st.sampled_from([1, 3, 1000]), masked=st.booleans())
 def test_scores_are_those_of_scikit_learn_on_ties_constants_and_dead_features(seed, levels, masked):
     dense, columns = drawn(seed, levels=levels, masked=masked)

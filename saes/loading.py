@@ -1,0 +1,95 @@
+"""SAEs read from SAELens folders and releases, and what they must fit."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from probekit.activations import Activations
+
+WEIGHTS = "sae_weights.safetensors"
+CFG = "cfg.json"
+
+
+def load(source: str | Path) -> Any:
+    """Read an SAE that SAELens or `saes.train` saved.
+
+    Args:
+        source: A folder with `cfg.json` and `sae_weights.safetensors`, or `RELEASE/SAE_ID` of SAELens's list of releases,
+            which is then downloaded.
+
+    Returns:
+        A `sae_lens.SAE` for inference.
+
+    Raises:
+        FileNotFoundError: no such folder, or no SAE in it (says which file is missing).
+        ValueError: weights in a pickle, or files that are no SAE.
+    """
+    from sae_lens import SAE
+
+    folder = Path(source).expanduser()
+    if not folder.exists():
+        release, _, name = str(source).partition("/")
+        from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+
+        if release in get_pretrained_saes_directory():
+            return SAE.from_pretrained(release, name)
+        raise FileNotFoundError(
+            f"no SAE at {source}: neither a folder nor RELEASE/SAE_ID of a release that SAELens lists"
+        )
+    missing = [name for name in (CFG, WEIGHTS) if not (folder / name).is_file()]
+    if missing:
+        pickles = sorted(p.name for p in folder.glob("*") if p.suffix in (".pt", ".pth", ".pkl", ".bin"))
+        if pickles:
+            raise ValueError(
+                f"{folder} holds {', '.join(pickles[:3])}, which may run code when it is opened, and no {WEIGHTS}: load it "
+                "with the library that wrote it, and save it with SAELens's save_model"
+            )
+        hint = "; its training is not finished: call saes.train again" if (folder / "training.json").exists() else ""
+        raise FileNotFoundError(f"no SAE in {folder}: {' and '.join(missing)} missing{hint}")
+    try:
+        return SAE.load_from_disk(folder)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{folder} holds no SAE that SAELens can read ({error})") from error
+
+
+def site_of(sae: Any, site: str | None = None) -> str:
+    """The site an SAE reads: the one named, or the one its configuration names.
+
+    Raises:
+        ValueError: neither names one.
+    """
+    found = site or sae.cfg.metadata.get("hook_name")
+    if not found:
+        raise ValueError("the SAE's configuration names no site (metadata.hook_name): say which with site=")
+    return str(found)
+
+
+def check_fits(sae: Any, activations: Activations, site: str) -> None:
+    """Refuse activations an SAE was not made for.
+
+    Raises:
+        KeyError: the activations lack the site.
+        ValueError: other width, or another model.
+    """
+    width = activations.width(site)
+    if width != sae.cfg.d_in:
+        raise ValueError(f"the SAE reads {sae.cfg.d_in} dimensions, but activations at {site} have {width}")
+    manifest = getattr(activations, "manifest", None)
+    trained_on = (sae.cfg.metadata.get("probekit") or {}).get("model_fingerprint")
+    if manifest is not None and trained_on and manifest.model_fingerprint != trained_on:
+        raise ValueError(
+            f"the SAE was trained on {sae.cfg.metadata.get('model_name')} ({trained_on}), but the activations are of "
+            f"{manifest.model} ({manifest.model_fingerprint})"
+        )
+
+
+def fingerprint(sae: Any) -> str:
+    """SHA-256 (first 16 hex digits) of an SAE's weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(sae.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

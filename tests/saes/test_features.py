@@ -1,0 +1,67 @@
+"""Features on disk: what the SAE says, nothing more, and a killed run ends the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import saes
+from probekit.activations import ArrayActivations
+
+SITE = "blocks.0.hook_resid_post"
+
+
+@pytest.fixture(scope="module")
+def sae(planted):
+    return saes.train(planted[0], site=SITE, width=64, k=3, rows=40 * 256, batch=256, progress=False)
+
+
+def test_features_are_what_the_sae_encodes(sae, planted, tmp_path):
+    activations = planted[0]
+    features = saes.encode(sae, activations, out=tmp_path / "f", progress=False)
+    with torch.no_grad():
+        dense = sae.encode(torch.from_numpy(activations.read(SITE))).numpy()
+    np.testing.assert_allclose(features.matrix.toarray(), dense, atol=1e-6)
+    again = saes.SparseFeatures.open(tmp_path / "f")
+    np.testing.assert_array_equal(again.sequence, activations.sequence)
+    np.testing.assert_array_equal(again.prefix, activations.prefix)
+    assert again.manifest.nonzeros == again.matrix.nnz == (dense > 0).sum()
+
+
+def test_a_killed_or_damaged_encoding_goes_on(sae, planted, tmp_path, monkeypatch):
+    monkeypatch.setattr("saes.features.SHARD_ROWS", 3000)
+    whole = saes.encode(sae, planted[0], out=tmp_path / "whole", progress=False)
+    from saes import features as module
+
+    encoded, calls = module._encoded, iter(range(100))
+
+    def dying(*arguments):
+        if next(calls) == 1:
+            raise KeyboardInterrupt
+        return encoded(*arguments)
+
+    monkeypatch.setattr(module, "_encoded", dying)
+    with pytest.raises(KeyboardInterrupt):
+        saes.encode(sae, planted[0], out=tmp_path / "killed", progress=False)
+    with pytest.raises(ValueError, match="holds 3,000 of 8,000 rows"):
+        saes.SparseFeatures.open(tmp_path / "killed")
+    (tmp_path / "killed" / "features-00000.safetensors").write_bytes(b"damaged")
+    monkeypatch.setattr(module, "_encoded", encoded)
+    again = saes.encode(sae, planted[0], out=tmp_path / "killed", progress=False)
+    assert (again.matrix != whole.matrix).nnz == 0
+    assert again.manifest.nonzeros == whole.manifest.nonzeros
+
+
+def test_what_does_not_fit_is_refused(sae, planted, tmp_path):
+    narrow = ArrayActivations({SITE: np.zeros((4, 8), np.float32)})
+    with pytest.raises(ValueError, match=r"reads 40 dimensions, but activations at .* have 8"):
+        saes.encode(sae, narrow, progress=False)
+    with pytest.raises(KeyError):
+        saes.encode(sae, planted[0], site="ln_final.hook_normalized", progress=False)
+    saes.encode(sae, planted[0], out=tmp_path, progress=False)
+    other = saes.train(planted[0], site=SITE, width=16, k=3, rows=2560, batch=256, progress=False)
+    with pytest.raises(ValueError, match=r"holds other features .*width: 64 there, 16 now"):
+        saes.encode(other, planted[0], out=tmp_path, progress=False)
+    with pytest.raises(FileNotFoundError):
+        saes.SparseFeatures.open(tmp_path / "nothing")
