@@ -1,0 +1,210 @@
+"""`score`: every feature against every label, thresholds chosen on one half of the sequences, figures from the other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import sparse, stats
+
+from probekit.data import drop_seen_prefixes
+from saes.columns import ColumnName, Columns, Labels, columns_of
+from saes.scores import Ranking, at_threshold, p_values, rank
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from saes.features import SparseFeatures
+
+DRAWS = 1000
+
+
+@dataclass(frozen=True)
+class Half:
+    """Rows of one half of the sequences: their features, labels and sequences."""
+
+    features: sparse.csc_array
+    columns: Columns
+    sequence: np.ndarray
+
+
+def halves(features: SparseFeatures, labels: Labels, seed: int = 0) -> tuple[Half, Half, int]:
+    """`(choose, report, dropped)`: sequences dealt into two halves at random.
+
+    Rows of the second half whose whole prefix also occurs in the first are dropped: the model computes the same there.
+    """
+    columns = columns_of(labels, features.sequence, features.item)
+    names = np.unique(features.sequence)
+    first = np.random.default_rng([seed, 0x4A1F]).permutation(names)[: len(names) // 2]
+    choose = np.isin(features.sequence, first)
+    new = ~choose
+    new[new] = drop_seen_prefixes(features.prefix[choose], features.prefix[~choose])
+    if not choose.any() or not new.any():
+        raise ValueError(
+            f"{len(names)} sequences cannot be halved into one to choose thresholds on and one to report on"
+        )
+    by_rows = features.matrix.tocsr()
+    one, other = (
+        Half(sparse.csc_array(by_rows[mask]), columns.of_rows(mask), features.sequence[mask]) for mask in (choose, new)
+    )
+    return one, other, int((~choose).sum() - new.sum())
+
+
+@dataclass(frozen=True, repr=False)
+class FeatureScores:
+    """Every feature against every label; arrays are `[feature, column]`.
+
+    Attributes:
+        names: `[column]` what each asks.
+        chosen: Ranking on the half that thresholds and best features are chosen on.
+        auroc: On the other half, like all that follows. NaN where the column shows one class only.
+        precision, recall, f1: At the thresholds chosen. Precision is NaN where the feature never says yes.
+        p: One-sided, clustered by sequence (see `scores.p_values`).
+        q: The same after Benjamini and Hochberg (1995) over all pairs: pairs with `q <= 0.05` hold 5 % false ones.
+        positives: `[column]` rows where it holds.
+        fired: `[feature]` rows where it fires.
+        rows: Rows in all.
+        dropped: Rows left out because their prefix occurs in the first half.
+    """
+
+    names: tuple[ColumnName, ...]
+    chosen: Ranking
+    auroc: np.ndarray
+    precision: np.ndarray
+    recall: np.ndarray
+    f1: np.ndarray
+    p: np.ndarray
+    q: np.ndarray
+    positives: np.ndarray
+    fired: np.ndarray
+    rows: int
+    dropped: int
+    _half: Half
+    _seed: int
+
+    @cached_property
+    def best_feature(self) -> np.ndarray:
+        """`[column]` the feature with the best F1 on the half for choosing."""
+        best: np.ndarray = self.chosen.f1.argmax(0)
+        return best
+
+    def __repr__(self) -> str:
+        return f"FeatureScores({len(self.fired):,} features, {len(self.names):,} labels, {self.rows:,} rows)"
+
+    def coverage(self) -> tuple[float, float, float]:
+        """Mean over columns of the best feature's F1, with its 95 % interval (bootstrap over sequences).
+
+        Source: Karvonen et al. 2024 (arXiv 2408.00113), section 3.1; here the feature and its threshold are chosen on
+        other sequences than the F1 is of.
+        """
+        pairs = np.stack([self.best_feature, np.arange(len(self.names))], 1)
+        draws = self._draws(pairs)["f1"]
+        value = self.f1[pairs[:, 0], pairs[:, 1]].mean()
+        low, high = np.nanquantile(np.nanmean(draws, 1), [0.025, 0.975])
+        return float(value), float(low), float(high)
+
+    def to_frame(self, pairs: np.ndarray | None = None, *, intervals: bool = True) -> pd.DataFrame:
+        """A row a pair.
+
+        Args:
+            pairs: `[pair, 2]` feature and column; left out, each column with its best feature.
+            intervals: Whether to bootstrap the ends of 95 % intervals of precision, recall and F1.
+
+        Returns:
+            feature, label_set, target, class, auroc, effect (2 AUROC - 1, the rank-biserial correlation), threshold,
+            precision, recall, f1 with `_low` and `_high`, p, q, positives, fired.
+        """
+        import pandas as pd
+
+        if pairs is None:
+            pairs = np.stack([self.best_feature, np.arange(len(self.names))], 1)
+        at = (pairs[:, 0], pairs[:, 1])
+        data: dict[str, Any] = {"feature": pairs[:, 0]}
+        for field in ("label_set", "target", "class_"):
+            data[field.rstrip("_")] = [getattr(self.names[c], field) for c in pairs[:, 1]]
+        data |= {"auroc": self.auroc[at], "effect": 2 * self.auroc[at] - 1, "threshold": self.chosen.threshold[at]}
+        draws = self._draws(pairs) if intervals else {}
+        for name in ("precision", "recall", "f1"):
+            data[name] = getattr(self, name)[at]
+            if intervals:
+                data[f"{name}_low"], data[f"{name}_high"] = _ends(draws[name])
+        data |= {"p": self.p[at], "q": self.q[at]}
+        data |= {"positives": self.positives[pairs[:, 1]], "fired": self.fired[pairs[:, 0]]}
+        return pd.DataFrame(data)
+
+    def _draws(self, pairs: np.ndarray) -> dict[str, np.ndarray]:
+        """`[draw, pair]` precision, recall and F1 of sequences drawn with replacement."""
+        _, cluster = np.unique(self._half.sequence, return_inverse=True)
+        sums = pair_sums(self._half, pairs, self.chosen.threshold[pairs[:, 0], pairs[:, 1]], cluster)
+        return drawn_figures(sums, self._seed)
+
+
+def pair_sums(half: Half, pairs: np.ndarray, threshold: np.ndarray, cluster: np.ndarray) -> np.ndarray:
+    """`[cluster, pair, 3]`: rows where the feature says yes rightly, says yes, and where the label holds."""
+    clusters = int(cluster.max()) + 1
+    sums = np.zeros((clusters, len(pairs), 3))
+    columns = half.columns
+    for i, (feature, column) in enumerate(pairs):
+        place = slice(half.features.indptr[feature], half.features.indptr[feature + 1])
+        rows, values = half.features.indices[place], half.features.data[place]
+        rows = rows[values >= threshold[i]]
+        if columns.defined is not None:
+            rows = rows[columns.defined[rows, column]]
+        true = rows[columns.positive[rows, column]]
+        for k, counted in enumerate((true, rows, np.flatnonzero(columns.positive[:, column]))):
+            sums[:, i, k] = np.bincount(cluster[counted], minlength=clusters)
+    return sums
+
+
+def drawn_figures(sums: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """`[draw, pair]` precision, recall and F1 over bootstrap draws of the clusters of `pair_sums`."""
+    clusters = len(sums)
+    counts = np.random.default_rng([seed, 0xB007]).multinomial(clusters, np.full(clusters, 1 / clusters), size=DRAWS)
+    true, said, held = np.moveaxis((counts @ sums.reshape(clusters, -1)).reshape(DRAWS, -1, 3), 2, 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return {"precision": true / said, "recall": true / held, "f1": 2 * true / (said + held)}
+
+
+def _ends(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    known = ~np.isnan(draws).all(0)
+    low, high = np.full(draws.shape[1], np.nan), np.full(draws.shape[1], np.nan)
+    low[known], high[known] = np.nanquantile(draws[:, known], [0.025, 0.975], axis=0)
+    return low, high
+
+
+def score(features: SparseFeatures, labels: Labels, *, seed: int = 0) -> FeatureScores:
+    """Score every feature against every label.
+
+    Args:
+        features: From `encode`.
+        labels: Label sets of classes, or a data set with some: for three and more classes each class is a column of its
+            own, for two the second.
+        seed: Of the halving of the sequences.
+
+    Raises:
+        ValueError: labels of other data; a continuous label set asked for by name; too few sequences.
+    """
+    choose, report, dropped = halves(features, labels, seed)
+    chosen = rank(choose.features, choose.columns)
+    held_out = rank(report.features, report.columns)
+    there = at_threshold(report.features, report.columns, chosen.threshold)
+    p = p_values(report.features, report.columns, report.sequence)
+    q = stats.false_discovery_control(p.ravel(), method="bh").reshape(p.shape)
+    return FeatureScores(
+        names=report.columns.names,
+        chosen=chosen,
+        auroc=held_out.auroc,
+        precision=there.precision,
+        recall=there.recall,
+        f1=there.f1,
+        p=p,
+        q=q,
+        positives=report.columns.positive.sum(0),
+        fired=np.diff(report.features.indptr),
+        rows=len(report.sequence),
+        dropped=dropped,
+        _half=report,
+        _seed=seed,
+    )

@@ -1,0 +1,87 @@
+"""Scores with held-out thresholds: planted truth is found, noise is not, and intervals are of sequences."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+import saes
+from probekit.data import LabelSet
+
+
+class Made:
+    """Feature activations made by hand, with what `score` reads of a `SparseFeatures`."""
+
+    def __init__(self, dense: np.ndarray, each: int = 10) -> None:
+        self.matrix = sparse.csc_array(dense.astype(np.float32))
+        self.sequence = np.arange(len(dense)) // each
+        self.item = np.arange(len(dense))
+        self.position = self.item % each
+        self.prefix = np.arange(len(dense)).astype(np.uint64)
+
+
+def planted(seed: int = 0, n: int = 6000, features: int = 20):
+    """Features 0-3 fire where labels 0-3 hold (feature 3 in one row of three), the others at random."""
+    rng = np.random.default_rng(seed)
+    labels = rng.random((n, 6)) < 0.2
+    dense = (rng.random((n, features)) < 0.1) * rng.random((n, features))
+    for k in range(4):
+        shown = labels[:, k] & (rng.random(n) < (0.33 if k == 3 else 1))
+        dense[:, k] = shown * (1 + rng.random(n))
+    return Made(dense), LabelSet("seen", labels.astype(int), "binary", "token", ("no", "yes"))
+
+
+def test_planted_features_are_found_on_rows_that_did_not_choose_them():
+    features, labels = planted()
+    found = saes.score(features, labels)
+    assert found.best_feature[:4].tolist() == [0, 1, 2, 3]
+    frame = found.to_frame()
+    assert frame.f1[:3].min() > 0.99
+    assert frame.precision[3] > 0.99
+    assert 0.28 < frame.recall[3] < 0.38
+    assert frame.recall_low[3] < 0.33 < frame.recall_high[3] < frame.recall_low[3] + 0.15
+    assert (found.q[range(4), range(4)] < 1e-6).all()
+    np.testing.assert_allclose(frame.effect, 2 * frame.auroc - 1)
+    value, low, high = found.coverage()
+    assert low < value < high
+    assert abs(value - found.f1[found.best_feature, range(6)].mean()) < 1e-12
+
+
+def test_random_features_find_nothing_at_the_promised_rate():
+    discoveries = []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        dense = (rng.random((2000, 15)) < 0.1) * rng.random((2000, 15))
+        labels = LabelSet("noise", (rng.random((2000, 8)) < 0.3).astype(int), "binary", "token", ("no", "yes"))
+        discoveries.append(bool((saes.score(Made(dense), labels, seed=seed).q <= 0.05).any()))
+    assert np.mean(discoveries) <= 0.15  # 0.05 promised
+
+
+def test_rows_whose_prefix_was_seen_are_dropped():
+    features, labels = planted()
+    place = np.arange(6000) % 10  # the first two rows of all sequences are the same
+    features.prefix = np.where(place < 2, place, np.arange(6000) + 10).astype(np.uint64)
+    found = saes.score(features, labels)
+    assert found.dropped == 2 * 300
+    assert found.rows == 3000 - found.dropped
+
+
+def test_a_column_that_never_holds_and_a_feature_that_never_fires_are_not_defined_and_not_found():
+    features, _ = planted()
+    features.matrix = sparse.csc_array(np.c_[features.matrix.toarray(), np.zeros(6000)].astype(np.float32))
+    values = np.zeros((6000, 1), int)
+    values[0] = 1
+    found = saes.score(features, LabelSet("rare", values, "binary", "token", ("no", "yes")))
+    assert np.isnan(found.auroc).all()
+    assert (found.q > 0.05).all()
+    assert np.isnan(found.precision[-1]).all()
+    assert (found.f1[-1] == 0).all()
+    found.to_frame()
+
+
+def test_too_few_sequences_are_refused():
+    features, labels = planted()
+    features.sequence = np.zeros(6000, int)
+    with pytest.raises(ValueError, match="cannot be halved"):
+        saes.score(features, labels)
