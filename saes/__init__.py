@@ -1,8 +1,22 @@
 """Sparse-autoencoder features: trained and loaded through SAELens, named, scored and compared with probes."""
 
+from saes.dictionary import name_by_labels
 from saes.features import SparseFeatures, encode
 from saes.loading import load
+from saes.names import Evidence, Name, Names
 from saes.scoring import FeatureScores, score
 from saes.training import train, train_many
 
-__all__ = ["FeatureScores", "SparseFeatures", "encode", "load", "score", "train", "train_many"]
+__all__ = [
+    "Evidence",
+    "FeatureScores",
+    "Name",
+    "Names",
+    "SparseFeatures",
+    "encode",
+    "load",
+    "name_by_labels",
+    "score",
+    "train",
+    "train_many",
+]

@@ -170,7 +170,8 @@ def drawn_figures(sums: np.ndarray, seed: int) -> dict[str, np.ndarray]:
 def _ends(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     known = ~np.isnan(draws).all(0)
     low, high = np.full(draws.shape[1], np.nan), np.full(draws.shape[1], np.nan)
-    low[known], high[known] = np.nanquantile(draws[:, known], [0.025, 0.975], axis=0)
+    if known.any():
+        low[known], high[known] = np.nanquantile(draws[:, known], [0.025, 0.975], axis=0)
     return low, high
 
 

@@ -1,0 +1,122 @@
+"""Names from labels: planted conjunctions are said, noise gets no name, the search is what a slow one finds."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy import sparse
+from sklearn.metrics import f1_score
+
+import saes
+from probekit.data import LabelSet
+from saes.columns import Columns
+from saes.conjunctions import Search
+
+
+class Made:
+    """Feature activations made by hand, with what naming reads of a `SparseFeatures`."""
+
+    def __init__(self, dense: np.ndarray, each: int = 10) -> None:
+        self.matrix = sparse.csc_array(dense.astype(np.float32))
+        self.width = dense.shape[1]
+        self.sequence = np.arange(len(dense)) // each
+        self.item = np.arange(len(dense))
+        self.prefix = np.arange(len(dense)).astype(np.uint64)
+
+
+def labels_of(values: np.ndarray) -> LabelSet:
+    names = tuple("ABCDEFGHIJ"[: values.shape[1]])
+    return LabelSet("seen", values.astype(int), "binary", "token", ("no", "yes"), names)
+
+
+def noise(seed: int, n: int = 2000, width: int = 20, labels: int = 8):
+    rng = np.random.default_rng(seed)
+    dense = (rng.random((n, width)) < 0.1) * rng.random((n, width))
+    return Made(dense), labels_of(rng.random((n, labels)) < 0.3)
+
+
+def test_planted_names_are_given_and_nothing_else():
+    rng = np.random.default_rng(0)
+    seen = rng.random((8000, 8)) < 0.4
+    means = [seen[:, 0], seen[:, 1] & seen[:, 2], seen[:, 3] & seen[:, 4] & seen[:, 5]]
+    dense = (rng.random((8000, 12)) < 0.05) * 0.5 * rng.random((8000, 12))
+    for k, mask in enumerate(means):
+        dense[:, k] += mask * (1 + rng.random(8000))  # noise below: the threshold has to be found
+    dense[:, 3] = seen[:, 6] * (rng.random(8000) < 0.1) + (rng.random(8000) < 0.2)  # says little about G
+    names = saes.name_by_labels(Made(dense), labels_of(seen))
+    assert [(n.feature, n.text) for n in names] == [
+        (0, "A is yes"),
+        (1, "B is yes and C is yes"),
+        (2, "D is yes and E is yes and F is yes"),
+    ]
+    for name in names:
+        assert name.kind == "precise"
+        assert name.evidence.f1 > 0.97
+        assert name.evidence.precision_low <= name.evidence.precision
+        assert name.evidence.q < 1e-6
+    assert names[3] is None
+    with pytest.raises(IndexError):
+        names[12]
+
+
+def test_noise_gets_no_name_even_when_anything_may_count():
+    given = [len(saes.name_by_labels(*noise(seed), least_precision=0, least_recall=0)) > 0 for seed in range(20)]
+    assert np.mean(given) <= 0.15
+
+
+@pytest.mark.slow
+def test_noise_gets_names_no_more_often_than_promised_over_200_runs():
+    small = [noise(seed, n=600, width=12, labels=5) for seed in range(200)]
+    given = [len(saes.name_by_labels(*made, least_precision=0, least_recall=0)) > 0 for made in small]
+    assert np.mean(given) <= 0.05 + 2 * (0.05 * 0.95 / 200) ** 0.5
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_search_finds_what_trying_all_conjunctions_finds(seed):
+    rng = np.random.default_rng(seed)
+    positive = rng.random((150, 6)) < 0.5
+    value = np.round(
+        (positive[:, seed % 6] & positive[:, 5 - seed]) * rng.random(150) + 0.3 * (rng.random(150) < 0.3), 1
+    )
+    search = Search(sparse.csc_array(value[:, None].astype(np.float32)), Columns((), positive, None))
+    best = search.of(0, np.arange(6))[0]
+    slow = max(
+        f1_score(positive[:, list(c)].all(1), value.astype(np.float32) >= t)
+        for size in (1, 2, 3)
+        for c in itertools.combinations(range(6), size)
+        for t in np.unique(value.astype(np.float32)[value > 0])
+    )
+    assert slow - 0.0101 <= best.f1 <= slow + 1e-9
+    assert (
+        abs(f1_score(positive[:, list(best.columns)].all(1), value.astype(np.float32) >= best.threshold) - best.f1)
+        < 1e-9
+    )
+
+
+def test_names_are_saved_and_read(tmp_path):
+    rng = np.random.default_rng(0)
+    seen = rng.random((2000, 3)) < 0.4
+    names = saes.name_by_labels(Made(seen * 1.0), labels_of(seen))
+    assert len(names) == 3
+    names.save(tmp_path / "names.jsonl")
+    again = saes.Names.load(tmp_path / "names.jsonl")
+    assert again == names
+    assert list(again.to_frame().text) == ["A is yes", "B is yes", "C is yes"]
+    (tmp_path / "other.jsonl").write_text("{}\n")
+    with pytest.raises(ValueError, match="no names"):
+        saes.Names.load(tmp_path / "other.jsonl")
+
+
+def test_labels_that_are_not_defined_everywhere_count_only_where_they_are():
+    rng = np.random.default_rng(0)
+    seen = rng.random((4000, 3)) < 0.4
+    known = rng.random(4000) < 0.5
+    dense = np.zeros((4000, 1))
+    dense[:, 0] = np.where(known, seen[:, 0], rng.random(4000) < 0.5)  # fires at random where A is not defined
+    values = seen.astype(int)
+    values[~known, 0] = -1
+    names = saes.name_by_labels(Made(dense), labels_of(values))
+    assert [n.text for n in names] == ["A is yes"]
+    assert names[0].evidence.precision == 1.0
