@@ -4,6 +4,7 @@ from saes.dictionary import name_by_labels
 from saes.features import SparseFeatures, encode
 from saes.loading import load
 from saes.names import Evidence, Name, Names
+from saes.reconstruction import Reconstruction, reconstruct
 from saes.scoring import FeatureScores, score
 from saes.training import train, train_many
 
@@ -12,10 +13,12 @@ __all__ = [
     "FeatureScores",
     "Name",
     "Names",
+    "Reconstruction",
     "SparseFeatures",
     "encode",
     "load",
     "name_by_labels",
+    "reconstruct",
     "score",
     "train",
     "train_many",

@@ -104,6 +104,38 @@ def _rank_sum(true: np.ndarray, positives: np.ndarray, ends: np.ndarray, rows: i
     return sums
 
 
+def precise_thresholds(features: sparse.csc_array, columns: Columns, precision: float, least: int) -> np.ndarray:
+    """`[feature, column]` float32: the lowest threshold from which a feature's yes is right at least that often.
+
+    Args:
+        features: `[row, feature]`, non-negative.
+        columns: Labels of the same rows.
+        precision: Asked for, above 0.
+        least: Rows with the label on which the feature must say yes, so that a few coincidences do not count.
+
+    Returns:
+        Infinity where no threshold will do.
+    """
+    threshold = np.full((features.shape[1], len(columns)), np.inf, np.float32)
+    for feature in range(features.shape[1]):
+        rows, values = _fired(features, feature)
+        if len(rows) < least:
+            continue
+        order = np.argsort(-values, kind="stable")
+        rows, values = rows[order], values[order]
+        ends = np.flatnonzero(np.diff(values, append=-np.inf))
+        for part in _parts(len(rows), len(columns)):
+            true = columns.positive[rows, part].cumsum(0, dtype=np.int32)[ends]
+            if columns.defined is None:
+                said = (ends + 1)[:, None]
+            else:
+                said = columns.defined[rows, part].cumsum(0, dtype=np.int32)[ends]
+            good = (true >= precision * said) & (true >= least)
+            last = len(ends) - 1 - good[::-1].argmax(0)
+            threshold[feature, part] = np.where(good.any(0), values[ends][last], np.inf)
+    return threshold
+
+
 def at_threshold(features: sparse.csc_array, columns: Columns, threshold: np.ndarray) -> AtThreshold:
     """Precision, recall and F1 at given thresholds `[feature, column]`."""
     positives, _ = _totals(columns)

@@ -83,3 +83,40 @@ def test_too_few_sequences_are_refused():
     features.sequence = np.zeros(6000, int)
     with pytest.raises(ValueError, match="cannot be halved"):
         saes.score(features, labels)
+
+
+def test_precise_thresholds_are_the_lowest_that_will_do():
+    from saes.columns import Columns
+    from saes.scores import precise_thresholds
+
+    rng = np.random.default_rng(0)
+    value = np.round(rng.random(400) * (rng.random(400) < 0.6), 2).astype(np.float32)
+    positive = np.stack([rng.random(400) < value, rng.random(400) < 0.5, value > 0.3], 1)
+    defined = rng.random((400, 3)) < 0.8
+    for mask in (None, defined):
+        shown = positive if mask is None else positive & mask
+        got = precise_thresholds(sparse.csc_array(value[:, None]), Columns((), shown, mask), 0.9, 5)[0]
+        for c in range(3):
+            known = slice(None) if mask is None else mask[:, c]
+            good = [
+                t
+                for t in np.unique(value[value > 0])
+                if shown[known, c][value[known] >= t].sum() >= 5 and shown[known, c][value[known] >= t].mean() >= 0.9
+            ]
+            assert got[c] == (min(good) if good else np.inf)
+
+
+def test_labels_are_reconstructed_from_their_detectors_only():
+    features, labels = planted()
+    found = saes.reconstruct(features, labels)
+    assert found.f1[:3].min() > 0.99
+    assert 0.4 < found.f1[3] < 0.6  # its detector sees one row in three
+    assert found.f1[4:].max() < 0.1
+    assert found.low < found.mean_f1 < found.high
+    assert (found.detectors[:4] >= 1).all()
+    np.testing.assert_allclose(found.mean_f1, found.f1.mean())
+    rng = np.random.default_rng(1)
+    nothing = saes.reconstruct(Made((rng.random((6000, 20)) < 0.1) * rng.random((6000, 20))), labels)
+    assert nothing.mean_f1 < 0.05
+    with pytest.raises(ValueError, match="precision must be"):
+        saes.reconstruct(features, labels, precision=95)
