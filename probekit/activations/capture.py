@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import json
 import shutil
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +32,7 @@ from probekit.activations.store import (
     write_manifest,
     write_tensors,
 )
-from probekit.activations.stream import computing_dtype, stream_rows, warn_of_cut
+from probekit.activations.stream import computing_dtype, run_batch, warn_of_cut
 from probekit.data import Dataset, as_dataset
 
 if TYPE_CHECKING:
@@ -56,9 +58,10 @@ def capture(
     """Run the model over the data and store its activations.
 
     Sequences are batched by length under a token budget, so that little of what is computed is padding (the share is
-    in the manifest). Memory does not grow with the data: one shard is held at a time. Every file is written whole or
-    not at all; a capture that was killed goes on where it stopped when called again with the same arguments, and the
-    folder ends byte for byte the same as if it had not been.
+    in the manifest). Two shards are held, one that is filled while the other is checksummed and written; of all the
+    data only the tokens and an index of 32 bytes a row are. Every file is written whole or not at all; a capture that
+    was killed goes on where it stopped when called again with the same arguments, and the folder ends byte for byte
+    the same as if it had not been.
 
     Args:
         model: From `load_model`.
@@ -197,30 +200,34 @@ def _write_shards(
     total = sum(plan.padded_tokens(batch) for n in shards for batch in plan.batches[n])
     most = max(plan.padded_tokens(batch) for n in shards for batch in plan.batches[n])
     largest = max(plan.shards[n][1] - plan.shards[n][0] for n in shards)
-    memory = largest * row_bytes + most * sum(sites.values()) * 4
-    bar = Bar(progress, total, f"{left_rows:,} rows at {len(sites)} sites of {manifest.model}")
+    spaces = min(2, len(shards))
+    memory = spaces * largest * row_bytes + most * max(sites.values()) * 4
+    places = f"{len(sites)} site{'s' * (len(sites) > 1)}"
+    bar = Bar(progress, total, f"{left_rows:,} rows at {places} of {manifest.model}")
     try:
         for stale in path.glob(".*.tmp"):
             stale.unlink()
         if manifest.index is None:
             _write_index(path, manifest, plan)
-        space = {site: torch.empty((largest, width), dtype=dtype) for site, width in sites.items()}
-        for number in shards:
-            start, stop = plan.shards[number]
-            buffers = {site: values[: stop - start] for site, values in space.items()}
-            began = time.perf_counter()
-            for rows, activations, tokens in stream_rows(model, plan, plan.batches[number], list(sites), computing):
-                place = torch.from_numpy(rows - start)
-                for site, values in activations.items():
-                    buffers[site][place] = values.to(dtype).cpu()
-                seconds = (time.perf_counter() - began) / tokens
-                bar.announce(Estimate(seconds * total, memory, disk), path)
-                bar.advance(tokens)
-            _require_finite(buffers, plan, start, manifest.dtype)
-            name = f"shard-{number:05d}.safetensors"
-            shard = write_tensors(path, name, buffers, start, stop)
-            manifest.shards = sorted([*manifest.shards, shard], key=_start)
-            write_manifest(path, manifest)
+        buffers = [{s: torch.empty((largest, w), dtype=dtype) for s, w in sites.items()} for _ in range(spaces)]
+        with ThreadPoolExecutor(1) as writer:  # the model goes on while a shard is checksummed and written
+            written: Future[None] | None = None
+            for turn, number in enumerate(shards):
+                start, stop = plan.shards[number]
+                shard = {site: values[: stop - start] for site, values in buffers[turn % spaces].items()}
+                keep = functools.partial(_copy_rows, shard, start)
+                for batch in plan.batches[number]:
+                    began, tokens = time.perf_counter(), plan.padded_tokens(batch)
+                    run_batch(model, plan, batch, list(sites), computing, keep)
+                    seconds = (time.perf_counter() - began) / tokens
+                    bar.announce(Estimate(seconds * total, memory, disk), path)
+                    bar.advance(tokens)
+                _require_finite(shard, plan, start, manifest.dtype)
+                if written is not None:
+                    written.result()
+                written = writer.submit(_write_shard, path, manifest, number, shard, start, stop)
+            if written is not None:
+                written.result()
     except (OSError, SafetensorError) as error:
         if getattr(error, "errno", None) == errno.ENOSPC or "os error 28" in str(error):
             raise OSError(
@@ -231,6 +238,18 @@ def _write_shards(
         raise
     finally:
         bar.close()
+
+
+def _copy_rows(shard: dict[str, torch.Tensor], start: int, site: str, rows: np.ndarray, values: torch.Tensor) -> None:
+    shard[site].index_copy_(0, torch.from_numpy(rows - start), values.to(shard[site].dtype).cpu())
+
+
+def _write_shard(
+    path: Path, manifest: Manifest, number: int, shard: dict[str, torch.Tensor], start: int, stop: int
+) -> None:
+    file = write_tensors(path, f"shard-{number:05d}.safetensors", shard, start, stop)
+    manifest.shards = sorted([*manifest.shards, file], key=_start)
+    write_manifest(path, manifest)
 
 
 def _start(file: File) -> int:

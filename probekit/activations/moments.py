@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from probekit.activations.plan import make_plan
 from probekit.activations.progress import Bar, Estimate
 from probekit.activations.source import Activations
-from probekit.activations.stream import computing_dtype, stream_rows, warn_of_cut
+from probekit.activations.stream import computing_dtype, run_batch, warn_of_cut
 from probekit.data import Dataset, LabelSet, as_dataset
 
 if TYPE_CHECKING:
@@ -185,19 +186,20 @@ def capture_moments(
     sums = {name: Moments(widths[name], targets.values.shape[1], len(targets.classes)) for name in names}
     total, _ = plan.totals()
     most = max(plan.padded_tokens(batch) for shard in plan.batches for batch in shard)
-    memory = most * row_bytes + sum(s.xx.nbytes + s.xy.nbytes for s in sums.values())
+    memory = most * max(widths.values()) * 12 + sum(s.xx.nbytes + s.xy.nbytes for s in sums.values())
+
+    def add(site: str, numbers: np.ndarray, values: torch.Tensor) -> None:
+        try:
+            sums[site].update(values.float().cpu().numpy(), targets.values[item[numbers]])
+        except ValueError as error:
+            raise ValueError(f"site {site}: {error}") from error
+
     bar = Bar(progress, total, f"moments of {plan.rows:,} rows at {len(names)} sites of {model.name}")
     try:
-        batches = [batch for shard in plan.batches for batch in shard]
-        began = time.perf_counter()
-        for numbers, activations, tokens in stream_rows(model, plan, batches, names, computing):
-            for name, values in activations.items():
-                try:
-                    sums[name].update(values.float().cpu().numpy(), targets.values[item[numbers]])
-                except ValueError as error:
-                    raise ValueError(f"site {name}: {error}") from error
-            seconds = time.perf_counter() - began
-            bar.announce(Estimate(seconds / tokens * total, memory, 0), None)
+        for batch in [batch for shard in plan.batches for batch in shard]:
+            began, tokens = time.perf_counter(), plan.padded_tokens(batch)
+            run_batch(model, plan, batch, names, computing, add)
+            bar.announce(Estimate((time.perf_counter() - began) / tokens * total, memory, 0), None)
             bar.advance(tokens)
     finally:
         bar.close()

@@ -14,9 +14,9 @@ from probekit.data import Dataset
 
 POOLS = ("all", "last", "mean", "span")
 SHARD_BYTES = 128 * 2**20
-"""Activations of a shard, all sites together: what is lost when a capture is killed, and what waits in memory."""
+"""Activations of a shard, all sites together. Two wait in memory, and are lost when a capture is killed."""
 BATCH_BYTES = 256 * 2**20
-"""The most activations of a batch, all sites together, that the model may hold at once."""
+"""The most activations of a batch, all sites together, that a device may hold at once."""
 BATCH_OVERHEAD = 32
 """What a further batch costs, in tokens: below this much padding, splitting a batch does not pay."""
 _TEXTS_AT_ONCE = 1024

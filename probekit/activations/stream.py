@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,30 +13,43 @@ import torch
 from probekit.activations.plan import Plan
 
 
-def stream_rows(
-    model: Any, plan: Plan, batches: Sequence[np.ndarray], sites: Sequence[str], compute_dtype: torch.dtype | None
-) -> Iterator[tuple[np.ndarray, dict[str, torch.Tensor], int]]:
-    """Run batches; for each, give its row numbers, their activations, and how many positions were computed.
+def run_batch(
+    model: Any,
+    plan: Plan,
+    batch: np.ndarray,
+    sites: Sequence[str],
+    compute_dtype: torch.dtype | None,
+    receive: Callable[[str, np.ndarray, torch.Tensor], None],
+) -> None:
+    """Run one batch of sequences and hand over each site's rows as the model comes by.
 
-    Activations are `[row, width]` by site, in the model's dtype and on its device; padding is never among them and
-    never enters a mean. Nothing is kept from one batch to the next.
+    Args:
+        batch: Sequence numbers.
+        receive: Called once a site with its name, row numbers, and their activations `[row, width]` in the model's
+            dtype and on its device. Padding is never among them and never enters a mean. They must not be written to.
     """
-    for batch in batches:
-        lengths = np.array([len(plan.tokens[i]) for i in batch])
-        tokens = np.zeros((len(batch), lengths.max()), dtype=np.int64)
-        for row, i in zip(tokens, batch, strict=True):
-            row[: len(plan.tokens[i])] = plan.tokens[i]
-        mask = torch.from_numpy(np.arange(tokens.shape[1]) < lengths[:, None])
-        with _computing_in(compute_dtype, model):
-            read = model.run(torch.from_numpy(tokens), None if mask.all() else mask, sites)
-        rows = np.concatenate([np.arange(plan.first_row[i], plan.first_row[i + 1]) for i in batch])
-        if plan.pool in ("all", "last"):
-            place = np.repeat(np.arange(len(batch)), [plan.first_row[i + 1] - plan.first_row[i] for i in batch])
-            flat = torch.from_numpy(place * tokens.shape[1] + plan.index["position"][rows])
-            pooled = {site: _take(read.pop(site), flat) for site in sites}
-        else:
-            pooled = {site: _average(read.pop(site), plan.spans[batch]) for site in sites}
-        yield rows, pooled, tokens.size
+    lengths = np.array([len(plan.tokens[i]) for i in batch])
+    tokens = np.zeros((len(batch), lengths.max()), dtype=np.int64)
+    for row, i in zip(tokens, batch, strict=True):
+        row[: len(plan.tokens[i])] = plan.tokens[i]
+    mask = torch.from_numpy(np.arange(tokens.shape[1]) < lengths[:, None])
+    rows = np.concatenate([np.arange(plan.first_row[i], plan.first_row[i + 1]) for i in batch])
+    place = np.repeat(np.arange(len(batch)), [plan.first_row[i + 1] - plan.first_row[i] for i in batch])
+    flat = torch.from_numpy(place * tokens.shape[1] + plan.index["position"][rows])
+    waiting: list[tuple[str, torch.Tensor]] = []
+
+    def hand_over(site: str, activations: torch.Tensor) -> None:
+        whole = plan.pool in ("all", "last")
+        pooled = _take(activations, flat) if whole else _average(activations, plan.spans[batch])
+        if pooled.device.type == "cpu":
+            receive(site, rows, pooled)
+        else:  # to copy it now would make the device wait for us at every site
+            waiting.append((site, pooled))
+
+    with _computing_in(compute_dtype, model):
+        model.visit(torch.from_numpy(tokens), None if mask.all() else mask, sites, hand_over)
+    for site, pooled in waiting:
+        receive(site, rows, pooled)
 
 
 def _take(activations: torch.Tensor, flat: torch.Tensor) -> torch.Tensor:

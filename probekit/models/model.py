@@ -135,10 +135,7 @@ class Model:
         return [np.asarray(ids[: self.context], dtype=np.int32) for ids in encoded], cut
 
     def run(self, tokens: Tensor, mask: Tensor | None, sites: Sequence[str]) -> dict[str, Tensor]:
-        """Read sites on a batch. The forward pass ends after the last of them; no logits are computed.
-
-        Dropout is off whatever mode the model is in, no gradient is kept, and hooks that others have put on the
-        model act. Attention stays what the model was loaded with (`sdpa`, unless the architecture forbids it).
+        """Read sites on a batch and keep them all: `visit` for when there is memory for every site at once.
 
         Args:
             tokens: `[batch, pos]` integers.
@@ -154,29 +151,55 @@ class Model:
             KeyError: an unknown site.
             ValueError: tokens out of range, longer than the context, or padded on the left.
         """
-        wanted = {name: self.site(name) for name in sites}
-        tokens, mask = self._check_batch(torch.as_tensor(tokens), mask)
         read: dict[str, Tensor] = {}
 
         def keep(name: str, value: Tensor) -> None:
+            read[name] = value if self._layout.known else value.clone()
+
+        self.visit(tokens, mask, sites, keep)
+        return {name: read[name] for name in sites}
+
+    def visit(
+        self, tokens: Tensor, mask: Tensor | None, sites: Sequence[str], receive: Callable[[str, Tensor], None]
+    ) -> None:
+        """Read sites on a batch and hand each over as the forward pass comes by, so that none has to be kept.
+
+        The forward pass ends after the last site; no logits are computed. Dropout is off whatever mode the model is
+        in, no gradient is kept, and hooks that others have put on the model act. Attention stays what the model was
+        loaded with (`sdpa`, unless the architecture forbids it).
+
+        Args:
+            tokens, mask, sites: As in `run`.
+            receive: Called with the name of the site and its activations `[batch, pos, width]`, once a site, in
+                forward order. They are the model's own memory: read them before returning, and do not write to them.
+
+        Raises:
+            KeyError, ValueError: as `run`.
+        """
+        wanted = {name: self.site(name) for name in sites}
+        tokens, mask = self._check_batch(torch.as_tensor(tokens), mask)
+        if tokens.numel() == 0:
+            for name, site in wanted.items():
+                receive(name, torch.empty((*tokens.shape, site.width), dtype=self.dtype, device=self.device))
+        if not wanted or tokens.numel() == 0:
+            return
+        left = set(wanted)
+
+        def hand_over(name: str, value: Tensor) -> None:
             if value.shape[0] == 1 and len(tokens) > 1:  # position embeddings are the same for every sequence
                 value = value.expand(len(tokens), *value.shape[1:])
-            value = value.reshape(*tokens.shape, -1)
-            read[name] = value if self._layout.known else value.clone()
-            if len(read) == len(wanted):
+            receive(name, value.reshape(*tokens.shape, -1))
+            left.discard(name)
+            if not left:
                 raise _LastSiteRead
 
-        if not wanted or tokens.numel() == 0:
-            empty = {name: (*tokens.shape, site.width) for name, site in wanted.items()}
-            return {name: torch.empty(shape, dtype=self.dtype, device=self.device) for name, shape in empty.items()}
-        with torch.inference_mode(), _evaluating(self.hf), self._reading(wanted.values(), keep):
+        with torch.inference_mode(), _evaluating(self.hf), self._reading(wanted.values(), hand_over):
             try:
                 self._forward(tokens, mask)
             except _LastSiteRead:
                 pass
             else:
-                raise RuntimeError(f"the forward pass never came by {[name for name in wanted if name not in read]}")
-        return {name: read[name] for name in wanted}
+                raise RuntimeError(f"the forward pass never came by {[name for name in wanted if name in left]}")
 
     def randomized(self, seed: int) -> Model:
         """The same architecture with fresh weights, as its own initialisation draws them: the control.

@@ -216,9 +216,28 @@ class _Watched:
     def __getattr__(self, name):
         return getattr(self._model, name)
 
-    def run(self, tokens, mask, sites):
+    def visit(self, tokens, mask, sites, receive):
         self._ran.append(len(tokens))
-        return self._model.run(tokens, mask, sites)
+        self._model.visit(tokens, mask, sites, receive)
+
+
+@pytest.mark.parametrize("pool", ["all", "mean"])
+def test_no_site_is_kept_while_the_model_goes_on(model, games, pool):
+    alive, most = weakref.WeakSet(), []
+
+    class Fresh(_Watched):
+        def visit(self, tokens, mask, sites, receive):
+            def hand_over(site, value):
+                value = value.clone()
+                alive.add(value)
+                most.append(len(alive))
+                receive(site, value)
+
+            self._model.visit(tokens, mask, sites, hand_over)
+
+    capture(Fresh(model, None), games, model.sites, pool=pool, progress=False)
+    assert len(most) >= len(model.sites)
+    assert max(most) == 1
 
 
 @pytest.mark.parametrize(("dtype", "bits"), [("float16", 11), ("bfloat16", 8), ("float32", 24)])
@@ -359,10 +378,12 @@ def test_bad_arguments_are_named(model, kwargs, error, message):
 
 def test_activations_that_overflow_or_are_not_finite_name_site_and_place(model):
     class Broken(_Watched):
-        def run(self, tokens, mask, sites):
-            read = {site: x.clone() for site, x in self._model.run(tokens, mask, sites).items()}
-            read[SITES[2]][tokens == 7] *= self._ran
-            return read
+        def visit(self, tokens, mask, sites, receive):
+            def spoil(site, x):
+                factor = torch.where(tokens == 7, self._ran, 1.0)[..., None]
+                receive(site, x * factor if site == SITES[2] else x)
+
+            self._model.visit(tokens, mask, sites, spoil)
 
     games = [np.array([1, 2, 3]), np.array([4, 7]), np.array([5])]
     where = re.escape(f"activations at {SITES[2]} are not finite in sequence 1, position 1")

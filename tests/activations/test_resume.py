@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from safetensors import SafetensorError
 import probekit as pk
 from probekit.activations import ActivationStore, capture, plan, store
 from probekit.activations import capture as capture_function
+from probekit.activations.store import read_manifest
 
 SITES = ("blocks.0.hook_resid_post", "blocks.2.hook_resid_post")
 SHARD = 16_000
@@ -75,11 +77,11 @@ class Stops:
     def __getattr__(self, name):
         return getattr(self._model, name)
 
-    def run(self, tokens, mask, sites):
+    def visit(self, tokens, mask, sites, receive):
         self._left -= 1
         if self._left < 0:
             raise self._error
-        return self._model.run(tokens, mask, sites)
+        self._model.visit(tokens, mask, sites, receive)
 
 
 def test_a_killed_process_resumes_and_ends_byte_identical(tiny_model_folder, model, games, tmp_path):
@@ -147,6 +149,53 @@ def test_a_disk_that_fills_up_leaves_whole_shards_and_a_way_on(model, games, tmp
     assert raised.value.errno == errno.ENOSPC
     names = sorted(p.name for p in (tmp_path / "s").iterdir())
     assert names == ["index.safetensors", "manifest.json", *(f"shard-{i:05d}.safetensors" for i in range(3))]
+    monkeypatch.setattr(store, "save_file", write)
+    take(model, games, tmp_path / "s")
+    assert contents(tmp_path / "s") == contents(tmp_path / "whole")
+
+
+def test_a_disk_that_fills_up_at_the_last_shard_is_said_too(model, games, tmp_path, monkeypatch):
+    shards = len(take(model, games, tmp_path / "whole").manifest.shards)
+    write = store.save_file
+
+    def fill(tensors, path):
+        if f"shard-{shards - 1:05d}" in path.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(tensors, path)
+
+    monkeypatch.setattr(store, "save_file", fill)
+    with pytest.raises(OSError, match=rf"the disk is full: {shards - 1} of {shards} shards"):
+        take(model, games, tmp_path / "s")
+
+
+def test_the_model_runs_on_while_a_shard_is_written_and_what_is_written_counts(model, games, tmp_path, monkeypatch):
+    first = take(model, games, tmp_path / "whole").manifest.shards[0]
+    write, writing, ran_on, overlapped = store.save_file, threading.Event(), threading.Event(), []
+
+    class RunsOn(Stops):
+        rows = 0
+
+        def visit(self, tokens, mask, sites, receive):
+            if self.rows == first.stop:
+                assert writing.wait(timeout=60)
+                ran_on.set()
+                raise KeyboardInterrupt
+            self.rows += tokens.numel() if mask is None else int(mask.sum())
+            super().visit(tokens, mask, sites, receive)
+
+    def wait_for_the_model(tensors, path):
+        if "shard" in path.name:
+            writing.set()
+            overlapped.append(ran_on.wait(timeout=60))
+        write(tensors, path)
+
+    monkeypatch.setattr(store, "save_file", wait_for_the_model)
+    with pytest.raises(KeyboardInterrupt):
+        take(RunsOn(model, 10**9, AssertionError()), games, tmp_path / "s")
+    assert overlapped == [True]
+    names = sorted(p.name for p in (tmp_path / "s").iterdir())
+    assert names == ["index.safetensors", "manifest.json", "shard-00000.safetensors"]
+    assert read_manifest(tmp_path / "s").shards == [first]
     monkeypatch.setattr(store, "save_file", write)
     take(model, games, tmp_path / "s")
     assert contents(tmp_path / "s") == contents(tmp_path / "whole")

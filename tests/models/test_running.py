@@ -99,6 +99,34 @@ def test_reading_some_sites_equals_reading_all(llama, data):
     assert all(torch.equal(some[name], everything[name]) for name in names)
 
 
+def test_visited_sites_come_once_in_forward_order_with_what_run_reads(llama):
+    tokens, mask = some_tokens(2, 6), torch.tensor([[1] * 6, [1, 1, 1, 0, 0, 0]])
+    names = [*reversed(llama.sites), llama.sites[3]]
+    read, visited = llama.run(tokens, mask, names), {}
+
+    def receive(name, value):
+        assert name not in visited
+        visited[name] = value.clone()
+
+    llama.visit(tokens, mask, names, receive)
+    assert sorted(visited, key=llama.sites.index) == list(llama.sites)
+    streamed = [name for name in visited if name in llama.stream_sites]
+    assert streamed == list(llama.stream_sites)
+    assert all(torch.equal(visited[name], read[name]) for name in names)
+    shapes = []
+    llama.visit(tokens[:0], None, names, lambda name, value: shapes.append(value.shape))
+    assert set(shapes) == {(0, 6, llama.site(name).width) for name in names}
+
+
+def test_an_error_of_the_receiver_ends_the_pass_and_leaves_no_hook(llama):
+    def receive(name, value):
+        raise OSError("disk")
+
+    with pytest.raises(OSError, match="disk"):
+        llama.visit(some_tokens(1, 4), None, llama.sites, receive)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in llama.hf.modules())
+
+
 def test_the_forward_pass_stops_after_the_last_site(llama):
     calls = []
     watched = [llama.hf.lm_head, *llama.hf.model.layers, llama.hf.model.norm]
