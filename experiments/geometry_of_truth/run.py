@@ -5,12 +5,16 @@
 Marks & Tegmark 2023 (arXiv 2310.06824), sections 4 and 5: probes of the last token, within and across data sets. FOLDER
 holds `truth_*.csv` with the columns `statement` and `label`. What a sentence is about (the city, the pair of numbers, the
 Spanish word) is never split between train and test: true and false sentences about it stay together.
+
+Every sentence is read once by the model and once by the same architecture with random weights; the activations stay in
+OUT/stores, and a second run starts from them.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,37 +51,61 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
-    model = pk.load_model(args.model)
+    began = time.perf_counter()
     data = {name: read(args.data, name) for name in NAMES}
-    within, across = [], []
+    model = pk.load_model(args.model)
+    trained, random = (
+        {name: pk.capture(m, data[name], out=args.out / "stores" / kind / name, pool="last") for name in NAMES}
+        for kind, m in (("trained", model), ("random", model.randomized(args.seed)))
+    )
+    print(f"every sentence read by both models after {(time.perf_counter() - began) / 60:.1f} min")
+    within, across, without_model = [], [], []
     for name in args.train:
-        others = {other: data[other] for other in NAMES if other != name}
-        result = pk.sweep(model, data[name], ["label"], ood=others, probe=args.probe, seed=args.seed)
+        options = {"probe": args.probe, "seed": args.seed}
+        result, control = (
+            pk.sweep(stores[name], data[name], ["label"], ood=pairs(stores, data, name), controls=controls, **options)
+            for stores, controls in ((trained, True), (random, False))
+        )
         result.save(args.out / name)
         result.save_page(args.out / name / "report.html")
+        control.save(args.out / name / "random_weights")
         best = result.best("label", "auroc")
-        within.append({"trained on": name, "site": best.site, "tied": len(best.tied), **controls(result, best.site)})
-        across.append(
-            {"trained on": name, "site": best.site, **{d: figure(result, best.site, "model", d) for d in others}}
+        at = {"trained on": name, "site": best.site}
+        within.append(
+            at
+            | {"tied": len(best.tied), "model": figure(result, best.site, "model")}
+            | {"random weights": figure(control, best.site, "model")}
+            | {source: figure(result, best.site, source) for source in ("surface", "shuffled")}
+            | {m: figure(result, best.site, "model", metric=m) for m in ("accuracy", "selectivity")}
         )
-    print("AUROC on test, at the site chosen on validation, with 95 % intervals\n")
-    print(pd.DataFrame(within).to_markdown(index=False))
-    print("\nThe same probes on the other data sets\n")
-    print(pd.DataFrame(across).fillna("").to_markdown(index=False))
+        across.append(at | {other: figure(result, best.site, "model", other) for other in NAMES if other != name})
+        without_model.append(
+            at | {other: figure(result, best.site, "surface", other) for other in NAMES if other != name}
+        )
+    for title, rows in (
+        ("AUROC on test, at the site chosen on validation, with 95 % intervals", within),
+        ("The same probes on the other data sets: AUROC", across),
+        ("The surface classifier on the other data sets: AUROC", without_model),
+    ):
+        print(f"\n{title}\n\n{pd.DataFrame(rows).fillna('').to_markdown(index=False)}")
+    print(f"\n{(time.perf_counter() - began) / 60:.1f} min in all")
 
 
-def figure(result: pk.SweepResult, site: str, source: str, data: str = "test") -> str:
-    """AUROC and its interval as text; `-` where the control has none."""
+def pairs(
+    stores: dict[str, pk.ActivationStore], data: dict[str, pk.Dataset], name: str
+) -> dict[str, tuple[pk.ActivationStore, pk.Dataset]]:
+    """All data sets but the one trained on, beside their activations."""
+    return {other: (stores[other], data[other]) for other in NAMES if other != name}
+
+
+def figure(result: pk.SweepResult, site: str, source: str, data: str = "test", metric: str = "auroc") -> str:
+    """A figure and its interval as text; `-` where there is none."""
     frame = result.to_frame()
     chosen = frame[
-        (frame.metric == "auroc") & (frame.target == "mean") & (frame.source == source) & (frame.data == data)
+        (frame.metric == metric) & (frame.target == "mean") & (frame.source == source) & (frame.data == data)
     ]
     at = chosen[chosen.site == site] if source not in ("majority", "surface") else chosen
     return "-" if at.empty else "{value:.3f} ({low:.3f} to {high:.3f})".format(**at.iloc[0])
-
-
-def controls(result: pk.SweepResult, site: str) -> dict[str, str]:
-    return {source: figure(result, site, source) for source in ("model", "shuffled", "random_weights", "surface")}
 
 
 if __name__ == "__main__":
