@@ -2,6 +2,7 @@
 
 from saes.dictionary import name_by_labels
 from saes.features import SparseFeatures, encode
+from saes.health import Health, Spliced, health
 from saes.loading import load
 from saes.names import Evidence, Name, Names
 from saes.reconstruction import Reconstruction, reconstruct
@@ -11,11 +12,14 @@ from saes.training import train, train_many
 __all__ = [
     "Evidence",
     "FeatureScores",
+    "Health",
     "Name",
     "Names",
     "Reconstruction",
     "SparseFeatures",
+    "Spliced",
     "encode",
+    "health",
     "load",
     "name_by_labels",
     "reconstruct",

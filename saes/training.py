@@ -312,7 +312,8 @@ def _new_sae(settings: Mapping[str, Any], site: str, d_in: int) -> Any:
     metadata = SAEMetadata(
         model_name=facts.get("model"),
         hook_name=site,
-        probekit={"model_fingerprint": facts.get("model_fingerprint"), "data": facts.get("data")},
+        probekit={name: facts.get(name) for name in ("model_fingerprint", "data", "data_fingerprint")}
+        | {"held_out": settings["held_out"]},
     )
     config_class = getattr(sae_lens, KINDS[kind])
     options = {"normalize_activations": "expected_average_only_in"} | options

@@ -1,0 +1,229 @@
+"""How good an SAE is on rows it was not trained on: sparsity, reconstruction, dead and dense features, and what the model
+loses when its activations are replaced by the reconstruction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from probekit.data import Dataset
+from probekit.models.editing import changed_at
+from saes.loading import check_fits, site_of
+from saes.rows import held_out_sequences
+
+if TYPE_CHECKING:
+    from probekit.activations import Activations
+    from probekit.models import Model
+
+DENSE = 0.1
+"""Share of the rows from which a feature that fires counts as dense."""
+_CHUNK = 4096
+_BATCH_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class Spliced:
+    """What the model loses when a site is replaced, in nats a token, mean over sequences' tokens.
+
+    Attributes:
+        loss: Cross-entropy of the next token as the model is.
+        loss_spliced: With the SAE's reconstruction in place of the activations.
+        loss_mean: With the mean activation in their place: what not knowing anything costs.
+        recovered: `(loss_mean - loss_spliced) / (loss_mean - loss)`: 1 is lossless.
+        recovered_low, recovered_high: Ends of its 95 % interval (bootstrap over sequences).
+        kl: KL divergence of the next-token distribution with the reconstruction from that without.
+        tokens: Predictions that these are means of.
+    """
+
+    loss: float
+    loss_spliced: float
+    loss_mean: float
+    recovered: float
+    recovered_low: float
+    recovered_high: float
+    kl: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Health:
+    """Figures of an SAE on held-out rows.
+
+    Attributes:
+        l0: Features that fire at a row, mean.
+        variance_unexplained: Squared error of the reconstruction over the variance of the activations.
+        dead: Share of the features that never fire.
+        dense: Share of the features that fire at more than a tenth of the rows.
+        density: `[feature]` share of the rows at which each fires.
+        rows: Rows that these are of.
+        held_out: Whether no row's sequence was trained on, as far as the SAE's configuration tells.
+        spliced: What the model loses; None when no model was given.
+    """
+
+    l0: float
+    variance_unexplained: float
+    dead: float
+    dense: float
+    density: np.ndarray
+    rows: int
+    held_out: bool
+    spliced: Spliced | None = None
+
+    def __str__(self) -> str:
+        text = (
+            f"L0 {self.l0:.1f}, variance unexplained {self.variance_unexplained:.3f}, dead {self.dead:.1%}, "
+            f"dense {self.dense:.1%} ({self.rows:,} {'held-out ' if self.held_out else ''}rows)"
+        )
+        if self.spliced is not None:
+            s = self.spliced
+            text += f"; loss {s.loss:.3f}, spliced {s.loss_spliced:.3f}, mean {s.loss_mean:.3f}, KL {s.kl:.4f}"
+        return text
+
+
+@torch.no_grad()  # type: ignore[untyped-decorator]
+def health(
+    sae: Any,
+    activations: Activations,
+    *,
+    site: str | None = None,
+    model: Model | None = None,
+    data: Dataset | None = None,
+    sequences: int = 200,
+    seed: int = 0,
+) -> Health:
+    """Measure an SAE on the rows of sequences it was not trained on.
+
+    When the activations are of the data it was trained on (by fingerprint), these are the sequences held out then;
+    otherwise all.
+
+    Args:
+        sae: A `sae_lens.SAE`.
+        activations: A store, or arrays.
+        site: What it reads; left out, its configuration says.
+        model, data: The model and what it reads, to measure what splicing costs; data must be what was captured.
+        sequences: At most so many of them are run through the model.
+        seed: Of the bootstrap.
+
+    Raises:
+        KeyError: the activations lack the site.
+        ValueError: other width or model; a model without data.
+    """
+    site = site_of(sae, site)
+    check_fits(sae, activations, site)
+    if (model is None) != (data is None):
+        raise ValueError("splicing needs both the model and the data it reads")
+    kept, held_out = _rows(sae, activations)
+    rows = np.flatnonzero(kept[activations.sequence])
+    if len(rows) < 2:
+        raise ValueError("no held-out rows to measure on: the activations hold too few sequences")
+    fired = torch.zeros(sae.cfg.d_sae, dtype=torch.float64)
+    total, squares, errors = torch.zeros(sae.cfg.d_in, dtype=torch.float64), 0.0, 0.0
+    for start in range(0, len(rows), _CHUNK):
+        x = torch.from_numpy(activations.read(site, rows[start : start + _CHUNK])).to(sae.device, sae.dtype)
+        features = sae.encode(x)
+        features = features.to_dense() if features.is_sparse else features
+        fired += (features != 0).sum(0).cpu()
+        errors += float((sae.decode(features) - x).double().square().sum())
+        total += x.double().sum(0).cpu()
+        squares += float(x.double().square().sum())
+    density = (fired / len(rows)).numpy()
+    mean = total / len(rows)
+    variance = squares - len(rows) * float(mean.square().sum())
+    return Health(
+        l0=float(density.sum()),
+        variance_unexplained=errors / max(variance, 1e-300),
+        dead=float((density == 0).mean()),
+        dense=float((density > DENSE).mean()),
+        density=density,
+        rows=len(rows),
+        held_out=held_out,
+        spliced=None
+        if model is None or data is None
+        else _spliced(sae, site, model, data, kept, mean, sequences, seed),
+    )
+
+
+def _rows(sae: Any, activations: Activations) -> tuple[np.ndarray, bool]:
+    """`[sequence]` mask of those to measure on, and whether it is known that they were not trained on."""
+    count = int(activations.sequence.max()) + 1
+    trained = sae.cfg.metadata.get("probekit") or {}
+    manifest = getattr(activations, "manifest", None)
+    same = manifest is not None and manifest.data_fingerprint == trained.get("data_fingerprint")
+    if trained.get("held_out") and (same or manifest is None):
+        return held_out_sequences(count, trained["held_out"]), same
+    return np.ones(count, bool), manifest is not None and trained.get("data_fingerprint") is not None and not same
+
+
+def _spliced(
+    sae: Any, site: str, model: Model, data: Dataset, kept: np.ndarray, mean: torch.Tensor, most: int, seed: int
+) -> Spliced:
+    tokens = data.tokens if data.tokens is not None else model.tokenize(data.texts or ())[0]
+    chosen = [np.asarray(tokens[i])[: model.context] for i in np.flatnonzero(kept) if i < len(tokens)]
+    chosen = [t for t in chosen if len(t) > 1][:most]
+    if not chosen:
+        raise ValueError("no held-out sequence of two tokens or more to splice into")
+    constant = mean.to(model.device, model.dtype)
+
+    def rebuilt(x: torch.Tensor) -> torch.Tensor:
+        return sae(x.to(sae.dtype).flatten(0, -2)).to(x.dtype).view_as(x)
+
+    sums = []  # a row a sequence: loss, spliced, mean, KL, tokens
+    for group in _batches(chosen):
+        batch, real = _padded(group)
+        batch, real = batch.to(model.device), real.to(model.device)
+        plain = _log_proba(model, batch)
+        with changed_at(model, site, rebuilt):
+            spliced = _log_proba(model, batch)
+        with changed_at(model, site, lambda x: constant.expand_as(x)):
+            ignorant = _log_proba(model, batch)
+        target, counted = batch[:, 1:, None], real[:, 1:]
+        losses = [-(p[:, :-1].gather(-1, target)[..., 0] * counted).sum(1) for p in (plain, spliced, ignorant)]
+        kl = ((plain.exp() * (plain - spliced)).sum(-1) * real)[:, :-1] * counted
+        sums.append(torch.stack([*losses, kl.sum(1), counted.sum(1)], 1).double().cpu())
+    each = torch.cat(sums).numpy()
+    loss, spliced_loss, ignorant_loss, kl_mean = each[:, :4].sum(0) / each[:, 4].sum()
+    counts = np.random.default_rng([seed, 0xB007]).multinomial(len(each), np.full(len(each), 1 / len(each)), size=1000)
+    drawn = counts @ each[:, :3]
+    low, high = np.quantile((drawn[:, 2] - drawn[:, 1]) / (drawn[:, 2] - drawn[:, 0]), [0.025, 0.975])
+    return Spliced(
+        loss=float(loss),
+        loss_spliced=float(spliced_loss),
+        loss_mean=float(ignorant_loss),
+        recovered=float((ignorant_loss - spliced_loss) / (ignorant_loss - loss)),
+        recovered_low=float(low),
+        recovered_high=float(high),
+        kl=float(kl_mean),
+        tokens=int(each[:, 4].sum()),
+    )
+
+
+def _log_proba(model: Model, batch: torch.Tensor) -> torch.Tensor:
+    training = model.hf.training
+    model.hf.eval()
+    try:
+        output = model.hf(batch)
+        return torch.log_softmax((output if isinstance(output, torch.Tensor) else output.logits).float(), -1)
+    finally:
+        model.hf.train(training)
+
+
+def _batches(sequences: list[np.ndarray]) -> list[list[np.ndarray]]:
+    ordered = sorted(sequences, key=len)
+    groups: list[list[np.ndarray]] = [[]]
+    for sequence in ordered:
+        if groups[-1] and len(sequence) * (len(groups[-1]) + 1) > _BATCH_TOKENS:
+            groups.append([])
+        groups[-1].append(sequence)
+    return groups
+
+
+def _padded(sequences: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    longest = max(map(len, sequences))
+    batch, real = torch.zeros(len(sequences), longest, dtype=torch.long), torch.zeros(len(sequences), longest)
+    for i, sequence in enumerate(sequences):
+        batch[i, : len(sequence)] = torch.from_numpy(sequence.astype(np.int64))
+        real[i, : len(sequence)] = 1
+    return batch, real

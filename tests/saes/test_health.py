@@ -1,0 +1,87 @@
+"""Health: figures against plain computation, and splicing against what must come out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import probekit as pk
+import saes
+from saes.rows import held_out_sequences
+
+SITE = "blocks.2.hook_resid_post"
+
+
+@pytest.fixture(scope="module")
+def world():
+    model = pk.load_model("othello-mini")
+    games = pk.testbeds.othello.sample_games(60, seed=9)
+    return model, games, pk.capture(model, games, SITE, progress=False)
+
+
+def lossless(width: int):
+    """An SAE of `2 x width` features, x and -x through a ReLU, which gives back exactly what it reads."""
+    from sae_lens import StandardSAE, StandardSAEConfig
+
+    sae = StandardSAE(StandardSAEConfig(d_in=width, d_sae=2 * width))
+    eye = torch.eye(width)
+    with torch.no_grad():
+        sae.W_enc.copy_(torch.cat([eye, -eye], 1))
+        sae.W_dec.copy_(torch.cat([eye, -eye], 0))
+        sae.b_enc.zero_()
+        sae.b_dec.zero_()
+    return sae
+
+
+def test_a_lossless_sae_costs_the_model_nothing(world):
+    model, games, store = world
+    found = saes.health(lossless(store.width(SITE)), store, site=SITE, model=model, data=games)
+    assert found.variance_unexplained < 1e-10
+    assert abs(found.l0 - store.width(SITE)) < 0.01
+    assert found.spliced is not None
+    assert abs(found.spliced.recovered - 1) < 1e-5
+    assert abs(found.spliced.kl) < 1e-6
+    assert found.spliced.loss_mean > found.spliced.loss + 0.1
+    assert found.spliced.tokens == sum(len(t) - 1 for t in games.tokens)
+    logits = model.hf(torch.from_numpy(np.stack(games.tokens)).long()).logits
+    plain = torch.nn.functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1), torch.from_numpy(np.stack(games.tokens))[:, 1:].flatten().long()
+    )
+    assert abs(found.spliced.loss - float(plain.detach())) < 1e-4
+
+
+def test_figures_are_those_of_the_rows_that_were_held_out(world):
+    model, games, store = world
+    sae = saes.train(store, site=SITE, width=256, k=8, rows=40 * 512, batch=512, held_out=0.25, progress=False)
+    found = saes.health(sae, store, model=model, data=games)
+    mask = held_out_sequences(60, 0.25)
+    assert found.held_out
+    assert found.rows == mask[store.sequence].sum()
+    x = torch.from_numpy(store.read(SITE)[mask[store.sequence]])
+    with torch.no_grad():
+        features, out = sae.encode(x), sae(x)
+    assert abs(found.l0 - 8) < 1e-9
+    unexplained = ((out - x) ** 2).sum() / ((x - x.mean(0)) ** 2).sum()
+    assert abs(found.variance_unexplained - float(unexplained)) < 1e-4
+    assert found.dead == float((features == 0).all(0).float().mean())
+    np.testing.assert_allclose(found.density, (features > 0).float().mean(0).numpy())
+    assert found.spliced is not None
+    assert found.spliced.recovered_low <= found.spliced.recovered <= found.spliced.recovered_high < 1
+    other = pk.capture(model, pk.testbeds.othello.sample_games(10, seed=1), SITE, progress=False)
+    assert saes.health(sae, other).rows == len(other)
+    assert "held-out" in str(found)
+
+
+def test_what_does_not_fit_is_refused(world):
+    model, games, store = world
+    with pytest.raises(ValueError, match="both the model and the data"):
+        saes.health(lossless(store.width(SITE)), store, site=SITE, model=model)
+    with pytest.raises(ValueError, match="names no site"):
+        saes.health(lossless(store.width(SITE)), store)
+    with pytest.raises(ValueError, match="reads 7 dimensions"):
+        saes.health(lossless(7), store, site=SITE)
+    trained = saes.train(store, site=SITE, width=32, k=4, rows=2048, batch=512, progress=False)
+    random = pk.capture(model.randomized(0), games, SITE, progress=False)
+    with pytest.raises(ValueError, match="was trained on othello-mini"):
+        saes.health(trained, random)
