@@ -5,6 +5,7 @@ from saes.features import SparseFeatures, encode
 from saes.health import Health, Spliced, health
 from saes.loading import load
 from saes.names import Evidence, Name, Names
+from saes.overlap import Overlap, Stability, overlap, stability
 from saes.reconstruction import Reconstruction, reconstruct
 from saes.scoring import FeatureScores, score
 from saes.training import train, train_many
@@ -15,15 +16,19 @@ __all__ = [
     "Health",
     "Name",
     "Names",
+    "Overlap",
     "Reconstruction",
     "SparseFeatures",
     "Spliced",
+    "Stability",
     "encode",
     "health",
     "load",
     "name_by_labels",
+    "overlap",
     "reconstruct",
     "score",
+    "stability",
     "train",
     "train_many",
 ]
