@@ -52,7 +52,7 @@ def test_features_that_come_back_are_told_from_those_that_do_not():
     assert found.cosine[:30].min() > 0.95
     assert found.cosine[30:].mean() < 0.7
     assert (order[found.matches[0, :30]] == np.arange(30)).all()
-    assert abs(found.chance - found.cosine[30:].mean()) < 0.15
+    assert 0.6 < found.chance < 0.85
     assert sorted(found.matches[0]) == list(range(50)), "one to one"
 
 
