@@ -8,6 +8,7 @@ from saes.names import Evidence, Name, Names
 from saes.overlap import Overlap, Stability, overlap, stability
 from saes.reconstruction import Reconstruction, reconstruct
 from saes.scoring import FeatureScores, score
+from saes.sparse_probes import SparseProbes, sparse_probes
 from saes.training import train, train_many
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Overlap",
     "Reconstruction",
     "SparseFeatures",
+    "SparseProbes",
     "Spliced",
     "Stability",
     "encode",
@@ -28,6 +30,7 @@ __all__ = [
     "overlap",
     "reconstruct",
     "score",
+    "sparse_probes",
     "stability",
     "train",
     "train_many",

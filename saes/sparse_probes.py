@@ -1,0 +1,188 @@
+"""k-sparse probes: how many features does it take to read a label as well as a dense probe reads it?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from scipy import sparse
+
+from probekit.data import drop_seen_prefixes, split_items
+from probekit.probes import fit_grid
+from probekit.probes.intervals import Estimate, bootstrap, cluster_counts, paired_interval
+from probekit.probes.metrics import CLASS_METRICS, Predictions
+from saes.columns import ColumnName, Columns, Labels, columns_of
+from saes.features import SparseFeatures
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from probekit.activations import Activations
+
+GRID = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+_AUROC = next(metric for metric in CLASS_METRICS if metric.name == "auroc")
+
+
+@dataclass(frozen=True, repr=False)
+class SparseProbes:
+    """Probes on few features beside the dense probe: AUROC on test sequences.
+
+    Attributes:
+        names: `[column]` what each asks.
+        features: `[column, most]` the features chosen for each, best first.
+        estimates: By probe, the AUROC of every column with its bootstrap draws; the probes are `"1 feature"`, ...,
+            and `"dense"` when activations were given. All share rows, penalties tried, and bootstrap draws.
+        rows: Rows of train, valid and test.
+    """
+
+    names: tuple[ColumnName, ...]
+    features: np.ndarray
+    estimates: dict[str, Estimate]
+    rows: tuple[int, int, int]
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name} {np.nanmean(e.value):.3f}" for name, e in self.estimates.items())
+        return f"SparseProbes({len(self.names)} labels, mean AUROC: {shown})"
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a probe and label, and a row a probe for their mean: probe, label_set, target, class, auroc, low, high."""
+        import pandas as pd
+
+        rows: list[dict[str, Any]] = []
+        for probe, estimate in self.estimates.items():
+            for of, targets in ((estimate, self.names), (estimate.mean(), (ColumnName("", "mean", ""),))):
+                low, high = of.interval()
+                rows += [
+                    {"probe": probe, "label_set": name.label_set, "target": name.target, "class": name.class_}
+                    | {"auroc": of.value[i], "low": low[i], "high": high[i]}
+                    for i, name in enumerate(targets)
+                ]
+        return pd.DataFrame(rows)
+
+    def verdicts(self, probe: str) -> pd.DataFrame:
+        """Is the dense probe better than the one named, label by label? Paired over the same bootstrap draws.
+
+        Returns:
+            label_set, target, class, difference (dense - sparse AUROC), low, high, verdict: `probe better`, `SAE better`
+            or `no difference` (the 95 % interval holds zero).
+        """
+        import pandas as pd
+
+        if "dense" not in self.estimates or probe not in self.estimates:
+            raise ValueError(
+                f"there is no {probe if 'dense' in self.estimates else 'dense'} probe here: {list(self.estimates)}"
+            )
+        dense, other = self.estimates["dense"], self.estimates[probe]
+        rows = []
+        for i, name in enumerate(self.names):
+            low, high = paired_interval(dense.draws[:, i] - other.draws[:, i])
+            verdict = "probe better" if low > 0 else "SAE better" if high < 0 else "no difference"
+            rows.append(
+                {"label_set": name.label_set, "target": name.target, "class": name.class_}
+                | {"difference": dense.value[i] - other.value[i], "low": low, "high": high, "verdict": verdict}
+            )
+        return pd.DataFrame(rows)
+
+
+def sparse_probes(
+    features: SparseFeatures,
+    labels: Labels,
+    *,
+    activations: Activations | None = None,
+    counts: Sequence[int] = (1, 2, 4, 8, 16, 32),
+    max_rows: int = 20_000,
+    n_boot: int = 1000,
+    seed: int = 0,
+) -> SparseProbes:
+    """Fit probes on the k features that tell a label best, and, given activations, the dense probe on the same rows.
+
+    Features are ranked on training rows by the difference of their means where the label holds and where it does not,
+    over their standard deviation; penalties are chosen on validation; figures are of test sequences, without rows
+    whose prefix occurs in the others.
+
+    Source: Gurnee et al. 2023 (arXiv 2305.01610), section 3 (maximum mean difference); Kantamneni et al. 2025
+    (arXiv 2502.16681) for the comparison at equal data.
+
+    Args:
+        features: From `encode`.
+        labels: Label sets of classes, or a data set with some; must be defined everywhere.
+        activations: What the features were encoded from, for the dense probe.
+        counts: Numbers of features.
+        max_rows: Training rows at most (validation a quarter, test half as many), drawn at random.
+        n_boot: Bootstrap draws, over sequences.
+        seed: Of the split, the rows drawn and the bootstrap.
+
+    Raises:
+        ValueError: labels that are not defined everywhere, or too many features asked for.
+    """
+    columns = columns_of(labels, features.sequence, features.item)
+    if columns.defined is not None:
+        raise ValueError("k-sparse probes need labels that are defined at every row: leave rows out beforehand")
+    counts = tuple(sorted(set(counts)))
+    if not counts or counts[0] < 1 or counts[-1] > features.width:
+        raise ValueError(f"counts must lie between 1 and the {features.width:,} features, got {list(counts)}")
+    train, valid, test = _rows(features, max_rows, seed)
+    matrix = features.matrix.tocsr()
+    parts = {
+        name: sparse.csc_array(matrix[rows]) for name, rows in (("train", train), ("valid", valid), ("test", test))
+    }
+    chosen = _ranked(parts["train"], columns.of_rows(train))[:, : counts[-1]]
+    log_proba: dict[str, list[torch.Tensor]] = {}
+    for column in range(len(columns)):
+        dense = {name: torch.from_numpy(part[:, chosen[column]].toarray()) for name, part in parts.items()}
+        truth = columns.positive[:, [column]].astype(np.int64)
+        for k in counts:
+            name = f"{k} feature{'s' * (k > 1)}"
+            fitted = _fitted(dense["train"][:, :k], truth[train], dense["valid"][:, :k], truth[valid])
+            log_proba.setdefault(name, []).append(fitted.log_proba(dense["test"][:, :k])[:, 0])
+    found = {name: torch.stack(values, 1) for name, values in log_proba.items()}
+    if activations is not None:
+        site, truth = features.manifest.site, columns.positive.astype(np.int64)
+        x = {name: activations.read(site, rows) for name, rows in (("train", train), ("valid", valid), ("test", test))}
+        found["dense"] = _fitted(x["train"], truth[train], x["valid"], truth[valid]).log_proba(x["test"])
+    _, cluster = np.unique(features.sequence[test], return_inverse=True)
+    draws = cluster_counts(int(cluster.max()) + 1, n_boot, seed)
+    truth_there = columns.positive[test].astype(np.int64)
+    estimates = {
+        name: bootstrap(_AUROC, Predictions.of_classes(values, truth_there), torch.from_numpy(cluster), draws)
+        for name, values in found.items()
+    }
+    return SparseProbes(columns.names, chosen, estimates, (len(train), len(valid), len(test)))
+
+
+def _rows(features: SparseFeatures, max_rows: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    split = split_items(features.sequence, np.arange(int(features.sequence.max()) + 1), seed)
+    rng = np.random.default_rng([seed, 0x50B5])
+    before = features.prefix[np.concatenate([split.train, split.valid])]
+    test = split.test[drop_seen_prefixes(before, features.prefix[split.test])]
+    drawn = []
+    for rows, most in ((split.train, max_rows), (split.valid, max_rows // 4), (test, max_rows // 2)):
+        drawn.append(np.sort(rng.choice(rows, min(len(rows), most), replace=False)))
+    return drawn[0], drawn[1], drawn[2]
+
+
+def _ranked(features: sparse.csc_array, columns: Columns) -> np.ndarray:
+    """`[column, feature]` features from the one that tells the column best to the one that tells it least."""
+    positive = columns.positive.astype(np.float64)
+    held = positive.sum(0)
+    total = np.asarray(features.sum(0)).ravel()
+    squares = np.asarray(features.multiply(features).sum(0)).ravel()
+    n = features.shape[0]
+    spread = np.sqrt(np.maximum(squares / n - (total / n) ** 2, 1e-12))
+    sums = (features.T @ positive).T  # [column, feature]
+    difference = sums / np.maximum(held, 1)[:, None] - (total - sums) / np.maximum(n - held, 1)[:, None]
+    order: np.ndarray = np.argsort(-np.abs(difference) / spread, axis=1, kind="stable")
+    return order
+
+
+def _fitted(X: Any, Y: np.ndarray, X_valid: Any, Y_valid: np.ndarray) -> Any:
+    """Probes of all columns of `Y`, each with the penalty that has the least loss on validation."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # columns that show one class only are NaN in the figures
+        stack = fit_grid("logistic", X, Y, GRID, n_classes=2)
+    return stack.select(torch.nan_to_num(stack.loss(X_valid, Y_valid), nan=torch.inf).argmin(0))
