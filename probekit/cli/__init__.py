@@ -1,4 +1,4 @@
-"""The command line: `probekit probe | capture | sweep | report | demo | models`."""
+"""The command line: `probekit probe | capture | sweep | report | demo | models | sae`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ def main() -> None:
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         goes_on = "the same command goes on from what is already written"
-        print(f"stopped; {goes_on if sys.argv[1:2] == ['capture'] else 'no result was written'}", file=sys.stderr)
+        print(
+            f"stopped; {goes_on if sys.argv[1:2] in (['capture'], ['sae']) else 'no result was written'}",
+            file=sys.stderr,
+        )
         raise SystemExit(130) from None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from probekit.cli import capture, demo, models, probe, report, sweep
+from probekit.cli import capture, demo, models, probe, report, sae, sweep
 
 app = typer.Typer(
     name="probekit",
@@ -18,3 +18,4 @@ app = typer.Typer(
 
 for command in (probe.probe, capture.capture, sweep.sweep, report.report, models.models, demo.demo):
     app.command()(command)
+app.add_typer(sae.sae, name="sae")

@@ -301,3 +301,49 @@ def test_wrong_input_is_one_clear_message(
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_sae_train_health_score_and_name(table: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+    store, site = tmp_path / "store", "blocks.0.hook_resid_post"
+    done = probekit(
+        "capture", table, "-t", "sentence", "-m", tiny_model_folder, "--pool", "all", "-s", site, "-o", store
+    )
+    assert done.returncode == 0, done.stderr
+    train = [
+        "sae",
+        "train",
+        store,
+        "-s",
+        site,
+        "-w",
+        "32",
+        "--rows",
+        "6400",
+        "--batch",
+        "64",
+        "--lr",
+        "0.01",
+        "--option",
+        "k=4",
+    ]
+    done = probekit(*train, "-o", tmp_path / "sae")
+    assert done.returncode == 0, done.stderr
+    assert "held-out rows" in done.stdout
+    assert (tmp_path / "sae" / "sae_weights.safetensors").is_file()
+    done = probekit("sae", "health", tmp_path / "sae", store)
+    assert "L0 4.0" in done.stdout
+    labels = ["-d", table, "-t", "sentence", "-l", "colour", "--features", tmp_path / "features"]
+    done = probekit("sae", "score", tmp_path / "sae", store, *labels, "-o", tmp_path / "scores.csv")
+    assert done.returncode == 0, done.stderr
+    assert "coverage" in done.stdout
+    assert len((tmp_path / "scores.csv").read_text().splitlines()) == 1 + len(COLOURS)
+    loose = ["--least-precision", "0", "--least-recall", "0"]
+    done = probekit("sae", "name", tmp_path / "sae", store, *labels, *loose, "-o", tmp_path / "names.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "names.jsonl").is_file()
+    done = probekit(*train[:-1], "k", "-o", tmp_path / "other")
+    assert done.returncode == 1
+    assert "write NAME=VALUE" in done.stderr
+    done = probekit("sae", "health", tmp_path / "nothing", store)
+    assert done.returncode == 1
+    assert "neither a folder nor" in done.stderr

@@ -1,0 +1,178 @@
+"""`probekit sae train | health | score | name`: sparse autoencoders on a store that is already there."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from probekit.cli import options
+
+if TYPE_CHECKING:
+    from saes import SparseFeatures
+
+sae = typer.Typer(
+    no_args_is_help=True,
+    help="Train sparse autoencoders on an activation store, and see what their features stand for.\n\n"
+    "First `probekit capture ... --pool all -o store/`, then `probekit sae train store/ ...`.",
+)
+
+Store = Annotated[Path, typer.Argument(help="Activation store, as `probekit capture` writes it.")]
+Folder = Annotated[str, typer.Argument(help="Folder of an SAE, as SAELens saves it, or RELEASE/SAE_ID.")]
+Data = Annotated[Path, typer.Option("--data", "-d", help="The table the store was captured from.")]
+Features = Annotated[
+    Path | None,
+    typer.Option("--features", help="Folder for the encoded features, so that a later command need not encode again."),
+]
+
+
+class Kind(StrEnum):
+    """SAELens's architectures."""
+
+    standard = "standard"
+    topk = "topk"
+    batchtopk = "batchtopk"
+    jumprelu = "jumprelu"
+    gated = "gated"
+    matryoshka = "matryoshka"
+
+
+@sae.command()
+def train(
+    store: Store,
+    site: Annotated[str, typer.Option("--site", "-s", help="Site to train on.")],
+    width: Annotated[int, typer.Option("--width", "-w", min=1, help="Number of features.")],
+    out: options.Out,
+    kind: Annotated[Kind, typer.Option("--kind", help="Architecture.")] = Kind.topk,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--option", help="NAME=VALUE of SAELens's training configuration (k=32, l1_coefficient=5); repeat."
+        ),
+    ] = None,
+    rows: Annotated[
+        int | None,
+        typer.Option("--rows", min=1, help="Rows to train on, repeats counted. Default: four epochs, 1 M at least."),
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Rows a step.")] = 2048,
+    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate. Default: by the width.")] = None,
+    held_out: Annotated[float, typer.Option("--held-out", help="Share of the sequences not trained on.")] = 0.1,
+    seed: options.Seed = 0,
+) -> None:
+    """Train an SAE through SAELens; a run that was stopped goes on when the same command is given again.
+
+    **Example**
+
+    - `probekit sae train store/ -s blocks.6.hook_resid_post -w 4096 --kind topk --option k=32 -o sae/`
+    """
+    import saes
+    from probekit.activations import ActivationStore
+
+    activations = ActivationStore.open(store)
+    trained = saes.train(
+        activations, site=site, width=width, kind=kind.value, out=out, rows=rows, batch=batch, lr=lr, held_out=held_out,
+        seed=seed, **_options(option),
+    )  # fmt: skip
+    typer.echo(f"{saes.health(trained, activations)}\n{out.resolve()}")
+
+
+@sae.command()
+def health(folder: Folder, store: Store) -> None:
+    """Sparsity, reconstruction, dead and dense features on the sequences that training held out."""
+    import saes
+    from probekit.activations import ActivationStore
+
+    typer.echo(saes.health(saes.load(folder), ActivationStore.open(store)))
+
+
+@sae.command()
+def score(
+    folder: Folder,
+    store: Store,
+    data: Data,
+    text: options.Text,
+    label: options.Labels,
+    out: Annotated[Path, typer.Option("--out", "-o", help="CSV to write: each label with its best feature.")],
+    features: Features = None,
+    seed: options.Seed = 0,
+) -> None:
+    """Score every feature against every label; thresholds from one half of the sequences, figures from the other."""
+    import saes
+
+    found = saes.score(_encoded(folder, store, features), _labels(data, text, label), seed=seed)
+    frame = found.to_frame().sort_values("f1", ascending=False)
+    _require_parent(out)
+    frame.to_csv(out, index=False)
+    value, low, high = found.coverage()
+    typer.echo(f"{found}; coverage {value:.3f} ({low:.3f} to {high:.3f})\n{out.resolve()}")
+
+
+@sae.command()
+def name(
+    folder: Folder,
+    store: Store,
+    data: Data,
+    text: options.Text,
+    label: options.Labels,
+    out: Annotated[Path, typer.Option("--out", "-o", help="JSON lines to write: a name a line.")],
+    features: Features = None,
+    least_precision: Annotated[
+        float, typer.Option("--least-precision", help="Held-out precision a name must reach.")
+    ] = 0.8,
+    least_recall: Annotated[float, typer.Option("--least-recall", help="Held-out recall a name must reach.")] = 0.2,
+    seed: options.Seed = 0,
+) -> None:
+    """Name features by labels, or by conjunctions of up to three, with held-out evidence for each name."""
+    import saes
+
+    _require_parent(out)
+    names = saes.name_by_labels(
+        _encoded(folder, store, features),
+        _labels(data, text, label),
+        least_precision=least_precision,
+        least_recall=least_recall,
+        seed=seed,
+    )
+    names.save(out)
+    for one in names:
+        evidence = one.evidence
+        typer.echo(f"{one.feature}\t{one.text}\tprecision {evidence.precision:.2f}\trecall {evidence.recall:.2f}")
+    typer.echo(f"{names}\n{out.resolve()}")
+
+
+def _encoded(folder: str, store: Path, features: Path | None) -> SparseFeatures:
+    import saes
+    from probekit.activations import ActivationStore
+
+    return saes.encode(saes.load(folder), ActivationStore.open(store), out=features)
+
+
+def _labels(data: Path, text: str, label: list[str]) -> Any:
+    from probekit.data import read_csv
+
+    dataset = read_csv(data, text=text, label=label)
+    return [dataset.label_set(name) for name in label]
+
+
+def _require_parent(file: Path) -> None:
+    if file.is_dir():
+        raise ValueError(f"{file} is a folder: name a file")
+    file.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _options(given: list[str] | None) -> dict[str, Any]:
+    """`["k=32", "matryoshka_widths=[64, 256]"]` as keyword arguments; values are JSON, or text where they are not."""
+    import json
+
+    found: dict[str, Any] = {}
+    for one in given or []:
+        key, equals, value = one.partition("=")
+        if not key or not equals:
+            raise ValueError(f"--option {one!r}: write NAME=VALUE, such as k=32")
+        try:
+            found[key] = json.loads(value)
+        except ValueError:
+            found[key] = value
+    return found
