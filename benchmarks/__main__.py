@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import capture, games, precision, probes
+from benchmarks import capture, features, games, precision, probes
 from benchmarks.table import write_page
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
@@ -23,6 +23,9 @@ def main() -> None:
     more, notes = probes.measure(arguments.sae_probes_python, arguments.quick)
     print("capture", flush=True)
     rows += [*more, *capture.measure(arguments.quick)]
+    print("features", flush=True)
+    more, told = features.measure(arguments.quick)
+    rows, notes = rows + more, notes + told
     print("precision", flush=True)
     notes += precision.measure()
     write_page(arguments.out, rows, notes)
