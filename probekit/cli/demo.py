@@ -32,7 +32,7 @@ def demo(
     require_folder(out)
     model = load_model("othello-mini")
     data = othello.sample_games(games, seed=seed)
-    result = sweep(model, data, labels=["tile", "stable"], seed=seed)
+    result = sweep(model, data, labels=["tile", "stable"], max_rows=10_000, seed=seed)
 
     fresh = othello.sample_games(1, seed=seed + 1)  # one more game, for the board; no figure comes from it
     (tokens,) = fresh.tokens or ()
