@@ -215,14 +215,14 @@ def _write_shards(
             for turn, number in enumerate(shards):
                 start, stop = plan.shards[number]
                 shard = {site: values[: stop - start] for site, values in buffers[turn % spaces].items()}
-                keep = functools.partial(_copy_rows, shard, start)
                 for batch in plan.batches[number]:
                     began, tokens = time.perf_counter(), plan.padded_tokens(batch)
+                    place = torch.from_numpy(plan.rows_of(batch) - start)
+                    keep = functools.partial(_copy_rows, plan, start, shard, place)
                     run_batch(model, plan, batch, list(sites), computing, keep)
                     seconds = (time.perf_counter() - began) / tokens
                     bar.announce(Estimate(seconds * total, memory, disk), path)
                     bar.advance(tokens)
-                _require_finite(shard, plan, start, manifest.dtype)
                 if written is not None:
                     written.result()
                 written = writer.submit(_write_shard, path, manifest, number, shard, start, stop)
@@ -240,8 +240,13 @@ def _write_shards(
         bar.close()
 
 
-def _copy_rows(shard: dict[str, torch.Tensor], start: int, site: str, rows: np.ndarray, values: torch.Tensor) -> None:
-    shard[site].index_copy_(0, torch.from_numpy(rows - start), values.to(shard[site].dtype).cpu())
+def _copy_rows(
+    plan: Plan, start: int, shard: dict[str, torch.Tensor], place: torch.Tensor, site: str, values: torch.Tensor
+) -> None:
+    values = values.to(shard[site].dtype).cpu()
+    if not torch.isfinite(values.sum(dtype=torch.float32)):  # a sum costs little while the values are in the cache
+        _require_finite(values, plan, site, start + place.numpy())
+    shard[site].index_copy_(0, place, values)
 
 
 def _write_shard(
@@ -266,15 +271,15 @@ def _require_disk(path: Path, needed: int) -> None:
         )
 
 
-def _require_finite(buffers: dict[str, torch.Tensor], plan: Plan, start: int, dtype: str) -> None:
-    for site, values in buffers.items():
-        if not torch.isfinite(values.sum(dtype=torch.float64)):  # one pass, and no mask as large as the data
-            row = int((~torch.isfinite(values).all(dim=1)).nonzero()[0])
-            hint = "; float16 ends at 65,504: store float32 or bfloat16" if dtype == "float16" else ""
-            raise ValueError(
-                f"activations at {site} are not finite in sequence {plan.index['sequence'][start + row]}, position "
-                f"{plan.index['position'][start + row]}{hint}"
-            )
+def _require_finite(values: torch.Tensor, plan: Plan, site: str, rows: np.ndarray) -> None:
+    finite = torch.isfinite(values).all(dim=1).numpy()
+    if not finite.all():
+        first = rows[~finite].min()
+        hint = "; float16 ends at 65,504: store float32 or bfloat16" if values.dtype == torch.float16 else ""
+        raise ValueError(
+            f"activations at {site} are not finite in sequence {plan.index['sequence'][first]}, position "
+            f"{plan.index['position'][first]}{hint}"
+        )
 
 
 def _tokenizer_fingerprint(tokenizer: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -188,9 +189,9 @@ def capture_moments(
     most = max(plan.padded_tokens(batch) for shard in plan.batches for batch in shard)
     memory = most * max(widths.values()) * 12 + sum(s.xx.nbytes + s.xy.nbytes for s in sums.values())
 
-    def add(site: str, numbers: np.ndarray, values: torch.Tensor) -> None:
+    def add(Y: np.ndarray, site: str, values: torch.Tensor) -> None:
         try:
-            sums[site].update(values.float().cpu().numpy(), targets.values[item[numbers]])
+            sums[site].update(values.float().cpu().numpy(), Y)
         except ValueError as error:
             raise ValueError(f"site {site}: {error}") from error
 
@@ -198,7 +199,8 @@ def capture_moments(
     try:
         for batch in [batch for shard in plan.batches for batch in shard]:
             began, tokens = time.perf_counter(), plan.padded_tokens(batch)
-            run_batch(model, plan, batch, names, computing, add)
+            of_rows = targets.values[item[plan.rows_of(batch)]]
+            run_batch(model, plan, batch, names, computing, functools.partial(add, of_rows))
             bar.announce(Estimate((time.perf_counter() - began) / tokens * total, memory, 0), None)
             bar.advance(tokens)
     finally:

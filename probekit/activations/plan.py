@@ -50,6 +50,10 @@ class Plan:
     def rows(self) -> int:
         return len(self.index["sequence"])
 
+    def rows_of(self, batch: np.ndarray) -> np.ndarray:
+        """Numbers of the rows that a batch of sequences makes, in the order of the batch."""
+        return np.concatenate([np.arange(self.first_row[i], self.first_row[i + 1]) for i in batch])
+
     def padded_tokens(self, batch: np.ndarray) -> int:
         """Positions the model computes for a batch, padding included."""
         return len(batch) * max(len(self.tokens[i]) for i in batch)

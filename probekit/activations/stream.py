@@ -19,37 +19,36 @@ def run_batch(
     batch: np.ndarray,
     sites: Sequence[str],
     compute_dtype: torch.dtype | None,
-    receive: Callable[[str, np.ndarray, torch.Tensor], None],
+    receive: Callable[[str, torch.Tensor], None],
 ) -> None:
     """Run one batch of sequences and hand over each site's rows as the model comes by.
 
     Args:
         batch: Sequence numbers.
-        receive: Called once a site with its name, row numbers, and their activations `[row, width]` in the model's
-            dtype and on its device. Padding is never among them and never enters a mean. They must not be written to.
+        receive: Called once a site with its name and the activations `[row, width]` of `plan.rows_of(batch)`, in the
+            model's dtype and on its device. Padding is never among them and never enters a mean.
     """
     lengths = np.array([len(plan.tokens[i]) for i in batch])
     tokens = np.zeros((len(batch), lengths.max()), dtype=np.int64)
     for row, i in zip(tokens, batch, strict=True):
         row[: len(plan.tokens[i])] = plan.tokens[i]
     mask = torch.from_numpy(np.arange(tokens.shape[1]) < lengths[:, None])
-    rows = np.concatenate([np.arange(plan.first_row[i], plan.first_row[i + 1]) for i in batch])
     place = np.repeat(np.arange(len(batch)), [plan.first_row[i + 1] - plan.first_row[i] for i in batch])
-    flat = torch.from_numpy(place * tokens.shape[1] + plan.index["position"][rows])
+    flat = torch.from_numpy(place * tokens.shape[1] + plan.index["position"][plan.rows_of(batch)])
     waiting: list[tuple[str, torch.Tensor]] = []
 
     def hand_over(site: str, activations: torch.Tensor) -> None:
         whole = plan.pool in ("all", "last")
         pooled = _take(activations, flat) if whole else _average(activations, plan.spans[batch])
         if pooled.device.type == "cpu":
-            receive(site, rows, pooled)
+            receive(site, pooled)
         else:  # to copy it now would make the device wait for us at every site
             waiting.append((site, pooled))
 
     with _computing_in(compute_dtype, model):
         model.visit(torch.from_numpy(tokens), None if mask.all() else mask, sites, hand_over)
     for site, pooled in waiting:
-        receive(site, rows, pooled)
+        receive(site, pooled)
 
 
 def _take(activations: torch.Tensor, flat: torch.Tensor) -> torch.Tensor:

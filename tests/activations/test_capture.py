@@ -394,6 +394,15 @@ def test_activations_that_overflow_or_are_not_finite_name_site_and_place(model):
     capture(Broken(model, 1e9), games, SITES, dtype="bfloat16", progress=False)
 
 
+def test_finite_activations_with_a_sum_beyond_float32_are_no_error(model):
+    class Huge(_Watched):
+        def visit(self, tokens, mask, sites, receive):
+            self._model.visit(tokens, mask, sites, lambda site, x: receive(site, torch.full_like(x, 3e38)))
+
+    store = capture(Huge(model, None), [np.array([1, 2, 3])], SITES[2], progress=False)
+    assert (store.read(SITES[2]) == np.float32(3e38)).all()
+
+
 def test_no_sites_is_an_error(model, games, tmp_path):
     with pytest.raises(ValueError, match="sites is empty"):
         capture(model, games, [], out=tmp_path / "store", progress=False)
