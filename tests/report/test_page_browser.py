@@ -118,8 +118,19 @@ def test_the_game_moves_by_slider_keys_buttons_and_bars(page):
     game.focus()
     page.keyboard.press("ArrowLeft")
     assert status.inner_text().startswith("Move 10 of 12")
-    page.locator(".game .errors rect").first.click(force=True)
+    page.locator(".game .errors").click(position={"x": 4, "y": 40})
     assert status.inner_text().startswith("Move 1 of 12")
+
+
+def test_the_controls_stay_where_they_are_from_move_to_move(page):
+    slider, places = page.locator(".game input"), set()
+    for move in range(12):
+        slider.fill(str(move))
+        places.add(page.evaluate("""() => {
+            const [game, back] = ['.game', '.game .back'].map(name => document.querySelector(name));
+            return back.getBoundingClientRect().top - game.getBoundingClientRect().top;
+        }"""))
+    assert len(places) == 1
 
 
 def test_wrong_squares_are_marked_and_counted(page):
