@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -14,31 +14,64 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Figures of a name on rows that played no part in choosing it.
+    """How well a name says when its feature fires, on rows that played no part in choosing it.
+
+    A feature fires where its activation is at least `threshold`; a name *covers* the rows of which what it says is true.
+    Intervals are 95 %, bootstrapped over sequences; `_low` is the lower end.
 
     Attributes:
-        precision: Share of the rows where the feature fires (above `threshold`) that the name covers.
+        precision: Share of the rows where the feature fires that the name covers.
         recall: Share of the rows that the name covers where the feature fires.
         f1: Of both.
-        precision_low, recall_low: Lower ends of 95 % intervals, bootstrapped over sequences.
+        balanced_accuracy: Of telling from the name whether the feature fires: mean of the share of firing rows covered and
+            of silent rows not covered. "Never" and "always" score 0.5.
+        hard_accuracy: The same with only those silent rows where one of the nearest other features fires; NaN if none.
+        shuffled: Mean balanced accuracy, for this feature, of the names of others: what any name scores.
         threshold: Of the feature.
         rows: Rows where the feature fires.
-        p: One-sided, clustered by sequence.
-        q: The same controlled over all features (Benjamini-Hochberg).
+        p: One-sided: does the name cover firing rows more often than silent ones, hard or not? Clustered by sequence.
+        q: The same controlled over all features and candidates (Benjamini-Hochberg).
     """
 
     precision: float
     recall: float
     f1: float
+    balanced_accuracy: float
+    hard_accuracy: float
     precision_low: float
     recall_low: float
+    balanced_accuracy_low: float
+    hard_accuracy_low: float
     threshold: float
     rows: int
     p: float
     q: float = float("nan")
+    shuffled: float = float("nan")
 
-    def of_q(self, q: float) -> Evidence:
-        return replace(self, q=q)
+
+@dataclass(frozen=True)
+class Check:
+    """What happened when the feature was taken out of the running model where it fires (see `saes.intervene`).
+
+    Attributes:
+        effect: Change of the log odds of what the name says, mean over rows; a name that holds has it below zero.
+        low, high: 95 % interval, bootstrapped over sequences.
+        control: The same change when another feature that fires there is taken out instead, by a step as long.
+        rows: Rows looked at.
+        p: One-sided: does it fall further than for the other feature? Paired, clustered by sequence.
+    """
+
+    effect: float
+    low: float
+    high: float
+    control: float
+    rows: int
+    p: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the effect goes the way the name says, beyond the control, at p <= 0.05."""
+        return self.high < 0 and self.p <= 0.05
 
 
 @dataclass(frozen=True)
@@ -53,6 +86,7 @@ class Name:
         evidence: What earned it.
         rival: The best other description that is not a part of this one, if any.
         rival_f1: Its F1 on the rows for choosing.
+        check: What taking the feature out of the model did, where that was tried.
     """
 
     feature: int
@@ -62,6 +96,7 @@ class Name:
     evidence: Evidence
     rival: str | None = None
     rival_f1: float | None = None
+    check: Check | None = None
 
 
 @dataclass(frozen=True)
@@ -94,14 +129,15 @@ class Names:
         return f"Names({len(self):,} of {self.width:,} features of {self.site or 'an SAE'})"
 
     def to_frame(self) -> pd.DataFrame:
-        """A row a name: feature, text, source, kind, rival, rival_f1 and the figures of the evidence."""
+        """A row a name: feature, text, source, kind, rival, rival_f1, the evidence, and `check_...` where one was made."""
         import pandas as pd
 
         rows = []
         for name in self.names:
             row = asdict(name)
-            rows.append({**row, **row.pop("evidence")})
-        return pd.DataFrame(rows).drop(columns="evidence", errors="ignore")
+            evidence, check = row.pop("evidence"), row.pop("check") or {}
+            rows.append(row | evidence | {f"check_{key}": value for key, value in check.items()})
+        return pd.DataFrame(rows)
 
     def save(self, path: str | Path) -> None:
         """Write JSON lines: a head, then a name a line."""
@@ -118,7 +154,11 @@ class Names:
         """
         try:
             head, *lines = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
-            names = tuple(Name(**{**line, "evidence": Evidence(**line["evidence"])}) for line in lines)
-            return cls(names, head["width"], head["site"])
+            return cls(tuple(map(_read, lines)), head["width"], head["site"])
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} holds no names that saes wrote ({error})") from error
+
+
+def _read(line: dict[str, Any]) -> Name:
+    check = line.get("check")
+    return Name(**line | {"evidence": Evidence(**line["evidence"]), "check": check and Check(**check)})

@@ -126,10 +126,12 @@ def test_the_controls_stay_where_they_are_from_move_to_move(page):
     slider, places = page.locator(".game input"), set()
     for move in range(12):
         slider.fill(str(move))
-        places.add(page.evaluate("""() => {
+        places.add(
+            page.evaluate("""() => {
             const [game, back] = ['.game', '.game .back'].map(name => document.querySelector(name));
             return back.getBoundingClientRect().top - game.getBoundingClientRect().top;
-        }"""))
+        }""")
+        )
     assert len(places) == 1
 
 
