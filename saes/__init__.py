@@ -1,10 +1,10 @@
 """Sparse-autoencoder features: trained and loaded through SAELens, named, scored and compared with probes."""
 
-from saes.dictionary import name_by_labels
 from saes.features import SparseFeatures, encode
 from saes.health import Health, Spliced, health
 from saes.loading import load
-from saes.names import Evidence, Name, Names
+from saes.names import Check, Evidence, Name, Names
+from saes.naming import name
 from saes.overlap import Overlap, Stability, overlap, stability
 from saes.reconstruction import Reconstruction, reconstruct
 from saes.scoring import FeatureScores, score
@@ -12,6 +12,7 @@ from saes.sparse_probes import SparseProbes, sparse_probes
 from saes.training import train, train_many
 
 __all__ = [
+    "Check",
     "Evidence",
     "FeatureScores",
     "Health",
@@ -26,7 +27,7 @@ __all__ = [
     "encode",
     "health",
     "load",
-    "name_by_labels",
+    "name",
     "overlap",
     "reconstruct",
     "score",

@@ -84,8 +84,9 @@ class Name:
         source: Where the name comes from: `labels`, `vocabulary` or `language_model`.
         kind: `precise` (precision of at least 0.95) or `fair`.
         evidence: What earned it.
-        rival: The best other description that is not a part of this one, if any.
-        rival_f1: Its F1 on the rows for choosing.
+        merit: How well it did on the half it was made from, 0 to 1: the F1 of labels, the balanced accuracy of other names.
+        rival: The best other description from the same source that is not a part of this one, if any.
+        rival_merit: Its merit.
         check: What taking the feature out of the model did, where that was tried.
     """
 
@@ -94,8 +95,9 @@ class Name:
     source: str
     kind: str
     evidence: Evidence
+    merit: float
     rival: str | None = None
-    rival_f1: float | None = None
+    rival_merit: float | None = None
     check: Check | None = None
 
 
@@ -129,7 +131,7 @@ class Names:
         return f"Names({len(self):,} of {self.width:,} features of {self.site or 'an SAE'})"
 
     def to_frame(self) -> pd.DataFrame:
-        """A row a name: feature, text, source, kind, rival, rival_f1, the evidence, and `check_...` where one was made."""
+        """A row a name: feature, text, source, kind, merit, rival, rival_merit, the evidence, and `check_...` where one was made."""
         import pandas as pd
 
         rows = []

@@ -23,19 +23,29 @@ DRAWS = 1000
 
 @dataclass(frozen=True)
 class Half:
-    """Rows of one half of the sequences: their features, labels and sequences."""
+    """Rows of one half of the sequences: their features, labels, sequences, and numbers among all rows."""
 
     features: sparse.csc_array
     columns: Columns
     sequence: np.ndarray
+    rows: np.ndarray
+
+    @cached_property
+    def cluster(self) -> np.ndarray:
+        """`[row]` int64: sequences numbered from zero."""
+        number: np.ndarray = np.unique(self.sequence, return_inverse=True)[1]
+        return number
 
 
-def halves(features: SparseFeatures, labels: Labels, seed: int = 0) -> tuple[Half, Half, int]:
-    """`(choose, report, dropped)`: sequences dealt into two halves at random.
+def halves(features: SparseFeatures, labels: Labels | None = None, seed: int = 0) -> tuple[Half, Half, int]:
+    """`(choose, report, dropped)`: sequences dealt into two halves at random; without labels, halves without columns.
 
     Rows of the second half whose whole prefix also occurs in the first are dropped: the model computes the same there.
     """
-    columns = columns_of(labels, features.sequence, features.item)
+    if labels is None:
+        columns = Columns((), np.zeros((len(features), 0), bool), None)
+    else:
+        columns = columns_of(labels, features.sequence, features.item)
     names = np.unique(features.sequence)
     first = np.random.default_rng([seed, 0x4A1F]).permutation(names)[: len(names) // 2]
     choose = np.isin(features.sequence, first)
@@ -47,7 +57,8 @@ def halves(features: SparseFeatures, labels: Labels, seed: int = 0) -> tuple[Hal
         )
     by_rows = features.matrix.tocsr()
     one, other = (
-        Half(sparse.csc_array(by_rows[mask]), columns.of_rows(mask), features.sequence[mask]) for mask in (choose, new)
+        Half(sparse.csc_array(by_rows[mask]), columns.of_rows(mask), features.sequence[mask], np.flatnonzero(mask))
+        for mask in (choose, new)
     )
     return one, other, int((~choose).sum() - new.sum())
 
@@ -136,13 +147,13 @@ class FeatureScores:
 
     def _draws(self, pairs: np.ndarray) -> dict[str, np.ndarray]:
         """`[draw, pair]` precision, recall and F1 of sequences drawn with replacement."""
-        _, cluster = np.unique(self._half.sequence, return_inverse=True)
-        sums = pair_sums(self._half, pairs, self.chosen.threshold[pairs[:, 0], pairs[:, 1]], cluster)
+        sums = pair_sums(self._half, pairs, self.chosen.threshold[pairs[:, 0], pairs[:, 1]])
         return drawn_figures(sums, self._seed)
 
 
-def pair_sums(half: Half, pairs: np.ndarray, threshold: np.ndarray, cluster: np.ndarray) -> np.ndarray:
+def pair_sums(half: Half, pairs: np.ndarray, threshold: np.ndarray) -> np.ndarray:
     """`[cluster, pair, 3]`: rows where the feature says yes rightly, says yes, and where the label holds."""
+    cluster = half.cluster
     clusters = int(cluster.max()) + 1
     sums = np.zeros((clusters, len(pairs), 3))
     columns = half.columns

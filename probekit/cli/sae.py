@@ -101,7 +101,7 @@ def score(
     """Score every feature against every label; thresholds from one half of the sequences, figures from the other."""
     import saes
 
-    found = saes.score(_encoded(folder, store, features), _labels(data, text, label), seed=seed)
+    found = saes.score(_encoded(saes.load(folder), store, features), _labels(data, text, label), seed=seed)
     frame = found.to_frame().sort_values("f1", ascending=False)
     _require_parent(out)
     frame.to_csv(out, index=False)
@@ -128,8 +128,10 @@ def name(
     import saes
 
     _require_parent(out)
-    names = saes.name_by_labels(
-        _encoded(folder, store, features),
+    sae = saes.load(folder)
+    names = saes.name(
+        sae,
+        _encoded(sae, store, features),
         _labels(data, text, label),
         least_precision=least_precision,
         least_recall=least_recall,
@@ -142,11 +144,11 @@ def name(
     typer.echo(f"{names}\n{out.resolve()}")
 
 
-def _encoded(folder: str, store: Path, features: Path | None) -> SparseFeatures:
+def _encoded(sae: Any, store: Path, features: Path | None) -> SparseFeatures:
     import saes
     from probekit.activations import ActivationStore
 
-    return saes.encode(saes.load(folder), ActivationStore.open(store), out=features)
+    return saes.encode(sae, ActivationStore.open(store), out=features)
 
 
 def _labels(data: Path, text: str, label: list[str]) -> Any:

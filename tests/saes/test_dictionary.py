@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from scipy import sparse
 from sklearn.metrics import f1_score
 
@@ -24,6 +25,17 @@ class Made:
         self.sequence = np.arange(len(dense)) // each
         self.item = np.arange(len(dense))
         self.prefix = np.arange(len(dense)).astype(np.uint64)
+
+
+class Apart:
+    """An SAE whose decoder vectors are orthogonal: no feature is nearer than another."""
+
+    def __init__(self, width: int) -> None:
+        self.W_dec = torch.eye(width)
+
+
+def named(made: Made, labels: LabelSet, **options):
+    return saes.name(Apart(made.width), made, labels, **options)
 
 
 def labels_of(values: np.ndarray) -> LabelSet:
@@ -45,7 +57,7 @@ def test_planted_names_are_given_and_nothing_else():
     for k, mask in enumerate(means):
         dense[:, k] += mask * (1 + rng.random(8000))  # noise below: the threshold has to be found
     dense[:, 3] = seen[:, 6] * (rng.random(8000) < 0.1) + (rng.random(8000) < 0.2)  # says little about G
-    names = saes.name_by_labels(Made(dense), labels_of(seen))
+    names = named(Made(dense), labels_of(seen))
     assert [(n.feature, n.text) for n in names] == [
         (0, "A is yes"),
         (1, "B is yes and C is yes"),
@@ -62,14 +74,14 @@ def test_planted_names_are_given_and_nothing_else():
 
 
 def test_noise_gets_no_name_even_when_anything_may_count():
-    given = [len(saes.name_by_labels(*noise(seed), least_precision=0, least_recall=0)) > 0 for seed in range(20)]
+    given = [len(named(*noise(seed), least_precision=0, least_recall=0)) > 0 for seed in range(20)]
     assert np.mean(given) <= 0.15
 
 
 @pytest.mark.slow
 def test_noise_gets_names_no_more_often_than_promised_over_200_runs():
     small = [noise(seed, n=600, width=12, labels=5) for seed in range(200)]
-    given = [len(saes.name_by_labels(*made, least_precision=0, least_recall=0)) > 0 for made in small]
+    given = [len(named(*made, least_precision=0, least_recall=0)) > 0 for made in small]
     assert np.mean(given) <= 0.05 + 2 * (0.05 * 0.95 / 200) ** 0.5
 
 
@@ -98,7 +110,7 @@ def test_the_search_finds_what_trying_all_conjunctions_finds(seed):
 def test_names_are_saved_and_read(tmp_path):
     rng = np.random.default_rng(0)
     seen = rng.random((2000, 3)) < 0.4
-    names = saes.name_by_labels(Made(seen * 1.0), labels_of(seen))
+    names = named(Made(seen * 1.0), labels_of(seen))
     assert len(names) == 3
     names.save(tmp_path / "names.jsonl")
     again = saes.Names.load(tmp_path / "names.jsonl")
@@ -117,6 +129,6 @@ def test_labels_that_are_not_defined_everywhere_count_only_where_they_are():
     dense[:, 0] = np.where(known, seen[:, 0], rng.random(4000) < 0.5)  # fires at random where A is not defined
     values = seen.astype(int)
     values[~known, 0] = -1
-    names = saes.name_by_labels(Made(dense), labels_of(values))
+    names = named(Made(dense), labels_of(values))
     assert [n.text for n in names] == ["A is yes"]
     assert names[0].evidence.precision == 1.0

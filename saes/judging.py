@@ -1,0 +1,193 @@
+"""Is a name true of its feature? Judged by what the name says about rows that played no part in making it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+from scipy import stats
+
+from saes.names import Evidence
+from saes.scoring import Half
+
+NEIGHBOURS = 5
+"""Nearest features whose firing makes a row a hard negative."""
+SHUFFLES = 20
+"""Names of other features that a feature is tried with."""
+DRAWS = 1000
+_CHUNK = 128
+
+Covers: TypeAlias = Callable[[], tuple[np.ndarray, np.ndarray | None]]
+"""`[row]` bool: where what a name says is true, and where that is known (None: everywhere)."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """That a name tells when a feature fires.
+
+    Attributes:
+        feature: Which.
+        threshold: The feature fires where its activation is at least this (and above zero).
+        covers: The rows the name covers, of the half it is judged on.
+    """
+
+    feature: int
+    threshold: float
+    covers: Covers
+
+
+def nearest_features(sae: Any, count: int = NEIGHBOURS) -> np.ndarray:
+    """`[feature, count]` the features whose decoder vectors have the greatest cosines with each one's."""
+    import torch
+
+    decoder = torch.nn.functional.normalize(sae.W_dec.detach().float().cpu(), dim=1)
+    count = min(count, len(decoder) - 1)
+    found = []
+    for start in range(0, len(decoder), 1024):
+        cosine = decoder[start : start + 1024] @ decoder.T
+        cosine[torch.arange(len(cosine)), torch.arange(start, start + len(cosine))] = -2
+        found.append(cosine.topk(count, dim=1).indices)
+    return torch.cat(found).numpy()
+
+
+def judge(half: Half, claims: Sequence[Claim], neighbours: np.ndarray, *, seed: int = 0) -> list[Evidence]:
+    """Evidence for names.
+
+    A claim is tested twice, against all silent rows and against the hard ones (where one of the nearest features fires), and
+    the greater p-value counts: a name has to tell its feature from the neighbours, too. All claims share one
+    Benjamini-Hochberg correction, so that it covers features x candidates.
+
+    The test: with `u_c` a sequence's sum of (covered - mean) x (fires - mean), `sum u_c / sqrt(sum u_c^2)` is compared with
+    Student's t (a score test with clustered variance; Liang & Zeger 1986). It cannot exceed the square root of the number of
+    sequences that bear on it, so that a handful of coincidences is never significant.
+
+    Args:
+        half: Rows that played no part in making the names.
+        claims: Any number of them a feature.
+        neighbours: `[feature, n]` from `nearest_features`.
+        seed: Of the bootstrap and of which other names a feature is tried with.
+
+    Returns:
+        One a claim, in order, `q` and `shuffled` filled in.
+    """
+    judged: list[Evidence] = []
+    for start in range(0, len(claims), _CHUNK):
+        judged += _judged(half, claims[start : start + _CHUNK], neighbours, seed)
+    if not judged:
+        return []
+    q = stats.false_discovery_control([evidence.p for evidence in judged], method="bh")
+    return [replace(evidence, q=float(value)) for evidence, value in zip(judged, q, strict=True)]
+
+
+def _judged(half: Half, claims: Sequence[Claim], neighbours: np.ndarray, seed: int) -> list[Evidence]:
+    clusters = int(half.cluster.max()) + 1
+    covers = [claim.covers() for claim in claims]
+    fired = [firing_rows(half, claim.feature, claim.threshold) for claim in claims]
+    # [cluster, claim, 6]: covered and fires, fires, covered, known; and of the hard silent rows: covered, known
+    sums = np.zeros((clusters, len(claims), 6))
+    for i, (claim, (said, known)) in enumerate(zip(claims, covers, strict=True)):
+        rows, hard = fired[i], hard_rows(half, claim.feature, fired[i], neighbours)
+        if known is not None:
+            rows, hard, said = rows[known[rows]], hard[known[hard]], said & known
+        everywhere = np.arange(len(said)) if known is None else np.flatnonzero(known)
+        counted = (rows[said[rows]], rows, np.flatnonzero(said), everywhere, hard[said[hard]], hard)
+        for k, part in enumerate(counted):
+            sums[:, i, k] = np.bincount(half.cluster[part], minlength=clusters)
+    total, drawn = _figures(sums.sum(0)), _figures(_drawn(sums, seed))
+    low = {name: _low(values) for name, values in drawn.items()}
+    true, fires, covered, known_rows, hard_covered, hard_known = np.moveaxis(sums, 2, 0)
+    p = _clustered_p(true, fires, covered, known_rows)
+    p_hard = _clustered_p(true, fires, true + hard_covered, fires + hard_known)
+    shuffled = _shuffled(claims, covers, fired, seed)
+    return [
+        Evidence(
+            **{name: float(values[i]) for name, values in total.items()},
+            **{f"{name}_low": float(low[name][i]) for name in low if name != "f1"},
+            threshold=float(claim.threshold),
+            rows=int(fires[:, i].sum()),
+            p=float(max(p[i], p_hard[i]) if hard_known[:, i].any() else p[i]),
+            shuffled=float(shuffled[i]),
+        )
+        for i, claim in enumerate(claims)
+    ]
+
+
+def firing_rows(half: Half, feature: int, threshold: float) -> np.ndarray:
+    """Rows of the half where a feature's activation is at least `threshold`."""
+    place = slice(half.features.indptr[feature], half.features.indptr[feature + 1])
+    rows: np.ndarray = half.features.indices[place][half.features.data[place] >= threshold]
+    return rows
+
+
+def hard_rows(half: Half, feature: int, fired: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
+    """Rows where one of the nearest features fires and this one does not."""
+    near = np.zeros(half.features.shape[0], bool)
+    for other in neighbours[feature]:
+        near[firing_rows(half, int(other), 0.0)] = True
+    near[fired] = False
+    return np.flatnonzero(near)
+
+
+def _figures(sums: np.ndarray) -> dict[str, np.ndarray]:
+    """Precision, recall, F1 and accuracies from `[..., claim, 6]`; NaN where undefined."""
+    true, fires, covered, known, hard_covered, hard_known = np.moveaxis(sums, -1, 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        caught = true / fires
+        return {
+            "precision": caught,
+            "recall": true / covered,
+            "f1": np.where(fires + covered > 0, 2 * true / (fires + covered), 0.0),
+            "balanced_accuracy": (caught + 1 - (covered - true) / (known - fires)) / 2,
+            "hard_accuracy": (caught + 1 - hard_covered / hard_known) / 2,
+        }
+
+
+def _drawn(sums: np.ndarray, seed: int) -> np.ndarray:
+    """`[draw, claim, 6]`: sums of sequences drawn with replacement."""
+    clusters = len(sums)
+    counts = np.random.default_rng([seed, 0xB007]).multinomial(clusters, np.full(clusters, 1 / clusters), size=DRAWS)
+    drawn: np.ndarray = (counts @ sums.reshape(clusters, -1)).reshape(DRAWS, *sums.shape[1:])
+    return drawn
+
+
+def _low(draws: np.ndarray) -> np.ndarray:
+    """`[claim]` lower ends of 95 % intervals; NaN where no draw is defined."""
+    known = ~np.isnan(draws).all(0)
+    low = np.full(draws.shape[1], np.nan)
+    if known.any():
+        low[known] = np.nanquantile(draws[:, known], 0.025, axis=0)
+    return low
+
+
+def _clustered_p(true: np.ndarray, fires: np.ndarray, covered: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """`[claim]` one-sided p-values from `[cluster, claim]` counts."""
+    n = np.maximum(rows.sum(0), 1)
+    share, rate = covered.sum(0) / n, fires.sum(0) / n
+    u = true - rate * covered - share * fires + share * rate * rows
+    spread = np.sqrt(np.square(u).sum(0))
+    z = np.divide(u.sum(0), spread, out=np.zeros(len(n)), where=spread > 1e-9)
+    p: np.ndarray = stats.t.sf(z, np.maximum((fires > 0).sum(0) - 1, 1))
+    return np.where(fires.sum(0) > 0, p, 1.0)
+
+
+def _shuffled(claims: Sequence[Claim], covers: Sequence[Any], fired: Sequence[np.ndarray], seed: int) -> np.ndarray:
+    """`[claim]` mean balanced accuracy of names of other features; NaN where they say nothing about this feature's rows."""
+    rng = np.random.default_rng([seed, 0x5AFF])
+    feature = np.array([claim.feature for claim in claims])
+    covered = np.array([np.count_nonzero(said if known is None else said & known) for said, known in covers])
+    counted = np.array([len(said) if known is None else np.count_nonzero(known) for said, known in covers])
+    out = np.full(len(claims), np.nan)
+    for i, rows in enumerate(fired):
+        others = np.flatnonzero(feature != feature[i])
+        accuracies = []
+        for j in rng.permutation(others)[:SHUFFLES]:
+            said, known = covers[j]
+            fires = len(rows) if known is None else np.count_nonzero(known[rows])
+            true = np.count_nonzero(said[rows] if known is None else said[rows] & known[rows])
+            if fires and counted[j] > fires:
+                accuracies.append((true / fires + 1 - (covered[j] - true) / (counted[j] - fires)) / 2)
+        if accuracies:
+            out[i] = np.mean(accuracies)
+    return out

@@ -1,0 +1,112 @@
+"""`name`: proposals from labels, a vocabulary and a language model, judged together on rows that made none of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from saes.columns import Labels
+from saes.contexts import Contexts, Decode
+from saes.dictionary import propose_labels
+from saes.features import SparseFeatures, encode
+from saes.judging import judge, nearest_features
+from saes.names import Evidence, Name, Names
+from saes.proposals import Proposal
+from saes.scoring import halves
+
+if TYPE_CHECKING:
+    from probekit.activations import Activations
+    from saes.vocabulary import Vocabulary
+
+PRECISE = 0.95
+"""Precision from which evidence is reported as of the class `precise` (Karvonen et al. 2024, board reconstruction)."""
+
+
+def name(
+    sae: Any,
+    activations: Activations | SparseFeatures,
+    labels: Labels | None = None,
+    *,
+    vocabulary: Vocabulary | None = None,
+    decode: Decode | Any = None,
+    least_precision: float = 0.8,
+    least_recall: float = 0.2,
+    least_accuracy: float = 0.7,
+    false_names: float = 0.05,
+    seed: int = 0,
+) -> Names:
+    """Name features. Each source proposes names from one half of the sequences; the other half is the judge.
+
+    A name is given when its association with the feature is beyond chance, with the share of false names controlled over
+    all features and candidates, and when it says enough: a name from labels by its precision and recall, any other by the
+    balanced accuracy with which its text alone tells firing rows from hard silent ones (where the nearest features fire). Of
+    several that earn it, the one that did best on the half it was made from is given. A feature that earns no name has none.
+
+    Args:
+        sae: A `sae_lens.SAE`.
+        activations: A store, arrays, or the features already encoded.
+        labels: Label sets of classes, or a data set with some: names are labels and conjunctions of up to three.
+        vocabulary: Words to name features with (see `Vocabulary`); needs `decode`.
+        decode: A tokenizer, a model that has one, or a function from token ids to their texts.
+        least_precision: Of a name from labels: of the rows where the feature fires, the share that the name must cover.
+        least_recall: Of a name from labels: of the rows the name covers, the share where the feature must fire.
+        least_accuracy: Of any other name: its `hard_accuracy` must reach this; 0.5 is what no name scores.
+        false_names: Share of false names among the names given, at most.
+        seed: Of the halving of the sequences, of the bootstrap and of the shuffled names.
+
+    Raises:
+        ValueError: no source of names; labels of other data; too few sequences; no feature that ever fires.
+    """
+    if labels is None and vocabulary is None:
+        raise ValueError("nothing to name features with: give labels, a vocabulary, or both")
+    features = activations if hasattr(activations, "matrix") else encode(sae, activations)
+    choose, report, _ = halves(features, labels, seed)
+    if choose.features.nnz == 0:
+        raise ValueError("no feature ever fires: this SAE is dead, or made for other activations")
+    neighbours = nearest_features(sae)
+    proposals: list[Proposal] = []
+    if labels is not None:
+        proposals += propose_labels(choose, report)
+    if vocabulary is not None:
+        if decode is None:
+            raise ValueError(
+                "a vocabulary names features by the words around them: give decode= (a tokenizer or a model)"
+            )
+        proposals += vocabulary.propose(sae, choose, report, Contexts(features, decode), neighbours)
+    evidence = judge(report, [proposal.claim for proposal in proposals], neighbours, seed=seed)
+    earned = [
+        _name(proposal, found)
+        for proposal, found in sorted(zip(proposals, evidence, strict=True), key=lambda pair: -pair[0].merit)
+        if found.q <= false_names
+        and (
+            found.precision >= least_precision and found.recall >= least_recall
+            if proposal.source == "labels"
+            else found.hard_accuracy >= least_accuracy
+        )
+    ]
+    return Names(_first_of_each(earned), features.width, site_of_features(features))
+
+
+def site_of_features(features: Any) -> str:
+    return str(features.manifest.site) if hasattr(features, "manifest") else ""
+
+
+def _name(proposal: Proposal, evidence: Evidence) -> Name:
+    return Name(
+        feature=proposal.claim.feature,
+        text=proposal.text,
+        source=proposal.source,
+        kind="precise" if evidence.precision >= PRECISE else "fair",
+        evidence=evidence,
+        merit=proposal.merit,
+        rival=proposal.rival,
+        rival_merit=proposal.rival_merit,
+    )
+
+
+def _first_of_each(names: Iterable[Name]) -> tuple[Name, ...]:
+    """The first name of each feature, in order of features."""
+    found: dict[int, Name] = {}
+    for one in names:
+        found.setdefault(one.feature, one)
+    return tuple(found[feature] for feature in sorted(found))

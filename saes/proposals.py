@@ -1,0 +1,28 @@
+"""`Proposal`: what a source of names puts forward for a feature, before it is judged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from saes.judging import Claim
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A name that has yet to earn itself.
+
+    Attributes:
+        claim: Which feature, and which of the rows it will be judged on the name covers.
+        text: The name.
+        source: `labels`, `vocabulary` or `language_model`.
+        merit: How well it did on the rows it was made from; higher is better, 0 to 1.
+        rival: The best other description from the same source, if any.
+        rival_merit: Its merit.
+    """
+
+    claim: Claim
+    text: str
+    source: str
+    merit: float
+    rival: str | None = None
+    rival_merit: float | None = None
