@@ -1,5 +1,7 @@
 """Sparse-autoencoder features: trained and loaded through SAELens, named, scored and compared with probes."""
 
+from saes.bottleneck import bottleneck
+from saes.bottleneck_result import Bottleneck, Explanation
 from saes.features import SparseFeatures, encode
 from saes.health import Health, Spliced, health
 from saes.loading import load
@@ -12,8 +14,10 @@ from saes.sparse_probes import SparseProbes, sparse_probes
 from saes.training import train, train_many
 
 __all__ = [
+    "Bottleneck",
     "Check",
     "Evidence",
+    "Explanation",
     "FeatureScores",
     "Health",
     "Name",
@@ -24,6 +28,7 @@ __all__ = [
     "SparseProbes",
     "Spliced",
     "Stability",
+    "bottleneck",
     "encode",
     "health",
     "load",
