@@ -1,0 +1,256 @@
+"""Does what a name says change when its feature is taken out of the running model?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+
+from probekit.data import Dataset, as_dataset
+from probekit.models.editing import changed_at
+from saes.features import SparseFeatures
+from saes.judging import nearest_features
+from saes.names import Check, Name, Names
+from saes.scoring import halves
+
+if TYPE_CHECKING:
+    from probekit.models import Model
+    from probekit.probes import SweepResult
+
+_BATCH = 64
+
+Readout: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""Logits `[row, vocabulary]` and activations `[row, d]` at a later site to `[row]`: the log odds of what a name says."""
+
+
+@dataclass(frozen=True)
+class Runner:
+    """A model run up to single rows, with the stream changed there.
+
+    Attributes:
+        model: Which.
+        site: Where the stream is changed.
+        sequences: `[sequence]` token ids.
+        later: A site to read, or None.
+    """
+
+    model: Model
+    site: str
+    sequences: Sequence[np.ndarray]
+    later: str | None = None
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def run(self, places: np.ndarray, steps: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Run the sequences up to rows, adding a step to the stream at each row itself.
+
+        Args:
+            places: `[row, 2]` sequence and position.
+            steps: `[row, d]`, or None to change nothing.
+
+        Returns:
+            Logits `[row, vocabulary]` and activations `[row, d]` (empty without a later site) at these rows, float32.
+        """
+        logits, read = [], []
+        for start in range(0, len(places), _BATCH):
+            part = places[start : start + _BATCH]
+            last = torch.from_numpy(part[:, 1].astype(np.int64))
+            batch = torch.zeros(len(part), int(last.max()) + 1, dtype=torch.long)
+            for i, (sequence, position) in enumerate(part):
+                batch[i, : position + 1] = torch.from_numpy(self.sequences[sequence][: position + 1].astype(np.int64))
+            here = (torch.arange(len(part)), last)
+            step = None if steps is None else steps[start : start + _BATCH].to(self.model.device, self.model.dtype)
+            one_logits, one_read = self._run(batch.to(self.model.device), here, step)
+            logits.append(one_logits)
+            read.append(one_read)
+        return torch.cat(logits), torch.cat(read)
+
+    def _run(self, batch: Tensor, here: tuple[Tensor, Tensor], step: Tensor | None) -> tuple[Tensor, Tensor]:
+        seen: list[Tensor] = []
+
+        def change(stream: Tensor) -> Tensor:
+            if step is None:
+                return stream
+            changed = stream.clone()
+            changed[here] += step
+            return changed
+
+        def keep(stream: Tensor) -> Tensor:
+            seen.append(stream[here].float().cpu())
+            return stream
+
+        with changed_at(self.model, self.site, change):
+            if self.later is None:
+                output = self.model.hf(batch)
+            else:
+                with changed_at(self.model, self.later, keep):
+                    output = self.model.hf(batch)
+        logits = output if isinstance(output, Tensor) else output.logits
+        return logits[here].float().cpu(), seen[0] if seen else torch.zeros(len(batch), 0)
+
+
+def runner_of(model: Model, data: Dataset | Sequence[str], site: str, later: str | None = None) -> Runner:
+    """A runner over the sequences of a data set."""
+    data = as_dataset(data)
+    tokens = data.tokens if data.tokens is not None else model.tokenize(data.texts or ())[0]
+    return Runner(model, site, [np.asarray(t)[: model.context] for t in tokens], later)
+
+
+def places_of(features: SparseFeatures, rows: np.ndarray) -> np.ndarray:
+    """`[row, 2]` sequence and position of rows."""
+    return np.stack([features.sequence[rows], features.position[rows]], 1)
+
+
+def contribution(sae: Any, feature: int, values: np.ndarray) -> Tensor:
+    """`[row, d]` float32: what a feature adds to the SAE's reconstruction at these activations."""
+    return torch.from_numpy(values.astype(np.float32))[:, None] * sae.W_dec[feature].detach().float().cpu()
+
+
+def intervene(
+    names: Names,
+    sae: Any,
+    features: SparseFeatures,
+    model: Model,
+    data: Dataset | Sequence[str],
+    *,
+    probes: SweepResult | None = None,
+    most: int = 20,
+    rows: int = 64,
+    seed: int = 0,
+) -> Names:
+    """Check the best names by taking their features out of the model where they fire.
+
+    At rows where a feature fires, what it adds to the reconstruction is taken from the stream, and the model runs on. Of a name
+    from labels, the log odds of the labels are read by the probes at the best later site; of a word, the log odds that
+    the next token begins it. The control takes a step as long along another feature that fires at the same row.
+
+    Rows are of the half of the sequences that judged the names, one a sequence.
+
+    Args:
+        names: From `saes.name`, with the same seed.
+        sae: The SAE, whose features must add up to the stream (no normalisation of its input).
+        features: The features the names are of.
+        model, data: The model, and what was captured.
+        probes: A sweep over the labels of the names, at sites after the SAE's; needed for names from labels.
+        most: Names checked, those with the highest lower end of the balanced accuracy first.
+        rows: Rows looked at a name.
+        seed: Of the halving, the rows and the controls.
+
+    Returns:
+        The names, with `check` filled in where one could be made.
+
+    Raises:
+        ValueError: names from labels and no probes; an SAE that normalises its input.
+    """
+    if getattr(sae.cfg, "normalize_activations", "none") not in ("none", None):
+        raise ValueError("this SAE normalises its input, so that its features are not steps in the stream")
+    site = features.manifest.site
+    ranked = sorted(names, key=lambda name: -np.nan_to_num(name.evidence.balanced_accuracy_low))[:most]
+    if probes is None and any(name.source == "labels" for name in ranked):
+        raise ValueError("names from labels are checked through probes at later sites: give probes=, a sweep over them")
+    _, report, _ = halves(features, None, seed)
+    matrix = features.matrix.tocsr()
+    near = nearest_features(sae)
+    checks: dict[int, Check] = {}
+    for name in ranked:
+        readout, later = _readout(name, probes, site, model)
+        if readout is None:
+            continue
+        rng = np.random.default_rng([seed, name.feature])
+        column = features.matrix[:, [name.feature]].toarray()[:, 0]
+        chosen = _one_a_sequence(
+            report.rows[column[report.rows] >= name.evidence.threshold], features.sequence, rows, rng
+        )
+        others = np.array([_another(matrix[[row]].indices, name.feature, near, rng) for row in chosen], int)
+        chosen, others = chosen[others >= 0], others[others >= 0]
+        if len(chosen) < 5:
+            continue
+        step = -contribution(sae, name.feature, column[chosen])
+        length = step.norm(dim=1, keepdim=True)
+        other = -torch.nn.functional.normalize(sae.W_dec[others].detach().float().cpu(), dim=1) * length
+        runner = runner_of(model, data, site, later)
+        places = places_of(features, chosen)
+        before = readout(*runner.run(places))
+        effect = (readout(*runner.run(places, step)) - before).double().numpy()
+        control = (readout(*runner.run(places, other)) - before).double().numpy()
+        checks[name.feature] = _check(effect, control, rng)
+    return replace(names, names=tuple(replace(n, check=checks.get(n.feature, n.check)) for n in names))
+
+
+def _check(effect: np.ndarray, control: np.ndarray, rng: np.random.Generator) -> Check:
+    draws = effect[rng.integers(0, len(effect), (1000, len(effect)))].mean(1)
+    low, high = np.quantile(draws, [0.025, 0.975])
+    p = stats.ttest_rel(effect, control, alternative="less").pvalue if np.ptp(effect - control) else 1.0
+    return Check(float(effect.mean()), float(low), float(high), float(control.mean()), len(effect), float(p))
+
+
+def _one_a_sequence(rows: np.ndarray, sequence: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
+    shuffled = rng.permutation(rows)
+    _, first = np.unique(sequence[shuffled], return_index=True)
+    kept: np.ndarray = np.sort(rng.permutation(shuffled[first])[:most])
+    return kept
+
+
+def _another(active: np.ndarray, feature: int, near: np.ndarray, rng: np.random.Generator) -> int:
+    """A feature that fires, too, and is neither this one nor one of its nearest; -1 if none does."""
+    others = np.setdiff1d(active, [feature, *near[feature]])
+    return int(rng.choice(others)) if len(others) else -1
+
+
+def _readout(name: Name, probes: SweepResult | None, site: str, model: Model) -> tuple[Readout | None, str | None]:
+    if name.source == "labels":
+        assert probes is not None
+        return _label_readout(name, probes, site, model)
+    found = re.search("“(.+)”", name.text)
+    tokens = _first_tokens(found[1], model) if found and model.tokenizer is not None else []
+    if not tokens:
+        return None, None
+
+    def of_words(logits: Tensor, read: Tensor) -> Tensor:
+        log_proba = torch.log_softmax(logits, -1)[:, tokens].logsumexp(1)
+        return log_proba - torch.log1p(-log_proba.exp().clamp(max=1 - 1e-7))
+
+    return of_words, None
+
+
+def _first_tokens(word: str, model: Model) -> list[int]:
+    forms = {form for w in (word, word.capitalize()) for form in (w, f" {w}")}
+    return sorted({ids[0] for form in forms if (ids := model.tokenizer.encode(form, add_special_tokens=False))})
+
+
+def _label_readout(name: Name, probes: SweepResult, site: str, model: Model) -> tuple[Readout | None, str | None]:
+    """Log odds of all labels of a name, by the probes at the later site that reads them best on validation."""
+    order = list(model.stream_sites)
+    after = [s for s in probes.sites if s in order and order.index(s) > order.index(site)] if site in order else []
+    asked = [_asked(part, probes) for part in name.text.split(" and ")]
+    if not after or any(part is None for part in asked):
+        return None, None
+    label_set = asked[0][0]  # type: ignore[index]
+    metric = probes.headline(label_set)
+    by_site = dict(zip(probes.sites, probes.validation[label_set][metric], strict=True))
+    later = max(after, key=lambda s: np.nan_to_num(by_site[s], nan=-np.inf))
+
+    def of_labels(logits: Tensor, read: Tensor) -> Tensor:
+        total = torch.zeros(len(read))
+        for label_set, target, class_ in asked:  # type: ignore[misc]
+            stack = probes.probes[label_set][later]
+            log_proba = stack.log_proba(read)[:, list(stack.targets).index(target), list(stack.classes).index(class_)]
+            total += log_proba
+        return total - torch.log1p(-total.exp().clamp(max=1 - 1e-7))
+
+    return of_labels, later
+
+
+def _asked(part: str, probes: SweepResult) -> tuple[str, str, str] | None:
+    """Label set, target and class of `D3 is mine`."""
+    for summary in probes.label_sets:
+        for target in summary.targets:
+            for class_ in summary.classes:
+                if part == f"{target} is {class_}":
+                    return summary.name, target, class_
+    return None

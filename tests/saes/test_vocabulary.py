@@ -1,0 +1,128 @@
+"""Names from words: planted ones are found at the right place, noise gets none, and what cannot be named is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+
+import saes
+from saes.vocabulary import _separated
+
+WORDS = [f"{a}{b}{c}" for a in "bdfgkl" for b in "aeiou" for c in ("mno", "rst", "xyz")]
+LENGTH = 20
+
+
+class Apart:
+    """An SAE whose decoder vectors are orthogonal."""
+
+    def __init__(self, width: int) -> None:
+        self.W_dec = torch.eye(width)
+
+
+class Read:
+    """Features made by hand of random words."""
+
+    def __init__(self, token: np.ndarray, dense: np.ndarray) -> None:
+        self.token, self.width = token, dense.shape[1]
+        self.matrix = sparse.csc_array(dense.astype(np.float32))
+        self.sequence = np.arange(len(token)) // LENGTH
+        self.position = np.arange(len(token)) % LENGTH
+        self.item, self.prefix = np.arange(len(token)), np.arange(len(token)).astype(np.uint64)
+
+    def __len__(self):
+        return len(self.token)
+
+
+def decode(ids):
+    return [f" {WORDS[i]}" for i in ids]
+
+
+def texts(seed: int, sequences: int = 400) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, len(WORDS), sequences * LENGTH)
+
+
+def test_planted_words_are_found_where_they_stand():
+    token, rng = texts(0), np.random.default_rng(1)
+    dense = (rng.random((len(token), 6)) < 0.003) * 0.2 * rng.random((len(token), 6))
+    strength = 1 + rng.random(len(token))
+    dense[:, 0] += (token == 7) * strength  # on a word
+    following = np.append(token[1:], -1)
+    following[LENGTH - 1 :: LENGTH] = -1
+    dense[:, 1] += (following == 11) * strength  # before a word
+    names = saes.name(Apart(6), Read(token, dense), vocabulary=saes.Vocabulary(), decode=decode)
+    assert names[0].text == f"the word “{WORDS[7]}”"
+    assert names[1].text == f"before the word “{WORDS[11]}”"
+    assert [name.feature for name in names] == [0, 1]
+    for name in names:
+        assert name.source == "vocabulary"
+        assert name.evidence.balanced_accuracy > 0.95
+        assert abs(name.evidence.shuffled - 0.5) < 0.1
+        assert name.rival != name.text
+
+
+def test_a_topic_is_found_in_the_text_so_far():
+    rng = np.random.default_rng(2)
+    token = texts(3)
+    about = np.repeat(rng.random(len(token) // LENGTH) < 0.3, LENGTH)
+    token = np.where(about & (rng.random(len(token)) < 0.6), 5, token)
+    dense = ((rng.random(len(token)) < np.where(about, 0.3, 0.0)) * (1 + rng.random(len(token))))[:, None]
+    names = saes.name(Apart(1), Read(token, dense), vocabulary=saes.Vocabulary(), decode=decode)
+    assert [name.text for name in names] == [f"text about “{WORDS[5]}”"]
+
+
+def test_noise_gets_no_name():
+    given = []
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        token = texts(seed, 60)
+        dense = (rng.random((len(token), 8)) < 0.05) * rng.random((len(token), 8))
+        found = saes.name(Apart(8), Read(token, dense), vocabulary=saes.Vocabulary(), decode=decode, least_accuracy=0)
+        given.append(len(found) > 0)
+    assert np.mean(given) <= 0.2
+
+
+def test_words_of_ones_own_are_the_only_ones_used():
+    token = texts(0)
+    dense = ((token == 7) * 1.0)[:, None]
+    vocabulary = saes.Vocabulary(words=[WORDS[7], WORDS[8], WORDS[40]])
+    names = saes.name(Apart(1), Read(token, dense), vocabulary=vocabulary, decode=decode)
+    assert names[0].text == f"the word “{WORDS[7]}”"
+
+
+def test_the_best_threshold_of_likeness_is_what_trying_all_finds():
+    rng = np.random.default_rng(0)
+    parts = [np.round(rng.normal(shift, 1, n), 1) for shift, n in ((1, 30), (0, 50), (0.5, 20))]
+    merit, least = _separated(parts)
+    tried = {
+        t: 0.5 * (parts[0] >= t).mean() + 0.25 * (parts[1] < t).mean() + 0.25 * (parts[2] < t).mean()
+        for t in np.unique(np.concatenate(parts))
+    }
+    assert merit == pytest.approx(max(tried.values()))
+    assert tried[least] == pytest.approx(merit)
+
+
+@pytest.mark.parametrize("words", [[], [" "]])
+def test_an_empty_vocabulary_is_refused(words):
+    with pytest.raises(ValueError, match="empty vocabulary"):
+        saes.Vocabulary(words=words)
+
+
+def test_a_vocabulary_needs_the_texts():
+    token = texts(0)
+    with pytest.raises(ValueError, match="decode="):
+        saes.name(Apart(1), Read(token, (token == 7)[:, None] * 1.0), vocabulary=saes.Vocabulary())
+
+
+def test_nothing_to_name_with_and_nothing_to_name_are_refused():
+    token = texts(0)
+    with pytest.raises(ValueError, match="nothing to name"):
+        saes.name(Apart(1), Read(token, (token == 7)[:, None] * 1.0))
+    with pytest.raises(ValueError, match="no feature ever fires"):
+        saes.name(Apart(1), Read(token, np.zeros((len(token), 1))), vocabulary=saes.Vocabulary(), decode=decode)
+
+
+def test_a_folder_without_an_encoder_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"modules\.json"):
+        saes.sentence_encoder(tmp_path)
