@@ -8,6 +8,7 @@ from saes.loading import load
 from saes.names import Check, Evidence, Name, Names
 from saes.naming import name
 from saes.overlap import Overlap, Stability, overlap, stability
+from saes.page import save_page
 from saes.reconstruction import Reconstruction, reconstruct
 from saes.scoring import FeatureScores, score
 from saes.sparse_probes import SparseProbes, sparse_probes
@@ -35,6 +36,7 @@ __all__ = [
     "name",
     "overlap",
     "reconstruct",
+    "save_page",
     "score",
     "sparse_probes",
     "stability",

@@ -55,7 +55,7 @@ class Contexts:
     """
 
     def __init__(self, features: SparseFeatures, decode: Decode | Any) -> None:
-        self._features, self._decode = features, _decoder(decode)
+        self._features, self._decode = features, decoder(decode)
         sequence, position = features.sequence, features.position
         same = sequence[1:] == sequence[:-1]
         if bool((np.diff(position)[same] != 1).any()):
@@ -145,7 +145,7 @@ def _cleaned(text: str) -> str:
     return text[first:last]
 
 
-def _decoder(given: Any) -> Decode:
+def decoder(given: Any) -> Decode:
     tokenizer = getattr(given, "tokenizer", given)
     if hasattr(tokenizer, "batch_decode"):
         return lambda ids: _after_a_dot(tokenizer, ids)

@@ -70,9 +70,7 @@ def overlap(
     for name, given in (("directions", vectors), ("activations", activations)):
         if given.ndim != 2 or given.shape[1] != decoder.shape[1]:
             raise ValueError(f"{name} have shape {given.shape}; the SAE reads {decoder.shape[1]} dimensions")
-    centred = np.asarray(activations, np.float64) - activations.mean(0)
-    mix = np.random.default_rng(seed).normal(size=(DRAWS, len(centred))) / np.sqrt(len(centred))
-    random = _unit(mix @ centred)
+    random = random_directions(activations, seed)
     cosine, chance = vectors @ decoder.T, np.abs(random @ decoder.T).max(1)
     best = np.abs(cosine).argmax(1)
     nearest = cosine[np.arange(len(vectors)), best]
@@ -81,11 +79,24 @@ def overlap(
         feature=best,
         cosine=nearest,
         chance=float(chance.mean()),
-        p=(1 + (chance[None] >= np.abs(nearest)[:, None]).sum(1)) / (1 + DRAWS),
+        p=share_as_near(chance, nearest),
         in_span=np.stack([_in_span(v, decoder, counts) for v in vectors]),
         chance_in_span=np.mean([_in_span(v, decoder, counts) for v in random[:32]], axis=0),
         counts=counts,
     )
+
+
+def random_directions(activations: np.ndarray, seed: int = 0) -> np.ndarray:
+    """`[DRAWS, d]` float64 unit vectors drawn from a normal distribution with the covariance of `activations [row, d]`."""
+    centred = np.asarray(activations, np.float64) - activations.mean(0)
+    mix = np.random.default_rng(seed).normal(size=(DRAWS, len(centred))) / np.sqrt(len(centred))
+    return _unit(mix @ centred)
+
+
+def share_as_near(chance: np.ndarray, cosine: np.ndarray) -> np.ndarray:
+    """`[direction]` p-values: how many of the greatest cosines of random directions reach the size of each cosine."""
+    p: np.ndarray = (1 + (chance[None] >= np.abs(cosine)[:, None]).sum(1)) / (1 + len(chance))
+    return p
 
 
 def _in_span(vector: np.ndarray, decoder: np.ndarray, counts: Sequence[int]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""`probekit sae train | health | score | name`: sparse autoencoders on a store that is already there."""
+"""`probekit sae train | health | score | name | page`: sparse autoencoders on a store that is already there."""
 
 from __future__ import annotations
 
@@ -142,6 +142,66 @@ def name(
         evidence = one.evidence
         typer.echo(f"{one.feature}\t{one.text}\tprecision {evidence.precision:.2f}\trecall {evidence.recall:.2f}")
     typer.echo(f"{names}\n{out.resolve()}")
+
+
+@sae.command()
+def page(
+    folder: Folder,
+    store: Store,
+    out: Annotated[Path, typer.Option("--out", "-o", help="HTML file to write.")],
+    names: Annotated[
+        Path | None, typer.Option("--names", "-n", help="Names that `probekit sae name` wrote. Default: no names.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="The model the store was captured from: shows the text around rows, and what features do to the logits.",
+        ),
+    ] = None,
+    probes: Annotated[
+        Path | None,
+        typer.Option("--probes", help="Folder of a sweep with probes at the SAE's site: shows the nearest one."),
+    ] = None,
+    features: Features = None,
+    most: Annotated[int, typer.Option("--most", min=0, help="Cards of features without a name, at most.")] = 500,
+    title: Annotated[str | None, typer.Option("--title", help="Title of the page.")] = None,
+) -> None:
+    """Write the page of an SAE's features: search, names with their evidence, and a card a feature.
+
+    A card shows the texts a feature fires on, with its activation at every token; texts where its nearest features fire
+    and it does not; its activations; the tokens it promotes; and its nearest features. The store must hold every token
+    (`--pool all`). It is one file that opens in a browser without a network.
+
+    **Examples**
+
+    - `probekit sae page sae/ store/ --model gpt2 -o features.html`
+
+    - `probekit sae page sae/ store/ --names names.jsonl --model gpt2 --probes out/sweep/ -o features.html`
+    """
+    import saes
+    from probekit.activations import ActivationStore
+    from probekit.cli.output import command_line
+    from probekit.models import load_model
+    from probekit.probes import SweepResult
+
+    activations, read = ActivationStore.open(store), saes.load(folder)
+    found = None if names is None else saes.Names.load(names)
+    sweep = None if probes is None else SweepResult.load(probes)
+    written = saes.save_page(
+        out,
+        saes.encode(read, activations, out=features),
+        read,
+        names=found,
+        model=None if model is None else load_model(model),
+        probes=sweep,
+        activations=activations,
+        most=most,
+        title=title,
+        command=command_line(),
+    )
+    typer.echo(f"page    {written.resolve()}")
 
 
 def _encoded(sae: Any, store: Path, features: Path | None) -> SparseFeatures:

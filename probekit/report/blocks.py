@@ -103,6 +103,20 @@ def tabs(named: Mapping[str, Block]) -> Block:
     return Block("tabs", {"names": list(named), "blocks": list(named.values())})
 
 
+def scripted(data: Any, script: str, *, style: str = "", label: str = "") -> Block:
+    """A part of the page that a script of its own draws.
+
+    Args:
+        data: What it draws, as JSON values (no NaN).
+        script: Plain JavaScript of this package. It finds its element as `document.currentScript.previousElementSibling`, and
+            in it a `script[type='application/json']` with the data. It must put texts into the page as text.
+        style: CSS.
+        label: What this part is, for screen readers.
+    """
+    dumped = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return Block("scripted", {"json": _within_script(dumped), "script": script, "style": style, "label": label})
+
+
 class Page:
     """A page under construction. Every method adds a block and returns the page."""
 
@@ -174,6 +188,11 @@ def anchor(words: str) -> str:
 
 def _macros(blocks: Sequence[Block]) -> list[str]:
     return [m for b in blocks for m in (b.macro, *_macros(b.data.get("blocks", ())))]
+
+
+def _within_script(dumped: str) -> str:
+    """JSON that cannot end the script element it stands in."""
+    return dumped.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
 @cache

@@ -153,7 +153,7 @@ def game_beliefs(
         "rows": shape[0],
         "columns": shape[1],
         "classes": list(classes),
-        "colors": _piece_colors(classes),
+        "colors": piece_colors(classes),
         "start": int(start),
         "moves": [str(m) for m in moves],
         # whole per mille keep the page small and are finer than the eye
@@ -186,7 +186,8 @@ def _absolute(
     return belief, truth, tuple(names.get(c, c) for c in classes)
 
 
-def _piece_colors(classes: Sequence[str]) -> list[str | None]:
+def piece_colors(classes: Sequence[str]) -> list[str | None]:
+    """Fill of each class's pieces, None for an empty square; classes that are no pieces get colours of their own."""
     spare = iter(("#e3a008", "#3a9bc1", "#c2497f", "#7a5195", "#00805d", "#c26a00") * (len(classes) // 6 + 1))
     return [PIECES[c] if c in PIECES else next(spare) for c in classes]
 

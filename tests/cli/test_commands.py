@@ -341,6 +341,10 @@ def test_sae_train_health_score_and_name(table: Path, tiny_model_folder: Path, t
     done = probekit("sae", "name", tmp_path / "sae", store, *labels, *loose, "-o", tmp_path / "names.jsonl")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "names.jsonl").is_file()
+    written = ["-n", tmp_path / "names.jsonl", "-m", tiny_model_folder, "--features", tmp_path / "features"]
+    done = probekit("sae", "page", tmp_path / "sae", store, *written, "-o", tmp_path / "features.html")
+    assert done.returncode == 0, done.stderr
+    assert "probekit sae page" in (tmp_path / "features.html").read_text(), "the command that makes it again"
     done = probekit(*train[:-1], "k", "-o", tmp_path / "other")
     assert done.returncode == 1
     assert "write NAME=VALUE" in done.stderr
