@@ -80,7 +80,7 @@ function featureCards(data, place) {
       group.append(rect);
       if (value !== null && strength > 0.2) {
         const text = minus(most >= 10 ? Math.round(value) : value.toFixed(1));
-        group.append(shape("text", { x: x + 0.48, y: y + 0.62, class: strength > 0.55 ? "in strong" : "in" }, text));
+        group.append(shape("text", { x: x + 0.48, y: y + 0.62, class: strength > 0.75 ? "in strong" : strength > 0.5 ? "in middling" : "in" }, text));
       }
       svg.append(group);
     });

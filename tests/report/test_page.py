@@ -173,6 +173,18 @@ def test_text_from_data_is_escaped():
     )  # the game's
 
 
+def test_a_scripted_block_holds_its_data_and_never_ends_its_script():
+    given = {"texts": [HOSTILE, "\u2028", "<!--"], "n": None}
+    document = Page("x").add(blocks.scripted(given, "draw();", style="p { color: red }", label=HOSTILE)).html()
+    assert "<img" not in document
+    (held,) = re.findall(
+        r'<section class="scripted".*?json">(.*?)</script></section>\n<script>draw\(\);', document, re.DOTALL
+    )
+    assert json.loads(held) == given
+    with pytest.raises(ValueError, match="JSON"):
+        blocks.scripted(float("nan"), "")
+
+
 def test_the_same_result_gives_the_same_bytes(tmp_path):
     sets = {"x": (("a", "b"), ("p", "q"))}
     one, two = (write_sweep_page(finished(sets, ood=("o",)), tmp_path / f"{i}.html").read_bytes() for i in range(2))
