@@ -2,8 +2,11 @@
 
 from saes.bottleneck import bottleneck
 from saes.bottleneck_result import Bottleneck, Explanation
+from saes.comparison import Comparison, compare
+from saes.encoders import sentence_encoder
 from saes.features import SparseFeatures, encode
 from saes.health import Health, Spliced, health
+from saes.intervention import intervene
 from saes.loading import load
 from saes.names import Check, Evidence, Name, Names
 from saes.naming import name
@@ -13,10 +16,12 @@ from saes.reconstruction import Reconstruction, reconstruct
 from saes.scoring import FeatureScores, score
 from saes.sparse_probes import SparseProbes, sparse_probes
 from saes.training import train, train_many
+from saes.vocabulary import Vocabulary
 
 __all__ = [
     "Bottleneck",
     "Check",
+    "Comparison",
     "Evidence",
     "Explanation",
     "FeatureScores",
@@ -29,15 +34,19 @@ __all__ = [
     "SparseProbes",
     "Spliced",
     "Stability",
+    "Vocabulary",
     "bottleneck",
+    "compare",
     "encode",
     "health",
+    "intervene",
     "load",
     "name",
     "overlap",
     "reconstruct",
     "save_page",
     "score",
+    "sentence_encoder",
     "sparse_probes",
     "stability",
     "train",

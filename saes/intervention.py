@@ -163,7 +163,7 @@ def intervene(
             continue
         rng = np.random.default_rng([seed, name.feature])
         column = features.matrix[:, [name.feature]].toarray()[:, 0]
-        chosen = _one_a_sequence(
+        chosen = one_a_sequence(
             report.rows[column[report.rows] >= name.evidence.threshold], features.sequence, rows, rng
         )
         others = np.array([_another(matrix[[row]].indices, name.feature, near, rng) for row in chosen], int)
@@ -189,7 +189,8 @@ def _check(effect: np.ndarray, control: np.ndarray, rng: np.random.Generator) ->
     return Check(float(effect.mean()), float(low), float(high), float(control.mean()), len(effect), float(p))
 
 
-def _one_a_sequence(rows: np.ndarray, sequence: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
+def one_a_sequence(rows: np.ndarray, sequence: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
+    """Up to `most` of the rows, at random, no two of a sequence; in order."""
     shuffled = rng.permutation(rows)
     _, first = np.unique(sequence[shuffled], return_index=True)
     kept: np.ndarray = np.sort(rng.permutation(shuffled[first])[:most])

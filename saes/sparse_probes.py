@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from probekit.activations import Activations
 
 GRID = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+WIDEST = 4096
+"""Features of the widest SAE all of whose features are given to one probe."""
 _AUROC = next(metric for metric in CLASS_METRICS if metric.name == "auroc")
 
 
@@ -34,7 +36,7 @@ class SparseProbes:
         names: `[column]` what each asks.
         features: `[column, most]` the features chosen for each, best first.
         estimates: By probe, the AUROC of every column with its bootstrap draws; the probes are `"1 feature"`, ...,
-            and `"dense"` when activations were given. All share rows, penalties tried, and bootstrap draws.
+            `"all features"`, and `"dense"` when activations were given. All share rows, penalties tried, and bootstrap draws.
         rows: Rows of train, valid and test.
     """
 
@@ -110,7 +112,7 @@ def sparse_probes(
         features: From `encode`.
         labels: Label sets of classes, or a data set with some; must be defined everywhere.
         activations: What the features were encoded from, for the dense probe.
-        counts: Numbers of features.
+        counts: Numbers of features; all of them are tried, too, where there are no more than 4,096.
         max_rows: Training rows at most (validation a quarter, test half as many), drawn at random.
         n_boot: Bootstrap draws, over sequences.
         seed: Of the split, the rows drawn and the bootstrap.
@@ -139,8 +141,14 @@ def sparse_probes(
             fitted = _fitted(dense["train"][:, :k], truth[train], dense["valid"][:, :k], truth[valid])
             log_proba.setdefault(name, []).append(fitted.log_proba(dense["test"][:, :k])[:, 0])
     found = {name: torch.stack(values, 1) for name, values in log_proba.items()}
+    truth = columns.positive.astype(np.int64)
+    if counts[-1] < features.width <= WIDEST:
+        every = {name: part.toarray() for name, part in parts.items()}
+        fitted = _fitted(every["train"], truth[train], every["valid"], truth[valid])
+        found["all features"] = fitted.log_proba(every["test"])
+        del every
     if activations is not None:
-        site, truth = features.manifest.site, columns.positive.astype(np.int64)
+        site = features.manifest.site
         x = {name: activations.read(site, rows) for name, rows in (("train", train), ("valid", valid), ("test", test))}
         found["dense"] = _fitted(x["train"], truth[train], x["valid"], truth[valid]).log_proba(x["test"])
     _, cluster = np.unique(features.sequence[test], return_inverse=True)

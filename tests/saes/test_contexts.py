@@ -19,7 +19,7 @@ class Rows:
 
     sequence: np.ndarray = field(default_factory=lambda: np.repeat([0, 1], [7, 5]))
     position: np.ndarray = field(default_factory=lambda: np.array([*range(7), *range(5)]))
-    token: np.ndarray = field(default_factory=lambda: np.array(sum(SEQUENCES, [])))
+    token: np.ndarray = field(default_factory=lambda: np.concatenate(SEQUENCES))
 
     def __len__(self):
         return len(self.sequence)

@@ -33,7 +33,7 @@ def test_as_many_features_as_it_takes():
     features, activations, labels = world()
     found = saes.sparse_probes(features, labels, activations=activations, counts=(1, 2, 4), n_boot=200)
     auroc = {name: e.value for name, e in found.estimates.items()}
-    assert list(auroc) == ["1 feature", "2 features", "4 features", "dense"]
+    assert list(auroc) == ["1 feature", "2 features", "4 features", "all features", "dense"]
     assert auroc["1 feature"][0] > 0.999
     assert found.features[0, 0] == 0
     assert set(found.features[1].tolist()) == {1, 2, 3, 4}
@@ -41,7 +41,7 @@ def test_as_many_features_as_it_takes():
     assert auroc["4 features"][1] > 0.98
     assert abs(auroc["dense"][2] - 0.5) < 0.06
     frame = found.to_frame()
-    assert len(frame) == 4 * 4
+    assert len(frame) == 5 * 4
     assert (frame.low <= frame.auroc).all()
     assert (frame.auroc <= frame.high).all()
     one = found.verdicts("1 feature")

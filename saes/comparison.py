@@ -1,0 +1,223 @@
+"""`compare`: an SAE's features beside linear probes, label by label: which reads more, and do they agree?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from probekit.data import Dataset, LabelSet
+from probekit.probes.intervals import Estimate
+from saes.causal import CausalAgreement, causal_agreement
+from saes.columns import ColumnName, Labels
+from saes.features import SparseFeatures, encode
+from saes.loading import site_of
+from saes.names import Names
+from saes.overlap import Overlap, Stability, overlap, stability
+from saes.reconstruction import Reconstruction, reconstruct
+from saes.scoring import FeatureScores, score
+from saes.sparse_probes import SparseProbes, sparse_probes
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+    from probekit.activations import Activations
+    from probekit.models import Model
+    from probekit.probes import SweepResult
+
+_ROWS = 4000
+"""Rows the covariance of the activations is taken from."""
+
+
+@dataclass(frozen=True, repr=False)
+class Comparison:
+    """Features of one SAE and probes of one sweep at one site.
+
+    Attributes:
+        site: Where both read.
+        names: `[column]` what is asked; all that follows is in this order.
+        overlap: How near the probes' directions come to decoder vectors.
+        scores: Features as detectors, one at a time.
+        reconstruction: Labels told from precise features alone.
+        sparse: Probes on few features beside the dense probe, on the same rows.
+        stability: Of the features over SAEs of other seeds, if some were given.
+        named: `[feature]` bool, if names were given.
+        causal: Whether feature and probe move the output alike, if a model was given.
+    """
+
+    site: str
+    names: tuple[ColumnName, ...]
+    overlap: Overlap
+    scores: FeatureScores
+    reconstruction: Reconstruction
+    sparse: SparseProbes
+    stability: Stability | None = None
+    named: np.ndarray | None = None
+    causal: CausalAgreement | None = None
+
+    @property
+    def largest(self) -> str:
+        """The probe on most features: what the dense probe is held against in the verdicts."""
+        return [name for name in self.sparse.estimates if name != "dense"][-1]
+
+    def verdicts(self, probe: str | None = None) -> pd.DataFrame:
+        """Label by label: `probe better`, `SAE better` or `no difference`, with the interval of the difference in AUROC.
+
+        Args:
+            probe: `"1 feature"`, ...; the one on most features unless named.
+        """
+        return self.sparse.verdicts(probe or self.largest)
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a label: its best feature and that one's F1, AUROC by probe, verdict, and how far the directions agree."""
+        frame = self.scores.to_frame()[["label_set", "target", "class", "feature", "precision", "recall", "f1"]]
+        frame = frame.assign(f1_reconstructed=self.reconstruction.f1, detectors=self.reconstruction.detectors)
+        for probe, estimate in self.sparse.estimates.items():
+            frame[f"auroc_{probe.replace(' ', '_')}"] = estimate.value
+        verdicts = self.verdicts()
+        frame = frame.assign(**{name: verdicts[name] for name in ("difference", "low", "high", "verdict")})
+        frame = frame.assign(
+            nearest=self.overlap.feature, cosine=self.overlap.cosine, cosine_by_chance=self.overlap.chance,
+            cosine_p=self.overlap.p,
+        )  # fmt: skip
+        for i, k in enumerate(self.overlap.counts):
+            frame[f"in_span_of_{k}"] = self.overlap.in_span[:, i]
+        if self.causal is not None:
+            frame = frame.assign(
+                causal=self.causal.correlation, causal_low=self.causal.low, causal_high=self.causal.high,
+                causal_by_chance=self.causal.chance,
+            )  # fmt: skip
+        return frame
+
+    def summary(self) -> str:
+        """The comparison in a few lines."""
+        n = len(self.names)
+        coverage, low, high = self.scores.coverage()
+        lines = [f"{n:,} labels at {self.site}, {len(self.scores.fired):,} features"]
+        lines.append(f"  best feature's F1 (coverage)    {coverage:.3f} ({low:.3f} to {high:.3f})")
+        r = self.reconstruction
+        lines.append(f"  reconstruction from detectors   {r.mean_f1:.3f} ({r.low:.3f} to {r.high:.3f})")
+        for probe, estimate in self.sparse.estimates.items():
+            mean, (ends_low, ends_high) = _mean(estimate)
+            lines.append(f"  AUROC of {probe:<22} {mean:.3f} ({ends_low:.3f} to {ends_high:.3f})")
+        counted = self.verdicts().verdict.value_counts()
+        said = ", ".join(f"{v} {counted.get(v, 0)}" for v in ("probe better", "SAE better", "no difference"))
+        lines.append(f"  dense probe against {self.largest}: {said}")
+        o = self.overlap
+        lines.append(
+            f"  cosine with the nearest feature {np.abs(o.cosine).mean():.3f} in the mean, {o.chance:.3f} by chance; "
+            f"beyond chance (p <= 0.05) for {np.mean(o.p <= 0.05):.0%} of the labels"
+        )
+        if self.causal is not None:
+            known = ~np.isnan(self.causal.correlation)
+            beyond = np.mean(self.causal.low[known] > self.causal.chance[known]) if known.any() else float("nan")
+            lines.append(
+                f"  effects on the output correlate {np.nanmean(self.causal.correlation):.3f} in the mean, "
+                f"{np.nanmean(self.causal.chance):.3f} by chance; beyond it for {beyond:.0%} of {known.sum()} labels"
+            )
+        if self.stability is not None:
+            s = self.stability
+            lines.append(f"  features over seeds: matched cosine {s.cosine.mean():.3f}, {s.chance:.3f} by chance")
+            if self.named is not None and self.named.any() and not self.named.all():
+                one, other = s.cosine[self.named].mean(), s.cosine[~self.named].mean()
+                lines.append(f"    named {one:.3f}, not named {other:.3f}")
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"<Comparison of {len(self.names)} labels at {self.site}; .summary() reads it out>"
+
+    def plot(self) -> go.Figure:
+        """Three panels: AUROC by number of features, each label's best F1, and the cosines beside chance."""
+        from saes.comparison_plot import plot_comparison
+
+        return plot_comparison(self)
+
+
+def _mean(estimate: Estimate) -> tuple[float, tuple[float, float]]:
+    mean = estimate.mean()
+    low, high = mean.interval()
+    return float(mean.value[0]), (float(low[0]), float(high[0]))
+
+
+def compare(
+    probes: SweepResult,
+    sae: Any,
+    activations: Activations,
+    labels: Labels,
+    *,
+    features: SparseFeatures | None = None,
+    others: Sequence[Any] = (),
+    names: Names | None = None,
+    model: Model | None = None,
+    data: Dataset | Sequence[str] | None = None,
+    counts: Sequence[int] = (1, 2, 4, 8, 16, 32),
+    max_rows: int = 20_000,
+    n_boot: int = 1000,
+    seed: int = 0,
+) -> Comparison:
+    """Hold an SAE's features against the probes of a sweep.
+
+    Directions are those of the sweep's probes at the SAE's site. AUROCs are of probes fitted here, dense and sparse on the same
+    training rows with the same choice of penalties, so that neither has an advantage; figures are of test sequences.
+
+    Args:
+        probes: A sweep over the label sets, at the SAE's site among others.
+        sae: A `sae_lens.SAE`.
+        activations: A store, or arrays, with the site.
+        labels: Label sets of classes, defined everywhere, or a data set with some.
+        features: The activations encoded, if they are already.
+        others: SAEs of the same site and width from other seeds, for the stability of the features.
+        names: Of the features: are stable features the named ones?
+        model, data: The model and what was captured, to compare what edits along feature and probe do to the output.
+        counts: Numbers of features of the sparse probes.
+        max_rows: Training rows at most.
+        n_boot: Bootstrap draws, over sequences.
+        seed: Of splits, draws and random directions.
+
+    Raises:
+        KeyError: the sweep lacks the site or a label set.
+        ValueError: labels of other data, continuous or not defined everywhere; a model without data.
+    """
+    if (model is None) != (data is None):
+        raise ValueError("causal agreement needs both the model and the data it reads")
+    site = site_of(sae)
+    features = encode(sae, activations) if features is None else features
+    scores = score(features, labels, seed=seed)
+    directions = np.stack([_direction(probes, one, site, labels) for one in scores.names])
+    some = np.sort(np.random.default_rng(seed).permutation(len(activations))[:_ROWS])
+    near = activations.read(site, some)
+    named = None if names is None else np.isin(np.arange(features.width), [one.feature for one in names])
+    pairs = list(zip(scores.best_feature.tolist(), directions, strict=True))
+    return Comparison(
+        site=site,
+        names=scores.names,
+        overlap=overlap(directions, sae, near, counts=counts, seed=seed),
+        scores=scores,
+        reconstruction=reconstruct(features, labels, seed=seed),
+        sparse=sparse_probes(
+            features, labels, activations=activations, counts=counts, max_rows=max_rows, n_boot=n_boot, seed=seed
+        ),
+        stability=stability([sae, *others], seed=seed) if others else None,
+        named=named,
+        causal=None
+        if model is None or data is None
+        else causal_agreement(pairs, sae, features, near, model, data, seed=seed),
+    )
+
+
+def _direction(probes: SweepResult, name: ColumnName, site: str, labels: Labels) -> np.ndarray:
+    """`[d]` the probe's direction towards a class."""
+    by_site = probes.probes.get(name.label_set)
+    if by_site is None:
+        raise KeyError(f"the sweep has no label set {name.label_set!r}; it has: {', '.join(probes.probes)}")
+    if site not in by_site:
+        raise KeyError(f"the sweep has no probes at {site}, where the SAE reads: sweep with sites=[..., {site!r}]")
+    given = labels.label_set(name.label_set) if isinstance(labels, Dataset) else None
+    for one in [labels] if isinstance(labels, LabelSet) else [] if isinstance(labels, Dataset) else labels:
+        given = one if one.name == name.label_set else given
+    class_ = name.class_ if given is None or len(given.classes) > 2 else None
+    vector: np.ndarray = by_site[site].direction(name.target, class_).vector.numpy().astype(np.float64)
+    return vector

@@ -1,0 +1,121 @@
+"""Features beside probes: planted features tie with the probe and point its way, and everything named is in the frame."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import probekit as pk
+import saes
+from probekit.activations import ArrayActivations
+from probekit.data import LabelSet
+
+SITE = "blocks.0.hook_resid_post"
+
+
+class Planted:
+    """The SAE whose features are the planted ones."""
+
+    def __init__(self, directions: np.ndarray) -> None:
+        import torch
+        from sae_lens import StandardSAE, StandardSAEConfig
+
+        width, d = directions.shape
+        self.sae = StandardSAE(StandardSAEConfig(d_in=d, d_sae=width, device="cpu"))
+        inverse = np.linalg.pinv(directions)  # exact where there are no more features than dimensions
+        with torch.no_grad():
+            self.sae.W_dec.copy_(torch.from_numpy(directions).float())
+            self.sae.W_enc.copy_(torch.from_numpy(inverse).float())
+            self.sae.b_enc.fill_(-0.3)
+            self.sae.b_dec.fill_(0.0)
+        self.sae.cfg.metadata["hook_name"] = SITE
+
+
+@pytest.fixture(scope="module")
+def world():
+    rng = np.random.default_rng(0)
+    directions = rng.normal(size=(12, 24))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    on = rng.random((6000, 12)) < 0.2
+    rows = ((on * (1 + rng.random((6000, 12)))) @ directions).astype(np.float32)
+    activations = ArrayActivations({SITE: rows}, sequence=np.arange(6000) // 15)
+    labels = LabelSet("on", on[:, :4].astype(int), "binary", "token", ("no", "yes"), tuple("ABCD"))
+    probes = pk.sweep(activations, labels={"on": labels}, controls=False, n_boot=100, max_rows=3000, progress=False)
+    return Planted(directions).sae, activations, labels, probes
+
+
+@pytest.fixture(scope="module")
+def compared(world):
+    sae, activations, labels, probes = world
+    return saes.compare(probes, sae, activations, labels, counts=(1, 2, 4), max_rows=3000, n_boot=200)
+
+
+def test_planted_features_are_worth_the_probe(compared):
+    assert compared.scores.best_feature.tolist() == [0, 1, 2, 3]
+    assert compared.scores.coverage()[0] > 0.98
+    assert compared.reconstruction.mean_f1 > 0.98
+    assert list(compared.sparse.estimates) == ["1 feature", "2 features", "4 features", "all features", "dense"]
+    assert compared.largest == "all features"
+    assert set(compared.verdicts().verdict) == {"no difference"}
+    assert (compared.overlap.feature == [0, 1, 2, 3]).all()
+    assert (compared.overlap.cosine > 0.5).all()
+    # With 12 directions in the data, one of 12 decoder vectors is always near: no cosine is beyond chance.
+    assert compared.overlap.chance > 0.5
+
+
+def test_everything_stands_in_the_frame_and_the_summary(compared):
+    frame = compared.to_frame()
+    assert len(frame) == 4
+    assert frame.verdict.eq("no difference").all()
+    assert {"f1", "f1_reconstructed", "auroc_1_feature", "auroc_dense", "cosine", "cosine_p", "in_span_of_4"} <= set(
+        frame
+    )
+    text = compared.summary()
+    assert "no difference 4" in text
+    assert "coverage" in text
+
+
+def test_the_figure_has_its_three_panels(compared):
+    figure = compared.plot()
+    names = [trace.name for trace in figure.data if trace.name]
+    assert names == [
+        "probes on features", "dense probe", "F1 of the best feature", "F1 from precise detectors",
+        "cosine with the nearest feature", "by chance",
+    ]  # fmt: skip
+    curve = figure.data[1]
+    assert curve.y[0] == pytest.approx(np.nanmean(compared.sparse.estimates["1 feature"].value))
+
+
+def test_a_worse_sae_loses_to_the_probe(world):
+    sae, activations, labels, probes = world
+    import copy
+
+    import torch
+
+    worse = copy.deepcopy(sae)
+    with torch.no_grad():
+        worse.W_enc.copy_(torch.randn(worse.W_enc.shape, generator=torch.Generator().manual_seed(0)) * 0.2)
+        worse.b_enc.fill_(-0.5)
+    found = saes.compare(probes, worse, activations, labels, counts=(1, 2), max_rows=3000, n_boot=200)
+    assert set(found.verdicts("1 feature").verdict) == {"probe better"}
+
+
+def test_stability_and_names_are_held_together(world):
+    sae, activations, labels, probes = world
+    names = saes.name(sae, activations, labels)
+    assert [name.feature for name in names] == [0, 1, 2, 3]
+    found = saes.compare(
+        probes, sae, activations, labels, others=[sae], names=names, counts=(1,), max_rows=1000, n_boot=100
+    )
+    assert found.stability.cosine.min() > 0.99
+    assert found.named.sum() == 4
+    assert "named 1.000, not named 1.000" in found.summary()
+
+
+def test_what_the_sweep_lacks_is_said(world):
+    sae, activations, labels, probes = world
+    other = LabelSet("off", labels.values, "binary", "token", ("no", "yes"), labels.targets)
+    with pytest.raises(KeyError, match="no label set 'off'"):
+        saes.compare(probes, sae, activations, other)
+    with pytest.raises(ValueError, match="both the model and the data"):
+        saes.compare(probes, sae, activations, labels, data=["a"])
