@@ -1,0 +1,102 @@
+"""Taking a feature out of a running model: a true name's words become less likely, a false name's do not."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+
+import saes
+from probekit.data import Dataset
+from probekit.models import load_model
+from saes.causal import causal_agreement
+from saes.names import Evidence
+from tests.models.tiny import make_model, make_tokenizer
+
+SEQUENCES, LENGTH, WIDTH = 80, 10, 12
+
+
+class Rows(SimpleNamespace):
+    """What is read of `SparseFeatures`."""
+
+    def __len__(self):
+        return len(self.token)
+
+
+@pytest.fixture(scope="module")
+def world():
+    """A model, an SAE at its last site whose feature 0 writes "cat" and feature 1 anything, and where features fire."""
+    model = load_model(make_model("llama"), tokenizer=make_tokenizer())
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(4, 46, (SEQUENCES, LENGTH)).astype(np.int32)
+    cat = model.tokenizer.encode("cat", add_special_tokens=False)[0]
+    gain = model.hf.model.norm.weight.detach()
+    decoder = torch.nn.functional.normalize(torch.randn(WIDTH, 32, generator=torch.Generator().manual_seed(0)), dim=1)
+    decoder[0] = torch.nn.functional.normalize(model.hf.lm_head.weight[cat].detach() * gain, dim=0)
+    n = SEQUENCES * LENGTH
+    dense = (rng.random((n, WIDTH)) < [0.3, 0.3, *[0.9] * 10]) * (2 + rng.random((n, WIDTH)))
+    features = Rows(
+        matrix=sparse.csc_array(dense.astype(np.float32)), width=WIDTH, token=tokens.ravel(),
+        sequence=np.arange(n) // LENGTH, position=np.arange(n) % LENGTH, item=np.arange(n),
+        prefix=np.arange(n).astype(np.uint64), manifest=SimpleNamespace(site=model.stream_sites[-1]),
+    )  # fmt: skip
+    sae = SimpleNamespace(W_dec=decoder, cfg=SimpleNamespace(normalize_activations="none"))
+    return model, Dataset("made", tokens=tuple(tokens)), sae, features
+
+
+def called(feature: int, text: str, source: str = "vocabulary") -> saes.Name:
+    figures = dict.fromkeys(
+        ("precision", "recall", "f1", "balanced_accuracy", "hard_accuracy", "precision_low", "recall_low",
+         "balanced_accuracy_low", "hard_accuracy_low"), 0.9,
+    )  # fmt: skip
+    return saes.Name(feature, text, source, "fair", Evidence(**figures, threshold=0.1, rows=100, p=0.0), merit=0.9)
+
+
+def test_a_true_name_holds_and_a_false_one_does_not(world):
+    model, data, sae, features = world
+    names = saes.Names((called(0, "before the word “cat”"), called(1, "before the word “cat”")), WIDTH)
+    checked = saes.intervene(names, sae, features, model, data)
+    true, false = checked[0].check, checked[1].check
+    assert true.holds
+    assert true.effect < 3 * abs(true.control)
+    assert true.low <= true.effect <= true.high < 0
+    assert not false.holds
+    assert true.rows > 20
+    assert "check_effect" in checked.to_frame()
+
+
+def test_nothing_is_left_behind_in_the_model(world):
+    model, data, sae, features = world
+    tokens = torch.from_numpy(np.stack(data.tokens)[:4].astype(np.int64))
+    with torch.no_grad():
+        before = model.hf(tokens).logits
+        saes.intervene(saes.Names((called(0, "before the word “cat”"),), WIDTH), sae, features, model, data)
+        assert torch.equal(model.hf(tokens).logits, before)
+
+
+def test_names_from_labels_need_probes(world):
+    model, data, sae, features = world
+    names = saes.Names((called(0, "A is yes", "labels"),), WIDTH)
+    with pytest.raises(ValueError, match="probes="):
+        saes.intervene(names, sae, features, model, data)
+
+
+def test_an_sae_that_normalises_its_input_is_refused(world):
+    model, data, sae, features = world
+    other = SimpleNamespace(W_dec=sae.W_dec, cfg=SimpleNamespace(normalize_activations="layer_norm"))
+    with pytest.raises(ValueError, match="normalises"):
+        saes.intervene(saes.Names((), WIDTH), other, features, model, data)
+
+
+def test_feature_and_probe_agree_when_they_are_the_same_direction(world):
+    model, data, sae, features = world
+    decoder = sae.W_dec.numpy().astype(np.float64)
+    activations = np.random.default_rng(0).normal(size=(500, 32))
+    found = causal_agreement([(0, decoder[0]), (0, decoder[1])], sae, features, activations, model, data)
+    assert found.correlation[0] == pytest.approx(1, abs=1e-4)
+    assert found.correlation[1] < 0.7
+    assert abs(found.chance).max() < 0.5
+    assert (found.low <= found.correlation + 1e-6).all()
