@@ -1,4 +1,4 @@
-"""`probekit sae train | health | score | name | page`: sparse autoencoders on a store that is already there."""
+"""`probekit sae train | health | score | name | compare | page`: sparse autoencoders on a store that is already there."""
 
 from __future__ import annotations
 
@@ -113,35 +113,106 @@ def score(
 def name(
     folder: Folder,
     store: Store,
-    data: Data,
-    text: options.Text,
-    label: options.Labels,
     out: Annotated[Path, typer.Option("--out", "-o", help="JSON lines to write: a name a line.")],
+    data: Annotated[Path | None, typer.Option("--data", "-d", help="The table the store was captured from.")] = None,
+    text: Annotated[str | None, typer.Option("--text", "-t", help="Column of the table with the text.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option("--label", "-l", help="Column of labels to name features with; repeat.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="The model the store was captured from: names features by words."),
+    ] = None,
+    encoder: Annotated[
+        Path | None,
+        typer.Option("--encoder", help="A sentence-transformers folder, so that words are alike by meaning."),
+    ] = None,
     features: Features = None,
     least_precision: Annotated[
-        float, typer.Option("--least-precision", help="Held-out precision a name must reach.")
+        float, typer.Option("--least-precision", help="Held-out precision that a name from labels must reach.")
     ] = 0.8,
-    least_recall: Annotated[float, typer.Option("--least-recall", help="Held-out recall a name must reach.")] = 0.2,
+    least_recall: Annotated[
+        float, typer.Option("--least-recall", help="Held-out recall that a name from labels must reach.")
+    ] = 0.2,
+    least_accuracy: Annotated[
+        float, typer.Option("--least-accuracy", help="Held-out balanced accuracy that a word must reach.")
+    ] = 0.7,
     seed: options.Seed = 0,
 ) -> None:
-    """Name features by labels, or by conjunctions of up to three, with held-out evidence for each name."""
-    import saes
+    """Name features by labels (or up to three of them together), by words, or both, with held-out evidence for each name.
 
+    **Examples**
+
+    - `probekit sae name sae/ store/ --data reviews.csv --text text --label sentiment -o names.jsonl`
+
+    - `probekit sae name sae/ store/ --model gpt2 -o names.jsonl`
+    """
+    import saes
+    from probekit.models import load_model
+
+    if label and (data is None or text is None):
+        raise ValueError("labels come from a table: give --data and --text, too")
+    if not label and model is None:
+        raise ValueError("nothing to name features with: give --label (with --data and --text), --model, or both")
     _require_parent(out)
     sae = saes.load(folder)
+    read = None if model is None else load_model(model)
+    meaning = None if encoder is None else saes.sentence_encoder(encoder)
     names = saes.name(
         sae,
         _encoded(sae, store, features),
-        _labels(data, text, label),
+        _labels(data, text, label) if label and data and text else None,
+        vocabulary=None if read is None else saes.Vocabulary(encoder=meaning, model=read),
+        decode=read,
         least_precision=least_precision,
         least_recall=least_recall,
+        least_accuracy=least_accuracy,
         seed=seed,
     )
     names.save(out)
     for one in names:
-        evidence = one.evidence
-        typer.echo(f"{one.feature}\t{one.text}\tprecision {evidence.precision:.2f}\trecall {evidence.recall:.2f}")
+        found = one.evidence
+        typer.echo(
+            f"{one.feature}\t{one.text}\tbalanced accuracy {found.balanced_accuracy:.2f}\t"
+            f"precision {found.precision:.2f}\trecall {found.recall:.2f}"
+        )
     typer.echo(f"{names}\n{out.resolve()}")
+
+
+@sae.command()
+def compare(
+    folder: Folder,
+    store: Store,
+    probes: Annotated[Path, typer.Option("--probes", help="Folder of a sweep with probes at the SAE's site.")],
+    data: Data,
+    text: options.Text,
+    label: options.Labels,
+    out: Annotated[Path, typer.Option("--out", "-o", help="CSV to write: a row a label.")],
+    plot: Annotated[Path | None, typer.Option("--plot", help="HTML file for the figure.")] = None,
+    features: Features = None,
+    seed: options.Seed = 0,
+) -> None:
+    """Hold an SAE's features against probes: which tells each label better, and do their directions agree?
+
+    **Example**
+
+    - `probekit sae compare sae/ store/ --probes out/sweep/ -d reviews.csv -t text -l sentiment -o compared.csv`
+    """
+    import saes
+    from probekit.activations import ActivationStore
+    from probekit.probes import SweepResult
+
+    _require_parent(out)
+    sae, activations = saes.load(folder), ActivationStore.open(store)
+    encoded = saes.encode(sae, activations, out=features)
+    found = saes.compare(
+        SweepResult.load(probes), sae, activations, _labels(data, text, label), features=encoded, seed=seed
+    )
+    found.to_frame().to_csv(out, index=False)
+    if plot is not None:
+        _require_parent(plot)
+        found.plot().write_html(plot, include_plotlyjs=True)
+    typer.echo(f"{found.summary()}\n{out.resolve()}")
 
 
 @sae.command()

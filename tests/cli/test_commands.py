@@ -345,6 +345,22 @@ def test_sae_train_health_score_and_name(table: Path, tiny_model_folder: Path, t
     done = probekit("sae", "page", tmp_path / "sae", store, *written, "-o", tmp_path / "features.html")
     assert done.returncode == 0, done.stderr
     assert "probekit sae page" in (tmp_path / "features.html").read_text(), "the command that makes it again"
+    by_words = ["-m", tiny_model_folder, "--features", tmp_path / "features", "--least-accuracy", "0.5"]
+    done = probekit("sae", "name", tmp_path / "sae", store, *by_words, "-o", tmp_path / "words.jsonl")
+    assert done.returncode == 0, done.stderr
+    done = probekit("sae", "name", tmp_path / "sae", store, "-o", tmp_path / "none.jsonl")
+    assert done.returncode == 1
+    assert "nothing to name features with" in done.stderr
+    small = ["--no-controls", "--n-boot", "100"]
+    swept = ["sweep", store, "-d", table, "-t", "sentence", "-l", "colour", *small, "-o", tmp_path / "sweep"]
+    done = probekit(*swept)
+    assert done.returncode == 0, done.stderr
+    held = ["--probes", tmp_path / "sweep", "--plot", tmp_path / "compared.html"]
+    done = probekit("sae", "compare", tmp_path / "sae", store, *labels, *held, "-o", tmp_path / "compared.csv")
+    assert done.returncode == 0, done.stderr
+    assert "dense probe against" in done.stdout
+    assert "verdict" in (tmp_path / "compared.csv").read_text().splitlines()[0]
+    assert (tmp_path / "compared.html").is_file()
     done = probekit(*train[:-1], "k", "-o", tmp_path / "other")
     assert done.returncode == 1
     assert "write NAME=VALUE" in done.stderr
