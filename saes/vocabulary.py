@@ -23,7 +23,7 @@ from saes.scoring import Half
 if TYPE_CHECKING:
     from probekit.models import Model
 
-SAID = {"word": "the word “{}”", "next": "before the word “{}”", "context": "text about “{}”"}
+SAID = {"word": "words like “{}”", "next": "before words like “{}”", "context": "text about “{}”"}
 """What a name says by the place it looks at: the row's own word, the next one, or the text so far."""
 NEAREST = 4
 """Words tried a feature, place and space."""

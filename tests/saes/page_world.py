@@ -71,7 +71,7 @@ def _names(features: SparseFeatures) -> Names:
     return Names(
         (
             Name(first, "B2 is mine and C3 is empty", "labels", "precise", EVIDENCE, 0.9, "D4 is mine", 0.8, holds),
-            Name(second, f"the word “{HOSTILE}”", "vocabulary", "fair", fair, 0.9, HOSTILE, 0.7),
+            Name(second, f"words like “{HOSTILE}”", "vocabulary", "fair", fair, 0.9, HOSTILE, 0.7),
             Name(third, "said of rivers", "language_model", "fair", alone, 0.7, check=replace(holds, high=0.2)),
         ),
         features.width,

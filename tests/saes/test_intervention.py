@@ -57,7 +57,7 @@ def called(feature: int, text: str, source: str = "vocabulary") -> saes.Name:
 
 def test_a_true_name_holds_and_a_false_one_does_not(world):
     model, data, sae, features = world
-    names = saes.Names((called(0, "before the word “cat”"), called(1, "before the word “cat”")), WIDTH)
+    names = saes.Names((called(0, "before words like “cat”"), called(1, "before words like “cat”")), WIDTH)
     checked = saes.intervene(names, sae, features, model, data)
     true, false = checked[0].check, checked[1].check
     assert true.holds
@@ -73,7 +73,7 @@ def test_nothing_is_left_behind_in_the_model(world):
     tokens = torch.from_numpy(np.stack(data.tokens)[:4].astype(np.int64))
     with torch.no_grad():
         before = model.hf(tokens).logits
-        saes.intervene(saes.Names((called(0, "before the word “cat”"),), WIDTH), sae, features, model, data)
+        saes.intervene(saes.Names((called(0, "before words like “cat”"),), WIDTH), sae, features, model, data)
         assert torch.equal(model.hf(tokens).logits, before)
 
 

@@ -52,8 +52,8 @@ def test_planted_words_are_found_where_they_stand():
     following[LENGTH - 1 :: LENGTH] = -1
     dense[:, 1] += (following == 11) * strength  # before a word
     names = saes.name(Apart(6), Read(token, dense), vocabulary=saes.Vocabulary(), decode=decode)
-    assert names[0].text == f"the word “{WORDS[7]}”"
-    assert names[1].text == f"before the word “{WORDS[11]}”"
+    assert names[0].text == f"words like “{WORDS[7]}”"
+    assert names[1].text == f"before words like “{WORDS[11]}”"
     assert [name.feature for name in names] == [0, 1]
     for name in names:
         assert name.source == "vocabulary"
@@ -88,7 +88,7 @@ def test_words_of_ones_own_are_the_only_ones_used():
     dense = ((token == 7) * 1.0)[:, None]
     vocabulary = saes.Vocabulary(words=[WORDS[7], WORDS[8], WORDS[40]])
     names = saes.name(Apart(1), Read(token, dense), vocabulary=vocabulary, decode=decode)
-    assert names[0].text == f"the word “{WORDS[7]}”"
+    assert names[0].text == f"words like “{WORDS[7]}”"
 
 
 def test_the_best_threshold_of_likeness_is_what_trying_all_finds():
