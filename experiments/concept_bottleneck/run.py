@@ -163,7 +163,7 @@ def ask(data: pk.Dataset, rows: pk.ArrayActivations, sae: Any, names: saes.Names
     for count in found.heads:
         gap = (words == truth[test]).astype(float) - (found.at(count).predict(items) == truth[test])
         print(f"bag of words - {count} concepts: {share(gap)}")
-    print(f"\ndense - concepts\n\n{found.differences().round(3).to_markdown(index=False)}")
+    print(f"\nconcepts - dense\n\n{found.differences().round(3).to_markdown(index=False)}")
     for title, other in (
         ("all features, named or not", saes.bottleneck(features, data, **options)),
         ("pooled by mean", saes.bottleneck(features, data, names, pool="mean", **options)),
