@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from probekit.data import drop_seen_prefixes, split_items
+from probekit.data import split_items
 from probekit.probes import LogisticProbe, fit_grid
 from probekit.probes.controls import majority_log_proba, shuffle_labels
 from probekit.probes.intervals import Estimate, bootstrap, cluster_counts
@@ -20,6 +20,7 @@ from saes.bottleneck_items import Items, items_of
 from saes.bottleneck_result import CONCEPTS, Bottleneck, Head
 from saes.concepts import Utility, choose_concepts, class_separation, squared_correlation
 from saes.names import Names
+from saes.parts import draw_parts
 from saes.pooling import Pool, pool_activations, pool_features
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def bottleneck(
         labels: One label set of classes with one target, or a data set that has one such (whose groups and split then
             hold). Of sequences: features are pooled over each sequence's rows. Of tokens: every row is an item. Items
             whose label is not defined are left out.
-        names: What features are called: from `name_by_labels` and its like, or texts by number. Only named features may
+        names: What features are called: from `saes.name`, or texts by number. Only named features may
             be concepts. Left out, every feature is called by its number.
         pool: `"max"` or `"mean"` over the rows of a sequence.
         counts: Numbers of concepts. Those above the number of usable features become that number.
@@ -143,17 +144,9 @@ def bottleneck(
 def _parts(items: Items, max_items: int, seed: int) -> dict[str, np.ndarray]:
     """Positions among the items of each part."""
     split = split_items(items.sequence, items.groups, seed, given=items.split)
-    before = items.prefix[np.concatenate([split.train, split.valid])]
-    test = split.test[drop_seen_prefixes(before, items.prefix[split.test])]
-    rng = np.random.default_rng([seed, 0xB077])
-    parts = {}
-    for name, rows, most in (
-        ("train", split.train, max_items),
-        ("valid", split.valid, max_items // 4),
-        ("test", test, max_items // 2),
-    ):
-        parts[name] = np.sort(rng.choice(rows, min(len(rows), most), replace=False))
-        if not len(parts[name]):
+    parts = draw_parts(split, items.prefix, max_items, np.random.default_rng([seed, 0xB077]))
+    for name, rows in parts.items():
+        if not len(rows):
             raise ValueError(
                 f"no items are left for {name}: {len(items):,} items with a label are too few or all alike"
             )

@@ -16,7 +16,7 @@ from saes.cards import Card, Example, card_of
 from saes.contexts import Contexts, Decode
 from saes.features import SparseFeatures
 from saes.names import Evidence, Name
-from saes.overlap import random_directions, share_as_near
+from saes.overlap import random_directions, share_as_near, unit
 
 if TYPE_CHECKING:
     from probekit.models import Model
@@ -236,13 +236,6 @@ def unit_of_activation(sae: Any, chosen: Sequence[int]) -> torch.Tensor:
     fires[range(len(chosen)), list(chosen)] = 1
     decoded: torch.Tensor = sae.decode(fires).float().cpu()
     return decoded[:-1] - decoded[-1]
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Rows brought to length one; a zero row stays."""
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    out: np.ndarray = vectors / np.maximum(length, np.finfo(np.float32).tiny)
-    return out
 
 
 def short(value: float | np.floating[Any] | None) -> float | int | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from saes.features import SparseFeatures
+from saes.scores import fired
 
 TOP = 8
 """Examples where a feature fires most."""
@@ -103,9 +104,8 @@ def card_of(features: SparseFeatures, feature: int, neighbours: Sequence[int] | 
 
 def column(features: SparseFeatures, feature: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows (int64, ascending) where a feature fires, and its float32 activations there."""
-    matrix = features.matrix
-    place = slice(matrix.indptr[feature], matrix.indptr[feature + 1])
-    rows, values = matrix.indices[place].astype(np.int64), matrix.data[place]
+    rows, values = fired(features.matrix, feature)
+    rows = rows.astype(np.int64)
     order = np.argsort(rows, kind="stable")
     return rows[order], values[order]
 

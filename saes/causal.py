@@ -11,7 +11,7 @@ import torch
 
 from probekit.data import Dataset
 from saes.features import SparseFeatures
-from saes.intervention import contribution, one_a_sequence, places_of, runner_of
+from saes.intervention import contribution, mean_interval, one_a_sequence, places_of, runner_of
 from saes.overlap import random_directions
 
 if TYPE_CHECKING:
@@ -78,8 +78,7 @@ def causal_agreement(
             runner.run(places, edit)[0] - before for edit in (step, push, random[: len(chosen)] * length)
         )
         same, chance = _correlation(ablated, pushed), _correlation(ablated, control)
-        draws = same[rng.integers(0, len(same), (1000, len(same)))].mean(1)
-        found.append((same.mean(), *np.quantile(draws, [0.025, 0.975]), chance.mean(), len(chosen)))
+        found.append((same.mean(), *mean_interval(same, rng), chance.mean(), len(chosen)))
     correlation, low, high, chance, counted = np.array(found, float).reshape(-1, 5).T
     return CausalAgreement(correlation, low, high, chance, counted.astype(int))
 

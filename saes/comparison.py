@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probekit.data import Dataset, LabelSet
+from probekit.data import Dataset
 from probekit.probes.intervals import Estimate
 from saes.causal import CausalAgreement, causal_agreement
 from saes.columns import ColumnName, Labels
@@ -186,7 +186,7 @@ def compare(
     site = site_of(sae)
     features = encode(sae, activations) if features is None else features
     scores = score(features, labels, seed=seed)
-    directions = np.stack([_direction(probes, one, site, labels) for one in scores.names])
+    directions = np.stack([_direction(probes, one, site) for one in scores.names])
     some = np.sort(np.random.default_rng(seed).permutation(len(activations))[:_ROWS])
     near = activations.read(site, some)
     named = None if names is None else np.isin(np.arange(features.width), [one.feature for one in names])
@@ -208,16 +208,13 @@ def compare(
     )
 
 
-def _direction(probes: SweepResult, name: ColumnName, site: str, labels: Labels) -> np.ndarray:
+def _direction(probes: SweepResult, name: ColumnName, site: str) -> np.ndarray:
     """`[d]` the probe's direction towards a class."""
     by_site = probes.probes.get(name.label_set)
     if by_site is None:
         raise KeyError(f"the sweep has no label set {name.label_set!r}; it has: {', '.join(probes.probes)}")
     if site not in by_site:
         raise KeyError(f"the sweep has no probes at {site}, where the SAE reads: sweep with sites=[..., {site!r}]")
-    given = labels.label_set(name.label_set) if isinstance(labels, Dataset) else None
-    for one in [labels] if isinstance(labels, LabelSet) else [] if isinstance(labels, Dataset) else labels:
-        given = one if one.name == name.label_set else given
-    class_ = name.class_ if given is None or len(given.classes) > 2 else None
-    vector: np.ndarray = by_site[site].direction(name.target, class_).vector.numpy().astype(np.float64)
-    return vector
+    stack = by_site[site]
+    direction = stack.direction(name.target, name.class_ if stack.kind == "multiclass" else None)
+    return np.asarray(direction.vector, np.float64)

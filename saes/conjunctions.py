@@ -11,6 +11,7 @@ import numpy as np
 from scipy import sparse
 
 from saes.columns import Columns
+from saes.scores import fired
 
 MOST = 3
 """Labels of a conjunction at most."""
@@ -60,8 +61,7 @@ class Search:
             feature: Which.
             starts: Single labels to begin with, best first; the first `BEAM` are used.
         """
-        place = slice(self._features.indptr[feature], self._features.indptr[feature + 1])
-        rows, values = self._features.indices[place], self._features.data[place]
+        rows, values = fired(self._features, feature)
         if len(rows) == 0:
             return []
         order = np.argsort(-values, kind="stable")

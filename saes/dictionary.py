@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from saes.columns import ColumnName
@@ -34,7 +36,7 @@ def propose_labels(choose: Half, report: Half) -> list[Proposal]:
         rival = next((c for c in others if not set(c.columns) <= set(best.columns)), None)
         proposals.append(
             Proposal(
-                claim=Claim(feature, best.threshold, _covers(report, best.columns)),
+                claim=Claim(feature, best.threshold, partial(holds, report.columns, best.columns)),
                 text=describe(report.columns.names, best.columns),
                 source="labels",
                 merit=best.f1,
@@ -43,10 +45,6 @@ def propose_labels(choose: Half, report: Half) -> list[Proposal]:
             )
         )
     return proposals
-
-
-def _covers(half: Half, conjunction: tuple[int, ...]):  # type: ignore[no-untyped-def]
-    return lambda: holds(half.columns, conjunction)
 
 
 def describe(names: tuple[ColumnName, ...], conjunction: tuple[int, ...]) -> str:

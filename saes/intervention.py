@@ -94,11 +94,11 @@ class Runner:
         return logits[here].float().cpu(), seen[0] if seen else torch.zeros(len(batch), 0)
 
 
-def runner_of(model: Model, data: Dataset | Sequence[str], site: str, later: str | None = None) -> Runner:
+def runner_of(model: Model, data: Dataset | Sequence[str], site: str) -> Runner:
     """A runner over the sequences of a data set."""
     data = as_dataset(data)
     tokens = data.tokens if data.tokens is not None else model.tokenize(data.texts or ())[0]
-    return Runner(model, site, [np.asarray(t)[: model.context] for t in tokens], later)
+    return Runner(model, site, [np.asarray(t)[: model.context] for t in tokens])
 
 
 def places_of(features: SparseFeatures, rows: np.ndarray) -> np.ndarray:
@@ -156,6 +156,7 @@ def intervene(
     _, report, _ = halves(features, None, seed)
     matrix = features.matrix.tocsr()
     near = nearest_features(sae)
+    runner = runner_of(model, data, site)
     checks: dict[int, Check] = {}
     for name in ranked:
         readout, later = _readout(name, probes, site, model)
@@ -173,20 +174,25 @@ def intervene(
         step = -contribution(sae, name.feature, column[chosen])
         length = step.norm(dim=1, keepdim=True)
         other = -torch.nn.functional.normalize(sae.W_dec[others].detach().float().cpu(), dim=1) * length
-        runner = runner_of(model, data, site, later)
-        places = places_of(features, chosen)
-        before = readout(*runner.run(places))
-        effect = (readout(*runner.run(places, step)) - before).double().numpy()
-        control = (readout(*runner.run(places, other)) - before).double().numpy()
+        there, places = replace(runner, later=later), places_of(features, chosen)
+        before = readout(*there.run(places))
+        effect = (readout(*there.run(places, step)) - before).double().numpy()
+        control = (readout(*there.run(places, other)) - before).double().numpy()
         checks[name.feature] = _check(effect, control, rng)
     return replace(names, names=tuple(replace(n, check=checks.get(n.feature, n.check)) for n in names))
 
 
-def _check(effect: np.ndarray, control: np.ndarray, rng: np.random.Generator) -> Check:
-    draws = effect[rng.integers(0, len(effect), (1000, len(effect)))].mean(1)
+def mean_interval(values: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
+    """95 % interval of the mean of `[row]`, bootstrapped; rows are of different sequences."""
+    draws = values[rng.integers(0, len(values), (1000, len(values)))].mean(1)
     low, high = np.quantile(draws, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _check(effect: np.ndarray, control: np.ndarray, rng: np.random.Generator) -> Check:
+    low, high = mean_interval(effect, rng)
     p = stats.ttest_rel(effect, control, alternative="less").pvalue if np.ptp(effect - control) else 1.0
-    return Check(float(effect.mean()), float(low), float(high), float(control.mean()), len(effect), float(p))
+    return Check(float(effect.mean()), low, high, float(control.mean()), len(effect), float(p))
 
 
 def one_a_sequence(rows: np.ndarray, sequence: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:

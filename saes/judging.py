@@ -10,13 +10,13 @@ import numpy as np
 from scipy import stats
 
 from saes.names import Evidence
-from saes.scoring import Half
+from saes.scores import fired
+from saes.scoring import Half, drawn_sums, ends
 
 NEIGHBOURS = 5
 """Nearest features whose firing makes a row a hard negative."""
 SHUFFLES = 20
 """Names of other features that a feature is tried with."""
-DRAWS = 1000
 _CHUNK = 128
 
 Covers: TypeAlias = Callable[[], tuple[np.ndarray, np.ndarray | None]]
@@ -85,21 +85,21 @@ def judge(half: Half, claims: Sequence[Claim], neighbours: np.ndarray, *, seed: 
 def _judged(half: Half, claims: Sequence[Claim], neighbours: np.ndarray, seed: int) -> list[Evidence]:
     clusters = int(half.cluster.max()) + 1
     covers = [claim.covers() for claim in claims]
-    fired = [firing_rows(half, claim.feature, claim.threshold) for claim in claims]
+    firing = [firing_rows(half, claim.feature, claim.threshold) for claim in claims]
     # [cluster, claim, 6]: covered and fires, fires, covered, known; and of the hard silent rows: covered, known
     sums = np.zeros((clusters, len(claims), 6))
     for i, (claim, (said, known)) in enumerate(zip(claims, covers, strict=True)):
-        rows, hard = fired[i], hard_rows(half, claim.feature, fired[i], neighbours)
+        rows, hard = firing[i], hard_rows(half, claim.feature, firing[i], neighbours)
         if known is not None:
             rows, hard, said = rows[known[rows]], hard[known[hard]], said & known
         everywhere = np.arange(len(said)) if known is None else np.flatnonzero(known)
         counted = (rows[said[rows]], rows, np.flatnonzero(said), everywhere, hard[said[hard]], hard)
         for k, part in enumerate(counted):
             sums[:, i, k] = np.bincount(half.cluster[part], minlength=clusters)
-    total, drawn = _figures(sums.sum(0)), _figures(_drawn(sums, seed))
-    low = {name: _low(values) for name, values in drawn.items()}
+    total, drawn = _figures(sums.sum(0)), _figures(drawn_sums(sums, seed))
+    low = {name: ends(values)[0] for name, values in drawn.items()}
     p = _clustered_p(*np.moveaxis(sums[..., :4], 2, 0))
-    shuffled = _shuffled(claims, covers, fired, seed)
+    shuffled = _shuffled(claims, covers, firing, seed)
     return [
         Evidence(
             **{name: float(values[i]) for name, values in total.items()},
@@ -115,17 +115,17 @@ def _judged(half: Half, claims: Sequence[Claim], neighbours: np.ndarray, seed: i
 
 def firing_rows(half: Half, feature: int, threshold: float) -> np.ndarray:
     """Rows of the half where a feature's activation is at least `threshold`."""
-    place = slice(half.features.indptr[feature], half.features.indptr[feature + 1])
-    rows: np.ndarray = half.features.indices[place][half.features.data[place] >= threshold]
-    return rows
+    rows, values = fired(half.features, feature)
+    strong: np.ndarray = rows[values >= threshold]
+    return strong
 
 
-def hard_rows(half: Half, feature: int, fired: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
+def hard_rows(half: Half, feature: int, firing: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
     """Rows where one of the nearest features fires and this one does not."""
     near = np.zeros(half.features.shape[0], bool)
     for other in neighbours[feature]:
         near[firing_rows(half, int(other), 0.0)] = True
-    near[fired] = False
+    near[firing] = False
     return np.flatnonzero(near)
 
 
@@ -143,23 +143,6 @@ def _figures(sums: np.ndarray) -> dict[str, np.ndarray]:
         }
 
 
-def _drawn(sums: np.ndarray, seed: int) -> np.ndarray:
-    """`[draw, claim, 6]`: sums of sequences drawn with replacement."""
-    clusters = len(sums)
-    counts = np.random.default_rng([seed, 0xB007]).multinomial(clusters, np.full(clusters, 1 / clusters), size=DRAWS)
-    drawn: np.ndarray = (counts @ sums.reshape(clusters, -1)).reshape(DRAWS, *sums.shape[1:])
-    return drawn
-
-
-def _low(draws: np.ndarray) -> np.ndarray:
-    """`[claim]` lower ends of 95 % intervals; NaN where no draw is defined."""
-    known = ~np.isnan(draws).all(0)
-    low = np.full(draws.shape[1], np.nan)
-    if known.any():
-        low[known] = np.nanquantile(draws[:, known], 0.025, axis=0)
-    return low
-
-
 def _clustered_p(true: np.ndarray, fires: np.ndarray, covered: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """`[claim]` one-sided p-values from `[cluster, claim]` counts."""
     n = np.maximum(rows.sum(0), 1)
@@ -171,14 +154,14 @@ def _clustered_p(true: np.ndarray, fires: np.ndarray, covered: np.ndarray, rows:
     return np.where(fires.sum(0) > 0, p, 1.0)
 
 
-def _shuffled(claims: Sequence[Claim], covers: Sequence[Any], fired: Sequence[np.ndarray], seed: int) -> np.ndarray:
+def _shuffled(claims: Sequence[Claim], covers: Sequence[Any], firing: Sequence[np.ndarray], seed: int) -> np.ndarray:
     """`[claim]` mean balanced accuracy of names of other features; NaN where they say nothing about this feature's rows."""
     rng = np.random.default_rng([seed, 0x5AFF])
     feature = np.array([claim.feature for claim in claims])
     covered = np.array([np.count_nonzero(said if known is None else said & known) for said, known in covers])
     counted = np.array([len(said) if known is None else np.count_nonzero(known) for said, known in covers])
     out = np.full(len(claims), np.nan)
-    for i, rows in enumerate(fired):
+    for i, rows in enumerate(firing):
         others = np.flatnonzero(feature != feature[i])
         accuracies = []
         for j in rng.permutation(others)[:SHUFFLES]:

@@ -1,4 +1,4 @@
-"""`name`: proposals from labels, a vocabulary and a language model, judged together on rows that made none of them."""
+"""`name`: proposals from labels and from a vocabulary, judged together on rows that made none of them."""
 
 from __future__ import annotations
 

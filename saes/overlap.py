@@ -65,8 +65,8 @@ def overlap(
         ValueError: directions or activations of another width.
     """
     array = isinstance(directions, np.ndarray)
-    vectors = _unit(np.asarray(directions if array else [np.asarray(d.vector) for d in directions], np.float64))
-    decoder = _unit(sae.W_dec.detach().double().cpu().numpy())
+    vectors = unit(np.asarray(directions if array else [np.asarray(d.vector) for d in directions], np.float64))
+    decoder = unit(sae.W_dec.detach().double().cpu().numpy())
     for name, given in (("directions", vectors), ("activations", activations)):
         if given.ndim != 2 or given.shape[1] != decoder.shape[1]:
             raise ValueError(f"{name} have shape {given.shape}; the SAE reads {decoder.shape[1]} dimensions")
@@ -90,7 +90,7 @@ def random_directions(activations: np.ndarray, seed: int = 0) -> np.ndarray:
     """`[DRAWS, d]` float64 unit vectors drawn from a normal distribution with the covariance of `activations [row, d]`."""
     centred = np.asarray(activations, np.float64) - activations.mean(0)
     mix = np.random.default_rng(seed).normal(size=(DRAWS, len(centred))) / np.sqrt(len(centred))
-    return _unit(mix @ centred)
+    return unit(mix @ centred)
 
 
 def share_as_near(chance: np.ndarray, cosine: np.ndarray) -> np.ndarray:
@@ -147,7 +147,7 @@ def stability(saes: Sequence[Any], *, seed: int = 0) -> Stability:
     first, *others = [torch.nn.functional.normalize(sae.W_dec.detach().float().cpu(), dim=1).numpy() for sae in saes]
     matched = [_matched(first, other) for other in others]
     rng = np.random.default_rng(seed)
-    _, by_chance = _matched(first, _unit(rng.normal(size=first.shape).astype(np.float32)))
+    _, by_chance = _matched(first, unit(rng.normal(size=first.shape).astype(np.float32)))
     return Stability(
         cosine=np.mean([cosine for _, cosine in matched], axis=0),
         matches=np.stack([match for match, _ in matched]),
@@ -161,7 +161,8 @@ def _matched(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return match, cosine[rows, match]
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Rows brought to length one; a zero row stays."""
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: np.ndarray = vectors / np.maximum(length, np.finfo(vectors.dtype).tiny)
-    return unit
+    out: np.ndarray = vectors / np.maximum(length, np.finfo(vectors.dtype).tiny)
+    return out

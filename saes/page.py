@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import fields
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-import probekit
 from probekit.data import LabelSet
 from probekit.report import blocks, wording
 from probekit.report.blocks import Block, Page
+from probekit.versions import versions_of
 from saes.card_boards import Boards
-from saes.card_data import CardData, Pieces, Probes, directions_of, nearest_probes, short, unit
+from saes.card_data import CardData, Pieces, Probes, directions_of, nearest_probes, short
 from saes.contexts import Contexts, Decode, decoder
 from saes.features import SparseFeatures
 from saes.health import DENSE
 from saes.judging import nearest_features
 from saes.loading import fingerprint
 from saes.names import Evidence, Names
+from saes.overlap import unit
 
 if TYPE_CHECKING:
     from probekit.activations import Activations
@@ -285,7 +284,9 @@ def _make_again(features: SparseFeatures, sae: Any, command: str | None) -> list
         "model": str(metadata.get("model_name") or "not known"),
         "rows": f"{len(features):,}",
         "tokens fingerprint": str(features.manifest.source.get("tokens") or "not known"),
-        "versions": ", ".join(f"{name} {number}" for name, number in _versions().items()),
+        "versions": ", ".join(
+            f"{name} {number}" for name, number in versions_of("torch", "numpy", "sae-lens", "transformers").items()
+        ),
     }
     out = [blocks.heading("Make it again"), *([blocks.code(command)] if command else []), blocks.facts(facts)]
     return (
@@ -293,13 +294,3 @@ def _make_again(features: SparseFeatures, sae: Any, command: str | None) -> list
         if trained
         else out
     )
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "probekit": probekit.__version__}
-    for package in ("torch", "numpy", "sae-lens", "transformers"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -14,7 +14,7 @@ class Proposal:
     Attributes:
         claim: Which feature, and which of the rows it will be judged on the name covers.
         text: The name.
-        source: `labels`, `vocabulary` or `language_model`.
+        source: `labels` or `vocabulary`.
         merit: How well it did on the rows it was made from; higher is better, 0 to 1.
         rival: The best other description from the same source, if any.
         rival_merit: Its merit.

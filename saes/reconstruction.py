@@ -9,7 +9,7 @@ from scipy import sparse
 
 from saes.columns import ColumnName, Labels
 from saes.features import SparseFeatures
-from saes.scores import precise_thresholds
+from saes.scores import fired, precise_thresholds
 from saes.scoring import drawn_figures, halves
 
 LEAST = 10
@@ -62,9 +62,8 @@ def reconstruct(features: SparseFeatures, labels: Labels, *, precision: float = 
     threshold = precise_thresholds(choose.features, choose.columns, precision, LEAST)
     columns = report.columns
     predicted = np.zeros(columns.positive.shape, bool)
-    for feature in np.flatnonzero(np.isfinite(threshold).any(1)):
-        place = slice(report.features.indptr[feature], report.features.indptr[feature + 1])
-        rows, values = report.features.indices[place], report.features.data[place]
+    for feature in np.flatnonzero(np.isfinite(threshold).any(1)).tolist():
+        rows, values = fired(report.features, feature)
         detected = np.flatnonzero(np.isfinite(threshold[feature]))
         predicted[rows[:, None], detected] |= values[:, None] >= threshold[feature, detected]
     if columns.defined is not None:

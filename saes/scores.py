@@ -61,7 +61,7 @@ def rank(features: sparse.csc_array, columns: Columns) -> Ranking:
     )  # wins: pairs of a row with and one without the label in the right order
     threshold = np.full(shape, np.inf, np.float32)
     for feature in range(shape[0]):
-        rows, values = _fired(features, feature)
+        rows, values = fired(features, feature)
         order = np.argsort(-values, kind="stable")
         rows, values = rows[order], values[order]
         ends = np.flatnonzero(np.diff(values, append=-np.inf))  # last row of each run of equal values
@@ -118,7 +118,7 @@ def precise_thresholds(features: sparse.csc_array, columns: Columns, precision: 
     """
     threshold = np.full((features.shape[1], len(columns)), np.inf, np.float32)
     for feature in range(features.shape[1]):
-        rows, values = _fired(features, feature)
+        rows, values = fired(features, feature)
         if len(rows) < least:
             continue
         order = np.argsort(-values, kind="stable")
@@ -142,7 +142,7 @@ def at_threshold(features: sparse.csc_array, columns: Columns, threshold: np.nda
     shape = (features.shape[1], len(columns))
     true, said = np.zeros(shape), np.zeros(shape)
     for feature in range(shape[0]):
-        rows, values = _fired(features, feature)
+        rows, values = fired(features, feature)
         for part in _parts(len(rows), len(columns)):
             yes = values[:, None] >= threshold[feature, part]
             true[feature, part] = (yes & columns.positive[rows, part]).sum(0)
@@ -180,7 +180,7 @@ def p_values(features: sparse.csc_array, columns: Columns, cluster: np.ndarray) 
     base_squared = np.square(base).sum(0)
     result = np.ones((features.shape[1], len(columns)))
     for feature in range(features.shape[1]):
-        rows, values = _fired(features, feature)
+        rows, values = fired(features, feature)
         if len(rows) == 0:
             continue
         height = (stats.rankdata(values) + (len(cluster) - len(rows) - 1) / 2)[
@@ -201,7 +201,8 @@ def p_values(features: sparse.csc_array, columns: Columns, cluster: np.ndarray) 
     return result
 
 
-def _fired(features: sparse.csc_array, feature: int) -> tuple[np.ndarray, np.ndarray]:
+def fired(features: sparse.csc_array, feature: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows where a feature is above zero, as they are stored, and its activations there."""
     place = slice(features.indptr[feature], features.indptr[feature + 1])
     return features.indices[place], features.data[place]
 

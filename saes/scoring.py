@@ -11,7 +11,7 @@ from scipy import sparse, stats
 
 from probekit.data import drop_seen_prefixes
 from saes.columns import ColumnName, Columns, Labels, columns_of
-from saes.scores import Ranking, at_threshold, p_values, rank
+from saes.scores import Ranking, at_threshold, fired, p_values, rank
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -140,7 +140,7 @@ class FeatureScores:
         for name in ("precision", "recall", "f1"):
             data[name] = getattr(self, name)[at]
             if intervals:
-                data[f"{name}_low"], data[f"{name}_high"] = _ends(draws[name])
+                data[f"{name}_low"], data[f"{name}_high"] = ends(draws[name])
         data |= {"p": self.p[at], "q": self.q[at]}
         data |= {"positives": self.positives[pairs[:, 1]], "fired": self.fired[pairs[:, 0]]}
         return pd.DataFrame(data)
@@ -158,8 +158,7 @@ def pair_sums(half: Half, pairs: np.ndarray, threshold: np.ndarray) -> np.ndarra
     sums = np.zeros((clusters, len(pairs), 3))
     columns = half.columns
     for i, (feature, column) in enumerate(pairs):
-        place = slice(half.features.indptr[feature], half.features.indptr[feature + 1])
-        rows, values = half.features.indices[place], half.features.data[place]
+        rows, values = fired(half.features, feature)
         rows = rows[values >= threshold[i]]
         if columns.defined is not None:
             rows = rows[columns.defined[rows, column]]
@@ -169,16 +168,23 @@ def pair_sums(half: Half, pairs: np.ndarray, threshold: np.ndarray) -> np.ndarra
     return sums
 
 
-def drawn_figures(sums: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """`[draw, pair]` precision, recall and F1 over bootstrap draws of the clusters of `pair_sums`."""
+def drawn_sums(sums: np.ndarray, seed: int) -> np.ndarray:
+    """`[draw, ...]` sums over clusters drawn with replacement, of `[cluster, ...]`."""
     clusters = len(sums)
     counts = np.random.default_rng([seed, 0xB007]).multinomial(clusters, np.full(clusters, 1 / clusters), size=DRAWS)
-    true, said, held = np.moveaxis((counts @ sums.reshape(clusters, -1)).reshape(DRAWS, -1, 3), 2, 0)
+    drawn: np.ndarray = (counts @ sums.reshape(clusters, -1)).reshape(DRAWS, *sums.shape[1:])
+    return drawn
+
+
+def drawn_figures(sums: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """`[draw, pair]` precision, recall and F1 over bootstrap draws of the clusters of `pair_sums`."""
+    true, said, held = np.moveaxis(drawn_sums(sums, seed), 2, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
         return {"precision": true / said, "recall": true / held, "f1": 2 * true / (said + held)}
 
 
-def _ends(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def ends(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of 95 % intervals of `[draw, pair]`; NaN where no draw is defined."""
     known = ~np.isnan(draws).all(0)
     low, high = np.full(draws.shape[1], np.nan), np.full(draws.shape[1], np.nan)
     if known.any():

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from probekit.data import drop_seen_prefixes, split_items
+from probekit.data import split_items
 from probekit.probes import fit_grid
 from probekit.probes.intervals import Estimate, bootstrap, cluster_counts, paired_interval
 from probekit.probes.metrics import CLASS_METRICS, Predictions
 from saes.columns import ColumnName, Columns, Labels, columns_of
 from saes.features import SparseFeatures
+from saes.parts import draw_parts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,10 +128,9 @@ def sparse_probes(
     if not counts or counts[0] < 1 or counts[-1] > features.width:
         raise ValueError(f"counts must lie between 1 and the {features.width:,} features, got {list(counts)}")
     train, valid, test = _rows(features, max_rows, seed)
+    drawn = {"train": train, "valid": valid, "test": test}
     matrix = features.matrix.tocsr()
-    parts = {
-        name: sparse.csc_array(matrix[rows]) for name, rows in (("train", train), ("valid", valid), ("test", test))
-    }
+    parts = {name: sparse.csc_array(matrix[rows]) for name, rows in drawn.items()}
     chosen = _ranked(parts["train"], columns.of_rows(train))[:, : counts[-1]]
     log_proba: dict[str, list[torch.Tensor]] = {}
     for column in range(len(columns)):
@@ -149,7 +149,7 @@ def sparse_probes(
         del every
     if activations is not None:
         site = features.manifest.site
-        x = {name: activations.read(site, rows) for name, rows in (("train", train), ("valid", valid), ("test", test))}
+        x = {name: activations.read(site, rows) for name, rows in drawn.items()}
         found["dense"] = _fitted(x["train"], truth[train], x["valid"], truth[valid]).log_proba(x["test"])
     _, cluster = np.unique(features.sequence[test], return_inverse=True)
     draws = cluster_counts(int(cluster.max()) + 1, n_boot, seed)
@@ -163,13 +163,8 @@ def sparse_probes(
 
 def _rows(features: SparseFeatures, max_rows: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     split = split_items(features.sequence, np.arange(int(features.sequence.max()) + 1), seed)
-    rng = np.random.default_rng([seed, 0x50B5])
-    before = features.prefix[np.concatenate([split.train, split.valid])]
-    test = split.test[drop_seen_prefixes(before, features.prefix[split.test])]
-    drawn = []
-    for rows, most in ((split.train, max_rows), (split.valid, max_rows // 4), (test, max_rows // 2)):
-        drawn.append(np.sort(rng.choice(rows, min(len(rows), most), replace=False)))
-    return drawn[0], drawn[1], drawn[2]
+    drawn = draw_parts(split, features.prefix, max_rows, np.random.default_rng([seed, 0x50B5]))
+    return drawn["train"], drawn["valid"], drawn["test"]
 
 
 def _ranked(features: sparse.csc_array, columns: Columns) -> np.ndarray:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,9 @@ import numpy as np
 from saes.contexts import Contexts
 from saes.encoders import Encoder, letter_encoder
 from saes.judging import Claim, firing_rows, hard_rows
+from saes.overlap import unit
 from saes.proposals import Proposal
+from saes.scores import fired
 from saes.scoring import Half
 
 if TYPE_CHECKING:
@@ -65,20 +68,18 @@ class Vocabulary:
         text has to be to count as covered is chosen there, too, by balanced accuracy with half of the silent rows hard.
         """
         words = self._words(choose, contexts)
-        places = _places(self.encoder or letter_encoder([*words, *contexts.words[0]]), contexts)
-        encode = self.encoder or places.encode
-        spaces = _Spaces(encode(words), places, self._of_decoder(sae, words))
+        encode = self.encoder or letter_encoder([*words, *contexts.words[0]])
+        spaces = _Spaces(encode(words), _places(encode, contexts), self._of_decoder(sae, words))
         rng = np.random.default_rng(0)
         silent = rng.choice(len(choose.rows), min(4 * _SAMPLE, len(choose.rows)), replace=False)
         proposals: list[Proposal] = []
         for feature in np.flatnonzero(np.diff(choose.features.indptr) >= 2).tolist():
-            values = choose.features.data[choose.features.indptr[feature] : choose.features.indptr[feature + 1]]
-            threshold = float(np.median(values))
-            fired = firing_rows(choose, feature, threshold)
+            threshold = float(np.median(fired(choose.features, feature)[1]))
+            firing = firing_rows(choose, feature, threshold)
             kinds = (
-                _some(fired, rng),
-                np.setdiff1d(silent, fired),
-                _some(hard_rows(choose, feature, fired, neighbours), rng),
+                _some(firing, rng),
+                np.setdiff1d(silent, firing),
+                _some(hard_rows(choose, feature, firing, neighbours), rng),
             )
             found = spaces.best(feature, [choose.rows[rows] for rows in kinds])
             for i, (merit, place, word, least) in enumerate(found):
@@ -110,7 +111,7 @@ class Vocabulary:
         """By place, `[feature, NEAREST]` words nearest the decoder vectors in the model's own spaces."""
         if self.model is None:
             return {}
-        found = {"word": _nearest(_unit(sae.W_dec.detach().float().cpu().numpy()), self._in_templates(sae, words))}
+        found = {"word": _nearest(unit(sae.W_dec.detach().float().cpu().numpy()), self._in_templates(sae, words))}
         pushed = self._by_logits(sae, words)
         return found if pushed is None else found | {"next": pushed}
 
@@ -134,7 +135,7 @@ class Vocabulary:
                 states = self.model.run(torch.from_numpy(batch), torch.from_numpy(mask), [site])[site]
                 last = mask.sum(1) - 1
                 total[group] += states[torch.arange(len(group)), torch.from_numpy(last)].float().cpu().numpy()
-        return _unit(total - total.mean(0))
+        return unit(total - total.mean(0))
 
     def _by_logits(self, sae: Any, words: list[str]) -> np.ndarray | None:
         """`[feature, NEAREST]` words whose first token the decoder vector makes likelier most."""
@@ -161,7 +162,6 @@ class Vocabulary:
 class _Places:
     """What each row shows at each place, as vectors of the distinct texts and `[row]` indices; -1 where there is nothing."""
 
-    encode: Encoder
     vectors: dict[str, np.ndarray]
     index: dict[str, np.ndarray]
 
@@ -171,7 +171,6 @@ def _places(encode: Encoder, contexts: Contexts) -> _Places:
     windows, of_window = contexts.windows()
     word_vectors = encode(words)
     return _Places(
-        encode,
         {"word": word_vectors, "next": word_vectors, "context": encode(windows)},
         {"word": of_word, "next": contexts.next_words, "context": of_window},
     )
@@ -184,10 +183,12 @@ class _Spaces:
     words: np.ndarray
     places: _Places
     of_decoder: dict[str, np.ndarray]
-    centre: np.ndarray = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "centre", self.words.mean(0))
+    @cached_property
+    def centre(self) -> np.ndarray:
+        """`[d]` the mean word."""
+        mean: np.ndarray = self.words.mean(0)
+        return mean
 
     def best(self, feature: int, kinds: Sequence[np.ndarray]) -> list[tuple[float, str, int, float]]:
         """`(merit, place, word, least likeness)` of the best words, one a word, best first.
@@ -253,8 +254,3 @@ def _nearest(vectors: np.ndarray, words: np.ndarray) -> np.ndarray:
             for start in range(0, len(vectors), 256)
         ]
     )
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    unit: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
-    return unit

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import shlex
 import sys
 import tempfile
@@ -10,14 +9,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-import probekit
 from probekit.data import Dataset, LabelSet, as_dataset
 from probekit.probes.base import LinearProbe
 from probekit.probes.grid import FAMILIES
@@ -28,6 +25,7 @@ from probekit.probes.result import SweepResult
 from probekit.probes.rows import Part
 from probekit.probes.scoring import Figures, Scorer
 from probekit.probes.sources import Elsewhere, open_source
+from probekit.versions import versions_of
 
 # Gradient of the mean loss at which a logistic probe of a sweep counts as solved: exact where that is cheap, and looser from
 # MANY labels (rows x targets) on. For 64 targets of 20,000 rows the looser one lies within 0.0003 of the exact test log-loss,
@@ -162,7 +160,7 @@ def sweep(
         "seed": seed,
         "arguments": asked,
         **reading.facts(),
-        "versions": _versions(),
+        "versions": versions_of("torch", "numpy", "transformers", "scikit-learn"),
         "command": shlex.join(sys.argv),
         "started": datetime.fromtimestamp(began, UTC).isoformat("T", "seconds"),
         "seconds": round(time.time() - began, 1),
@@ -273,13 +271,3 @@ def _bar(wanted: bool, total: int) -> Iterator[Any]:
             bar.update(task, advance=steps, description=text)
 
         yield advance
-
-
-def _versions() -> dict[str, str]:
-    out = {"python": platform.python_version(), "probekit": probekit.__version__}
-    for package in ("torch", "numpy", "transformers", "scikit-learn"):
-        try:
-            out[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return out

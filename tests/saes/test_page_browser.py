@@ -7,21 +7,9 @@ import re
 import pytest
 
 import saes
-from tests.report.test_page_browser import ARGUMENTS, CHROMIUM
 from tests.saes.page_world import HOSTILE, world
 
 MOST = 30
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
-    with playwright.sync_playwright() as running:
-        opened = running.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")
