@@ -12,8 +12,8 @@ from scipy import sparse
 
 from benchmarks.table import Row
 from probekit.activations import ArrayActivations
-from saes.columns import Columns
-from saes.scores import at_threshold, p_values, rank
+from saes.scoring.columns import Columns
+from saes.scoring.scores import at_threshold, p_values, rank
 
 SITE = "blocks.0.hook_resid_post"
 

@@ -1,22 +1,22 @@
 """Sparse-autoencoder features: trained and loaded through SAELens, named, scored and compared with probes."""
 
-from saes.bottleneck import bottleneck
-from saes.bottleneck_result import Bottleneck, Explanation
-from saes.comparison import Comparison, compare
-from saes.encoders import sentence_encoder
+from saes.comparing.comparison import Comparison, compare
+from saes.comparing.sparse_probes import SparseProbes, sparse_probes
+from saes.concept_bottleneck.fitting import bottleneck
+from saes.concept_bottleneck.result import Bottleneck, Explanation
 from saes.features import SparseFeatures, encode
 from saes.health import Health, Spliced, health
-from saes.intervention import intervene
 from saes.loading import load
-from saes.names import Check, Evidence, Name, Names
-from saes.naming import name
+from saes.naming.encoders import sentence_encoder
+from saes.naming.intervention import intervene
+from saes.naming.name_features import name
+from saes.naming.names import Check, Evidence, Name, Names
+from saes.naming.vocabulary import Vocabulary
 from saes.overlap import Overlap, Stability, overlap, stability
-from saes.page import save_page
-from saes.reconstruction import Reconstruction, reconstruct
-from saes.scoring import FeatureScores, score
-from saes.sparse_probes import SparseProbes, sparse_probes
+from saes.page.save import save_page
+from saes.scoring.feature_scores import FeatureScores, score
+from saes.scoring.reconstruction import Reconstruction, reconstruct
 from saes.training import train, train_many
-from saes.vocabulary import Vocabulary
 
 __all__ = [
     "Bottleneck",

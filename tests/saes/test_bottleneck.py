@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 import saes
 from probekit.activations import ArrayActivations
 from probekit.data import Dataset, LabelSet
-from saes.pooling import pool_activations, pool_features
+from saes.concept_bottleneck.pooling import pool_activations, pool_features
 
 LENGTH, WIDTH, DECIDING = 6, 40, (3, 7, 11)
 

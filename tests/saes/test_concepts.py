@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 from sklearn.feature_selection import f_classif
 
-from saes.concepts import Utility, choose_concepts, class_separation, squared_correlation
+from saes.concept_bottleneck.concepts import Utility, choose_concepts, class_separation, squared_correlation
 
 
 @st.composite

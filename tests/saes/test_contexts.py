@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from saes.contexts import Contexts
+from saes.naming.contexts import Contexts
 
 PIECES = ["The", " cat", "fish", " sat", ",", " down", "\n", "Dogs", " ran", "."]
 SEQUENCES = [[0, 1, 2, 3, 4, 5, 9], [7, 8, 6, 7, 9]]

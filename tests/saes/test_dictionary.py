@@ -12,8 +12,8 @@ from sklearn.metrics import f1_score
 
 import saes
 from probekit.data import LabelSet
-from saes.columns import Columns
-from saes.conjunctions import Search
+from saes.scoring.columns import Columns
+from saes.scoring.conjunctions import Search
 
 
 class Made:

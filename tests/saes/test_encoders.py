@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from saes.encoders import letter_encoder, sentence_encoder
+from saes.naming.encoders import letter_encoder, sentence_encoder
 from tests.models.tiny import make_tokenizer
 
 

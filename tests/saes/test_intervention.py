@@ -12,8 +12,8 @@ from scipy import sparse
 import saes
 from probekit.data import Dataset
 from probekit.models import load_model
-from saes.causal import causal_agreement
-from saes.names import Evidence
+from saes.comparing.causal import causal_agreement
+from saes.naming.names import Evidence
 from tests.models.tiny import make_model, make_tokenizer
 
 SEQUENCES, LENGTH, WIDTH = 80, 10, 12

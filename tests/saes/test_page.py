@@ -13,11 +13,11 @@ import torch
 import saes
 from probekit.data import LabelSet
 from probekit.models.unembedding import logit_effects
-from saes.card_boards import Boards
-from saes.card_data import directions_of, nearest_probes, unit
-from saes.cards import BINS, HARD, MIDDLE, TOP, card_of
-from saes.judging import nearest_features
+from saes.naming.judging import nearest_features
 from saes.overlap import overlap
+from saes.page.card_boards import Boards
+from saes.page.card_data import directions_of, nearest_probes, unit
+from saes.page.cards import BINS, HARD, MIDDLE, TOP, card_of
 from tests.saes.page_world import GAMES, HOSTILE, SITE, SQUARES, world
 
 

@@ -10,8 +10,8 @@ from scipy import sparse
 from sklearn.metrics import f1_score, precision_recall_curve, precision_score, recall_score, roc_auc_score
 
 from probekit.data import LabelSet
-from saes.columns import Columns, columns_of
-from saes.scores import at_threshold, p_values, rank
+from saes.scoring.columns import Columns, columns_of
+from saes.scoring.scores import at_threshold, p_values, rank
 
 
 def drawn(seed: int, n: int = 120, features: int = 5, columns: int = 3, levels: int = 4, masked: bool = False):
@@ -58,7 +58,7 @@ def test_wide_work_is_cut_into_parts_without_changing_anything(monkeypatch):
     cluster = np.repeat(np.arange(30), 4)
     features = sparse.csc_array(dense)
     whole = (rank(features, columns), p_values(features, columns, cluster))
-    monkeypatch.setattr("saes.scores._ELEMENTS", 64)
+    monkeypatch.setattr("saes.scoring.scores._ELEMENTS", 64)
     parts = (rank(features, columns), p_values(features, columns, cluster))
     np.testing.assert_array_equal(whole[0].auroc, parts[0].auroc)
     np.testing.assert_array_equal(whole[0].f1, parts[0].f1)

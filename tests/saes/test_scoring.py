@@ -86,8 +86,8 @@ def test_too_few_sequences_are_refused():
 
 
 def test_precise_thresholds_are_the_lowest_that_will_do():
-    from saes.columns import Columns
-    from saes.scores import precise_thresholds
+    from saes.scoring.columns import Columns
+    from saes.scoring.scores import precise_thresholds
 
     rng = np.random.default_rng(0)
     value = np.round(rng.random(400) * (rng.random(400) < 0.6), 2).astype(np.float32)

@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 import saes
 from probekit.activations import ArrayActivations
 from probekit.data import LabelSet
-from saes.sparse_probes import _rows
+from saes.comparing.sparse_probes import _rows
 
 
 def world(seed: int = 0, n: int = 6000):

@@ -8,7 +8,7 @@ import torch
 from scipy import sparse
 
 import saes
-from saes.vocabulary import _separated
+from saes.naming.vocabulary import _separated
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgkl" for b in "aeiou" for c in ("mno", "rst", "xyz")]
 LENGTH = 20

@@ -11,7 +11,7 @@ import torch
 
 from probekit.data import Dataset
 from saes.features import SparseFeatures
-from saes.intervention import contribution, mean_interval, one_a_sequence, places_of, runner_of
+from saes.naming.intervention import contribution, mean_interval, one_a_sequence, places_of, runner_of
 from saes.overlap import random_directions
 
 if TYPE_CHECKING:

@@ -6,12 +6,12 @@ from functools import partial
 
 import numpy as np
 
-from saes.columns import ColumnName
-from saes.conjunctions import Search, holds
-from saes.judging import Claim
-from saes.proposals import Proposal
-from saes.scores import rank
-from saes.scoring import Half
+from saes.naming.judging import Claim
+from saes.naming.proposals import Proposal
+from saes.scoring.columns import ColumnName
+from saes.scoring.conjunctions import Search, holds
+from saes.scoring.feature_scores import Half
+from saes.scoring.scores import rank
 
 
 def propose_labels(choose: Half, report: Half) -> list[Proposal]:

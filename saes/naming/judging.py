@@ -9,9 +9,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from scipy import stats
 
-from saes.names import Evidence
-from saes.scores import fired
-from saes.scoring import Half, drawn_sums, ends
+from saes.naming.names import Evidence
+from saes.scoring.feature_scores import Half, drawn_sums, ends
+from saes.scoring.scores import fired
 
 NEIGHBOURS = 5
 """Nearest features whose firing makes a row a hard negative."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from saes.judging import Claim
+from saes.naming.judging import Claim
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,15 @@ from probekit.data import LabelSet
 from probekit.report import blocks, wording
 from probekit.report.blocks import Block, Page
 from probekit.versions import versions_of
-from saes.card_boards import Boards
-from saes.card_data import CardData, Pieces, Probes, directions_of, nearest_probes, short
-from saes.contexts import Contexts, Decode, decoder
 from saes.features import SparseFeatures
 from saes.health import DENSE
-from saes.judging import nearest_features
 from saes.loading import fingerprint
-from saes.names import Evidence, Names
+from saes.naming.contexts import Contexts, Decode, decoder
+from saes.naming.judging import nearest_features
+from saes.naming.names import Evidence, Names
 from saes.overlap import unit
+from saes.page.card_boards import Boards
+from saes.page.card_data import CardData, Pieces, Probes, directions_of, nearest_probes, short
 
 if TYPE_CHECKING:
     from probekit.activations import Activations

@@ -12,7 +12,7 @@ import torch
 from probekit.activations.store import File, fault_of, write_tensors
 from probekit.probes.intervals import Estimate
 from probekit.probes.metrics import CLASS_METRICS
-from saes.bottleneck_result import Bottleneck, Head
+from saes.concept_bottleneck.result import Bottleneck, Head
 
 FORMAT = 1
 RECORD = "bottleneck.json"

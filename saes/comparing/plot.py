@@ -11,7 +11,7 @@ from probekit.report.style import LEGEND, MARGIN, SERIES_COLORS, SOURCE_STYLES, 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from saes.comparison import Comparison
+    from saes.comparing.comparison import Comparison
 
 BLUE, ORANGE, GREY = SERIES_COLORS[0], SERIES_COLORS[1], SOURCE_STYLES["shuffled"]["color"]
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from saes.columns import ColumnName, Labels
 from saes.features import SparseFeatures
-from saes.scores import fired, precise_thresholds
-from saes.scoring import drawn_figures, halves
+from saes.scoring.columns import ColumnName, Labels
+from saes.scoring.feature_scores import drawn_figures, halves
+from saes.scoring.scores import fired, precise_thresholds
 
 LEAST = 10
 """Rows with the label on which a feature must have said yes before it counts as a detector."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from saes.features import SparseFeatures
-from saes.scores import fired
+from saes.scoring.scores import fired
 
 TOP = 8
 """Examples where a feature fires most."""

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from probekit.report import wording
 from probekit.report.style import LEGEND, MARGIN, SERIES_COLORS, SOURCE_STYLES, arrange
-from saes.bottleneck_result import CONCEPTS, SOURCES
+from saes.concept_bottleneck.result import CONCEPTS, SOURCES
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from saes.bottleneck_result import Bottleneck
+    from saes.concept_bottleneck.result import Bottleneck
 
 STYLES = {
     CONCEPTS: SOURCE_STYLES["model"],

@@ -10,15 +10,15 @@ import numpy as np
 
 from probekit.data import Dataset
 from probekit.probes.intervals import Estimate
-from saes.causal import CausalAgreement, causal_agreement
-from saes.columns import ColumnName, Labels
+from saes.comparing.causal import CausalAgreement, causal_agreement
+from saes.comparing.sparse_probes import SparseProbes, sparse_probes
 from saes.features import SparseFeatures, encode
 from saes.loading import site_of
-from saes.names import Names
+from saes.naming.names import Names
 from saes.overlap import Overlap, Stability, overlap, stability
-from saes.reconstruction import Reconstruction, reconstruct
-from saes.scoring import FeatureScores, score
-from saes.sparse_probes import SparseProbes, sparse_probes
+from saes.scoring.columns import ColumnName, Labels
+from saes.scoring.feature_scores import FeatureScores, score
+from saes.scoring.reconstruction import Reconstruction, reconstruct
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -131,7 +131,7 @@ class Comparison:
 
     def plot(self) -> go.Figure:
         """Three panels: AUROC by number of features, each label's best F1, and the cosines beside chance."""
-        from saes.comparison_plot import plot_comparison
+        from saes.comparing.plot import plot_comparison
 
         return plot_comparison(self)
 

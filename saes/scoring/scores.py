@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse, stats
 
-from saes.columns import Columns
+from saes.scoring.columns import Columns
 
 _ELEMENTS = 1 << 21  # rows x columns worked on at a time
 

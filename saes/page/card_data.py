@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from saes.card_boards import Boards
-from saes.cards import Card, Example, card_of
-from saes.contexts import Contexts, Decode
 from saes.features import SparseFeatures
-from saes.names import Evidence, Name
+from saes.naming.contexts import Contexts, Decode
+from saes.naming.names import Evidence, Name
 from saes.overlap import random_directions, share_as_near, unit
+from saes.page.card_boards import Boards
+from saes.page.cards import Card, Example, card_of
 
 if TYPE_CHECKING:
     from probekit.models import Model

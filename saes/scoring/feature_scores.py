@@ -10,8 +10,8 @@ import numpy as np
 from scipy import sparse, stats
 
 from probekit.data import drop_seen_prefixes
-from saes.columns import ColumnName, Columns, Labels, columns_of
-from saes.scores import Ranking, at_threshold, fired, p_values, rank
+from saes.scoring.columns import ColumnName, Columns, Labels, columns_of
+from saes.scoring.scores import Ranking, at_threshold, fired, p_values, rank
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from saes.contexts import Contexts
-from saes.encoders import Encoder, letter_encoder
-from saes.judging import Claim, firing_rows, hard_rows
+from saes.naming.contexts import Contexts
+from saes.naming.encoders import Encoder, letter_encoder
+from saes.naming.judging import Claim, firing_rows, hard_rows
+from saes.naming.proposals import Proposal
 from saes.overlap import unit
-from saes.proposals import Proposal
-from saes.scores import fired
-from saes.scoring import Half
+from saes.scoring.feature_scores import Half
+from saes.scoring.scores import fired
 
 if TYPE_CHECKING:
     from probekit.models import Model

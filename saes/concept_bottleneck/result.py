@@ -12,8 +12,8 @@ import numpy as np
 from scipy import sparse, special
 
 from probekit.probes.intervals import Estimate, paired_interval
+from saes.concept_bottleneck.pooling import Pool, pool_features
 from saes.features import SparseFeatures
-from saes.pooling import Pool, pool_features
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -207,7 +207,7 @@ class Bottleneck:
 
     def plot(self, metric: str = "accuracy") -> go.Figure:
         """The metric against the number of concepts, with 95 % intervals, beside the dense probe and the controls."""
-        from saes.bottleneck_plot import plot_bottleneck
+        from saes.concept_bottleneck.plot import plot_bottleneck
 
         return plot_bottleneck(self, metric)
 
@@ -358,7 +358,7 @@ class Bottleneck:
 
     def save(self, folder: str | Path) -> Path:
         """Write `bottleneck.json` and `bottleneck.safetensors`."""
-        from saes.bottleneck_files import write_bottleneck
+        from saes.concept_bottleneck.files import write_bottleneck
 
         return write_bottleneck(self, Path(folder))
 
@@ -370,6 +370,6 @@ class Bottleneck:
             FileNotFoundError: no bottleneck there.
             ValueError: files of something else, or damaged.
         """
-        from saes.bottleneck_files import read_bottleneck
+        from saes.concept_bottleneck.files import read_bottleneck
 
         return read_bottleneck(Path(folder))

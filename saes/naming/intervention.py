@@ -15,9 +15,9 @@ from torch import Tensor
 from probekit.data import Dataset, as_dataset
 from probekit.models.editing import changed_at
 from saes.features import SparseFeatures
-from saes.judging import nearest_features
-from saes.names import Check, Name, Names
-from saes.scoring import halves
+from saes.naming.judging import nearest_features
+from saes.naming.names import Check, Name, Names
+from saes.scoring.feature_scores import halves
 
 if TYPE_CHECKING:
     from probekit.models import Model

@@ -16,12 +16,12 @@ from probekit.probes import LogisticProbe, fit_grid
 from probekit.probes.controls import majority_log_proba, shuffle_labels
 from probekit.probes.intervals import Estimate, bootstrap, cluster_counts
 from probekit.probes.metrics import CLASS_METRICS, Predictions
-from saes.bottleneck_items import Items, items_of
-from saes.bottleneck_result import CONCEPTS, Bottleneck, Head
-from saes.concepts import Utility, choose_concepts, class_separation, squared_correlation
-from saes.names import Names
-from saes.parts import draw_parts
-from saes.pooling import Pool, pool_activations, pool_features
+from saes.concept_bottleneck.concepts import Utility, choose_concepts, class_separation, squared_correlation
+from saes.concept_bottleneck.items import Items, items_of
+from saes.concept_bottleneck.pooling import Pool, pool_activations, pool_features
+from saes.concept_bottleneck.result import CONCEPTS, Bottleneck, Head
+from saes.naming.names import Names
+from saes.scoring.parts import draw_parts
 
 if TYPE_CHECKING:
     from probekit.activations import Activations

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from saes.columns import Columns
-from saes.scores import fired
+from saes.scoring.columns import Columns
+from saes.scoring.scores import fired
 
 MOST = 3
 """Labels of a conjunction at most."""

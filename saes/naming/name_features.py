@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
 
-from saes.columns import Labels
-from saes.contexts import Contexts, Decode
-from saes.dictionary import propose_labels
 from saes.features import SparseFeatures, encode
-from saes.judging import judge, nearest_features
-from saes.names import Evidence, Name, Names
-from saes.proposals import Proposal
-from saes.scoring import halves
+from saes.naming.contexts import Contexts, Decode
+from saes.naming.dictionary import propose_labels
+from saes.naming.judging import judge, nearest_features
+from saes.naming.names import Evidence, Name, Names
+from saes.naming.proposals import Proposal
+from saes.scoring.columns import Labels
+from saes.scoring.feature_scores import halves
 
 if TYPE_CHECKING:
     from probekit.activations import Activations
-    from saes.vocabulary import Vocabulary
+    from saes.naming.vocabulary import Vocabulary
 
 PRECISE = 0.95
 """Precision from which evidence is reported as of the class `precise` (Karvonen et al. 2024, board reconstruction)."""

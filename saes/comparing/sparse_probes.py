@@ -14,9 +14,9 @@ from probekit.data import split_items
 from probekit.probes import fit_grid
 from probekit.probes.intervals import Estimate, bootstrap, cluster_counts, paired_interval
 from probekit.probes.metrics import CLASS_METRICS, Predictions
-from saes.columns import ColumnName, Columns, Labels, columns_of
 from saes.features import SparseFeatures
-from saes.parts import draw_parts
+from saes.scoring.columns import ColumnName, Columns, Labels, columns_of
+from saes.scoring.parts import draw_parts
 
 if TYPE_CHECKING:
     import pandas as pd

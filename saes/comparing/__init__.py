@@ -1,0 +1,1 @@
+"""SAE features held against linear probes."""

@@ -1,0 +1,1 @@
+"""A classifier whose inputs are a few named features."""

@@ -1,0 +1,1 @@
+"""Names for features: sources propose them, and rows that made none of them judge."""

@@ -1,0 +1,1 @@
+"""How well each feature tells each label, and what the precise ones tell together."""
