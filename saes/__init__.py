@@ -9,6 +9,7 @@ from saes.health import Health, Spliced, health
 from saes.loading import load
 from saes.naming.encoders import sentence_encoder
 from saes.naming.intervention import intervene
+from saes.naming.language_model import LanguageModel
 from saes.naming.name_features import name
 from saes.naming.names import Check, Evidence, Name, Names
 from saes.naming.vocabulary import Vocabulary
@@ -26,6 +27,7 @@ __all__ = [
     "Explanation",
     "FeatureScores",
     "Health",
+    "LanguageModel",
     "Name",
     "Names",
     "Overlap",

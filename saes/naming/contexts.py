@@ -72,9 +72,12 @@ class Contexts:
 
     def of(self, row: int, before: int = 24, after: int = 8) -> Context:
         """The row with up to so many tokens before and after it, within its sequence."""
-        first = max(int(self._start[row]), row - before)
-        stop = min(int(self._stop[row]), row + after + 1)
+        first, stop = (int(end[0]) for end in self.span(np.array([row]), before, after))
         return Context(int(row), tuple(self.pieces[self._place[first:stop]]), int(row) - first, first)
+
+    def span(self, rows: np.ndarray, before: int, after: int) -> tuple[np.ndarray, np.ndarray]:
+        """`[row]` the first row of each one's context, and the row after its last."""
+        return np.maximum(self._start[rows], rows - before), np.minimum(self._stop[rows], rows + after + 1)
 
     @cached_property
     def _distinct(self) -> tuple[np.ndarray, np.ndarray]:

@@ -129,7 +129,8 @@ def intervene(
     from labels, the log odds of the labels are read by the probes at the best later site; of a word, the log odds that
     the next token begins it. The control takes a step as long along another feature that fires at the same row.
 
-    Rows are of the half of the sequences that judged the names, one a sequence.
+    Rows are of the half of the sequences that judged the names, one a sequence. Names from a language model are sentences that
+    nothing reads out of the model, and are not checked.
 
     Args:
         names: From `saes.name`, with the same seed.
@@ -150,7 +151,8 @@ def intervene(
     if getattr(sae.cfg, "normalize_activations", "none") not in ("none", None):
         raise ValueError("this SAE normalises its input, so that its features are not steps in the stream")
     site = features.manifest.site
-    ranked = sorted(names, key=lambda name: -np.nan_to_num(name.evidence.balanced_accuracy_low))[:most]
+    readable = [name for name in names if name.source != "language_model"]
+    ranked = sorted(readable, key=lambda name: -np.nan_to_num(name.evidence.balanced_accuracy_low))[:most]
     if probes is None and any(name.source == "labels" for name in ranked):
         raise ValueError("names from labels are checked through probes at later sites: give probes=, a sweep over them")
     _, report, _ = halves(features, None, seed)

@@ -31,11 +31,14 @@ class Claim:
         feature: Which.
         threshold: The feature fires where its activation is at least this (and above zero).
         covers: The rows the name covers, of the half it is judged on.
+        sample: What it covers is known at rows alone that were drawn by whether this feature fires there: says nothing about
+            other features, nor of how often the feature fires among the rows covered (recall and F1 are NaN).
     """
 
     feature: int
     threshold: float
     covers: Covers
+    sample: bool = False
 
 
 def nearest_features(sae: Any, count: int = NEIGHBOURS) -> np.ndarray:
@@ -100,7 +103,7 @@ def _judged(half: Half, claims: Sequence[Claim], neighbours: np.ndarray, seed: i
     low = {name: ends(values)[0] for name, values in drawn.items()}
     p = _clustered_p(*np.moveaxis(sums[..., :4], 2, 0))
     shuffled = _shuffled(claims, covers, firing, seed)
-    return [
+    found = [
         Evidence(
             **{name: float(values[i]) for name, values in total.items()},
             **{f"{name}_low": float(low[name][i]) for name in low if name != "f1"},
@@ -110,6 +113,11 @@ def _judged(half: Half, claims: Sequence[Claim], neighbours: np.ndarray, seed: i
             shuffled=float(shuffled[i]),
         )
         for i, claim in enumerate(claims)
+    ]
+    nan = float("nan")
+    return [
+        replace(one, recall=nan, recall_low=nan, f1=nan, shuffled=nan) if claim.sample else one
+        for claim, one in zip(claims, found, strict=True)
     ]
 
 
@@ -157,12 +165,12 @@ def _clustered_p(true: np.ndarray, fires: np.ndarray, covered: np.ndarray, rows:
 def _shuffled(claims: Sequence[Claim], covers: Sequence[Any], firing: Sequence[np.ndarray], seed: int) -> np.ndarray:
     """`[claim]` mean balanced accuracy of names of other features; NaN where they say nothing about this feature's rows."""
     rng = np.random.default_rng([seed, 0x5AFF])
-    feature = np.array([claim.feature for claim in claims])
+    feature, sample = np.array([(claim.feature, claim.sample) for claim in claims]).T
     covered = np.array([np.count_nonzero(said if known is None else said & known) for said, known in covers])
     counted = np.array([len(said) if known is None else np.count_nonzero(known) for said, known in covers])
     out = np.full(len(claims), np.nan)
     for i, rows in enumerate(firing):
-        others = np.flatnonzero(feature != feature[i])
+        others = np.flatnonzero((feature != feature[i]) & (sample == 0))
         accuracies = []
         for j in rng.permutation(others)[:SHUFFLES]:
             said, known = covers[j]

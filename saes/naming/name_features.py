@@ -1,8 +1,10 @@
-"""`name`: proposals from labels and from a vocabulary, judged together on rows that made none of them."""
+"""`name`: proposals from labels, a vocabulary and a language model, judged together on rows that made none of them."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from saes.features import SparseFeatures, encode
@@ -16,6 +18,7 @@ from saes.scoring.feature_scores import halves
 
 if TYPE_CHECKING:
     from probekit.activations import Activations
+    from saes.naming.language_model import LanguageModel
     from saes.naming.vocabulary import Vocabulary
 
 PRECISE = 0.95
@@ -28,6 +31,7 @@ def name(
     labels: Labels | None = None,
     *,
     vocabulary: Vocabulary | None = None,
+    language_model: LanguageModel | None = None,
     decode: Decode | Any = None,
     least_precision: float = 0.8,
     least_recall: float = 0.2,
@@ -39,14 +43,17 @@ def name(
 
     A name is given when its association with the feature is beyond chance, with the share of false names controlled over
     all features and candidates, and when it says enough: a name from labels by its precision and recall, any other by the
-    balanced accuracy with which its text alone tells firing rows from hard silent ones (where the nearest features fire). Of
-    several that earn it, the one that did best on the half it was made from is given. A feature that earns no name has none.
+    balanced accuracy with which its text alone tells firing rows from hard silent ones (where the nearest features fire),
+    and one from a language model by its fuzzing, too. Of several that earn it, the one that did best on the half it was made
+    from is given. A feature that earns no name has none.
 
     Args:
         sae: A `sae_lens.SAE`.
         activations: A store, arrays, or the features already encoded.
         labels: Label sets of classes, or a data set with some: names are labels and conjunctions of up to three.
         vocabulary: Words to name features with (see `Vocabulary`); needs `decode`.
+        language_model: A model behind an endpoint that explains features (see `LanguageModel`); needs `decode`. A server that
+            fails leaves features without a name from it and says so in a warning and in `notes`.
         decode: A tokenizer, a model that has one, or a function from token ids to their texts.
         least_precision: Of a name from labels: of the rows where the feature fires, the share that the name must cover.
         least_recall: Of a name from labels: of the rows the name covers, the share where the feature must fire.
@@ -56,27 +63,34 @@ def name(
 
     Raises:
         ValueError: no source of names; labels of other data; too few sequences; no feature that ever fires.
+        ConnectionError: nothing answers where the language model should be, and not all answers are kept.
     """
-    if labels is None and vocabulary is None:
-        raise ValueError("nothing to name features with: give labels, a vocabulary, or both")
+    if labels is None and vocabulary is None and language_model is None:
+        raise ValueError("nothing to name features with: give labels, a vocabulary or a language model")
+    if decode is None and (vocabulary is not None or language_model is not None):
+        source = "a language model" if vocabulary is None else "a vocabulary"
+        raise ValueError(f"{source} names features by the texts around them: give decode= (a tokenizer or a model)")
     features = cast("SparseFeatures", activations if hasattr(activations, "matrix") else encode(sae, activations))
     choose, report, _ = halves(features, labels, seed)
     if choose.features.nnz == 0:
         raise ValueError("no feature ever fires: this SAE is dead, or made for other activations")
     neighbours = nearest_features(sae)
+    contexts = Contexts(features, decode) if vocabulary is not None or language_model is not None else None
     proposals: list[Proposal] = []
+    explained: list[Proposal] = []
+    notes: list[str] = []
+    if language_model is not None and contexts is not None:  # first, as a server that is not there is said at once
+        explained, notes = language_model.propose(choose, report, features, contexts, neighbours, seed=seed)
     if labels is not None:
         proposals += propose_labels(choose, report)
-    if vocabulary is not None:
-        if decode is None:
-            raise ValueError(
-                "a vocabulary names features by the words around them: give decode= (a tokenizer or a model)"
-            )
-        proposals += vocabulary.propose(sae, choose, report, Contexts(features, decode), neighbours)
+    if vocabulary is not None and contexts is not None:
+        proposals += vocabulary.propose(sae, choose, report, contexts, neighbours)
+    proposals += explained
     evidence = judge(report, [proposal.claim for proposal in proposals], neighbours, seed=seed)
+    judged = [(one, replace(found, **one.measured)) for one, found in zip(proposals, evidence, strict=True)]
     earned = [
         _name(proposal, found)
-        for proposal, found in sorted(zip(proposals, evidence, strict=True), key=lambda pair: -pair[0].merit)
+        for proposal, found in sorted(judged, key=lambda pair: -pair[0].merit)
         if found.q <= false_names
         and (
             found.precision >= least_precision and found.recall >= least_recall
@@ -84,7 +98,9 @@ def name(
             else found.strictest_accuracy >= least_accuracy
         )
     ]
-    return Names(_first_of_each(earned), features.width, site_of_features(features))
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
+    return Names(_first_of_each(earned), features.width, site_of_features(features), tuple(notes))
 
 
 def site_of_features(features: Any) -> str:

@@ -28,11 +28,18 @@ class Evidence:
         balanced_accuracy: Of telling from the name whether the feature fires: mean of the share of firing rows covered and
             of silent rows not covered. "Never" and "always" score 0.5.
         hard_accuracy: The same with only those silent rows where one of the nearest other features fires; NaN if none.
-        shuffled: Mean balanced accuracy, for this feature, of the names of others: what any name scores.
+        shuffled: Mean balanced accuracy, for this feature, of the names of others: what any name scores. Of a name from a
+            language model: that of the name of one other feature on the same windows.
         threshold: Of the feature.
         rows: Rows where the feature fires.
         p: One-sided: does the name cover firing rows more often than silent ones? Clustered by sequence.
         q: The same controlled over all features and candidates (Benjamini-Hochberg).
+        fuzzing: Of a name from a language model: balanced accuracy of telling marks on the tokens where the feature fires from
+            marks on others. None for other names.
+
+    What a name from a language model covers is known at the windows that the model was asked about, as many firing as silent
+    ones, half of the silent ones hard; an answer that cannot be read counts as wrong. Precision and accuracies are of those
+    windows. Recall and F1 would depend on how many of each were asked about, and are NaN.
     """
 
     precision: float
@@ -49,11 +56,13 @@ class Evidence:
     p: float
     q: float = float("nan")
     shuffled: float = float("nan")
+    fuzzing: float | None = None
 
     @property
     def strictest_accuracy(self) -> float:
-        """`hard_accuracy`, or `balanced_accuracy` where no nearest feature fires without this one or where it is lower."""
-        return float(np.nanmin([self.hard_accuracy, self.balanced_accuracy]))
+        """The lowest of `hard_accuracy`, `balanced_accuracy` and `fuzzing`, of those that there are."""
+        fuzzing = self.balanced_accuracy if self.fuzzing is None else self.fuzzing
+        return float(np.nanmin([self.hard_accuracy, self.balanced_accuracy, fuzzing]))
 
 
 @dataclass(frozen=True)
@@ -91,7 +100,8 @@ class Name:
         source: Where the name comes from: `labels`, `vocabulary` or `language_model`.
         kind: `precise` (precision of at least 0.95) or `fair`.
         evidence: What earned it.
-        merit: How well it did on the half it was made from, 0 to 1: the F1 of labels, the balanced accuracy of other names.
+        merit: How well it did on the half it was made from, 0 to 1: the F1 of labels, the balanced accuracy of other names
+            (of a language model's, by detection).
         rival: The best other description from the same source that is not a part of this one, if any.
         rival_merit: Its merit.
         check: What taking the feature out of the model did, where that was tried.
@@ -116,11 +126,13 @@ class Names:
         names: In order of features.
         width: Features of the SAE.
         site: What it reads.
+        notes: What a source could not name, and why.
     """
 
     names: tuple[Name, ...]
     width: int
     site: str = ""
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -150,7 +162,7 @@ class Names:
 
     def save(self, path: str | Path) -> None:
         """Write JSON lines: a head, then a name a line."""
-        lines = [json.dumps({"width": self.width, "site": self.site})]
+        lines = [json.dumps({"width": self.width, "site": self.site, "notes": self.notes})]
         lines += [json.dumps(asdict(name)) for name in self.names]
         Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -163,7 +175,7 @@ class Names:
         """
         try:
             head, *lines = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
-            return cls(tuple(map(_read, lines)), head["width"], head["site"])
+            return cls(tuple(map(_read, lines)), head["width"], head["site"], tuple(head.get("notes", ())))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} holds no names that saes wrote ({error})") from error
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from saes.naming.judging import Claim
 
@@ -14,10 +16,11 @@ class Proposal:
     Attributes:
         claim: Which feature, and which of the rows it will be judged on the name covers.
         text: The name.
-        source: `labels` or `vocabulary`.
+        source: `labels`, `vocabulary` or `language_model`.
         merit: How well it did on the rows it was made from; higher is better, 0 to 1.
         rival: The best other description from the same source, if any.
         rival_merit: Its merit.
+        measured: Figures of its evidence that the source measured itself, on the rows it will be judged on.
     """
 
     claim: Claim
@@ -26,3 +29,4 @@ class Proposal:
     merit: float
     rival: str | None = None
     rival_merit: float | None = None
+    measured: Mapping[str, Any] = field(default_factory=dict)
