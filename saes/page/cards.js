@@ -132,6 +132,7 @@ function featureCards(data, place) {
     const rows = [
       ["balanced accuracy", e.balanced_accuracy, e.balanced_accuracy_low, e.shuffled],
       ["… against hard negatives", e.hard_accuracy, e.hard_accuracy_low, null],
+      ...(e.fuzzing === null ? [] : [["fuzzing", e.fuzzing, null, null]]),
       ["precision", e.precision, e.precision_low, null],
       ["recall", e.recall, e.recall_low, null],
       ["F1", e.f1, null, null],

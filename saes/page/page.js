@@ -9,9 +9,9 @@
   const STEP = 40; // rows added at a time
   const titleOf = (card) => card.name?.text ?? (data.named ? "no name earned" : "not named");
 
-  function merit(card) { // what names are ordered by: the accuracy against hard negatives, or against all where it is lower
-    const { balanced_accuracy: all, hard_accuracy: hard } = evidence(card);
-    return Math.min(all ?? 0, hard ?? Infinity);
+  function merit(card) { // what names are ordered by: the lowest of the accuracies against all, against hard negatives, and of marks
+    const { balanced_accuracy: all, hard_accuracy: hard, fuzzing } = evidence(card);
+    return Math.min(all ?? 0, hard ?? Infinity, fuzzing ?? Infinity);
   }
 
   const searched = new Map();
@@ -118,8 +118,9 @@
     ["balanced accuracy", (card) => evidence(card).balanced_accuracy, figure, (card) => ` (≥ ${figure(evidence(card).balanced_accuracy_low)})`],
     ["control: names of others", (card) => evidence(card).shuffled, figure],
     ["against hard negatives", (card) => evidence(card).hard_accuracy, figure, (card) => evidence(card).hard_accuracy === null ? "" : ` (≥ ${figure(evidence(card).hard_accuracy_low)})`],
+    ["fuzzing", (card) => evidence(card).fuzzing, figure],
     ["precision", (card) => evidence(card).precision, figure, (card) => ` (≥ ${figure(evidence(card).precision_low)})`],
-    ["recall", (card) => evidence(card).recall, figure, (card) => ` (≥ ${figure(evidence(card).recall_low)})`],
+    ["recall", (card) => evidence(card).recall, figure, (card) => evidence(card).recall === null ? "" : ` (≥ ${figure(evidence(card).recall_low)})`],
     ["q", (card) => evidence(card).q, chance],
     ["check", (card) => card.name.check ? (card.name.check.holds ? "holds" : "does not hold") : "not made"],
     ["fires at", (card) => data.fired[card.feature], share],
@@ -147,7 +148,7 @@
     const shown = whole ? rows : rows.slice(0, 100);
     body.replaceChildren(...shown.map((card) => make("tr", {}, ...columns.map(([, value, words = String, low], i) => {
       const text = words(value(card));
-      return make("td", { class: i > 3 && i !== 10 ? "number" : undefined, title: i === 1 ? text : undefined }, i < 2 ? make("a", { href: `#feature-${card.feature}` }, text) : text, low ? make("span", { class: "quiet" }, low(card)) : null);
+      return make("td", { class: i > 3 && i !== 11 ? "number" : undefined, title: i === 1 ? text : undefined }, i < 2 ? make("a", { href: `#feature-${card.feature}` }, text) : text, low ? make("span", { class: "quiet" }, low(card)) : null);
     }))));
     all.hidden = shown.length === rows.length;
     all.textContent = `Show all ${count(rows.length)} names`;

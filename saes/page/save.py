@@ -40,6 +40,9 @@ READING = {
     "balanced accuracy": "How well the name alone tells firing rows from silent ones; 0.5 is no better than guessing. The tick "
     "“names of other features” is what names that belong to other features score on this one: the control.",
     "against hard negatives": "The same, with only those silent rows where one of the nearest features fires.",
+    "fuzzing": "Of names from a language model: how well it tells from the name alone whether the tokens where the feature fires "
+    "are marked, or others. Its other figures are of windows that it was asked about, as many firing as silent ones and half of "
+    "those hard; an answer that cannot be read counts as wrong, and recall is not known.",
     "precision, recall": "Share of the firing rows that the name covers; share of the rows it covers where the feature fires.",
     "p, q": "Does the name cover firing rows more often than silent ones, one-sided and clustered by sequence; q is p after the "
     "correction for all features and candidates.",
@@ -137,7 +140,9 @@ def save_page(
     page.heading("What is here").text(_answer(features, names, fired)).add(_tiles(fired, names, len(features)))
     page.heading("Features").add(_explorer(data, chosen, fired, names))
     page.add(blocks.details("How to read a card", blocks.facts(READING)))
-    page.heading("Notes").add(blocks.notes([*_left_out(fired, chosen, named), *remarks]))
+    page.heading("Notes").add(
+        blocks.notes([*_left_out(fired, chosen, named), *(() if names is None else names.notes), *remarks])
+    )
     page.add(*_make_again(features, sae, command))
     return page.write(path)
 

@@ -67,7 +67,16 @@ def _names(features: SparseFeatures) -> Names:
     holds = Check(effect=-1.2, low=-1.5, high=-0.9, control=-0.1, rows=50, p=0.001)
     nan = float("nan")
     fair = replace(EVIDENCE, precision=0.85, balanced_accuracy=0.99, hard_accuracy=0.95, threshold=0.5)
-    alone = replace(EVIDENCE, balanced_accuracy=0.7, hard_accuracy=nan, hard_accuracy_low=nan)
+    alone = replace(
+        EVIDENCE,
+        balanced_accuracy=0.7,
+        hard_accuracy=nan,
+        hard_accuracy_low=nan,
+        recall=nan,
+        recall_low=nan,
+        f1=nan,
+        fuzzing=0.66,
+    )
     return Names(
         (
             Name(first, "B2 is mine and C3 is empty", "labels", "precise", EVIDENCE, 0.9, "D4 is mine", 0.8, holds),

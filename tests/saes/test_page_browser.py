@@ -142,8 +142,12 @@ def test_a_card_opens_and_closes_by_key_and_shows_the_evidence(opened):
     assert card.locator("h4", has_text="Nearest probe").count() == 1
     page.keyboard.press("Enter")
     assert page.locator(".card").count() == 0
+    assert "fuzzing" not in words
     page.locator(f"#row-{named()[2]} .opener").click()
-    assert "The check does not hold" in page.locator(".evidence").inner_text()
+    words = page.locator(".evidence").inner_text()
+    assert "The check does not hold" in words
+    assert re.search(r"fuzzing\s+0\.66", words)
+    assert re.search(r"recall\s+–", words), "not known of names from a language model"
 
 
 def test_tokens_tell_their_activation_to_pointer_and_keys(opened):
@@ -222,6 +226,8 @@ def test_the_table_sorts_and_follows_the_search(opened):
     assert sort("against hard") == "descending"
     assert rows() == [second, first, third], "what is not defined comes last"
     assert page.locator(".names tbody tr", has_text="rivers").locator("td").nth(6).inner_text() == "–"
+    assert page.locator(".names tbody tr", has_text="rivers").locator("td").nth(7).inner_text() == "0.66"
+    assert page.locator(".names tbody tr", has_text="B2 is mine").locator("td").nth(7).inner_text() == "–"
     find(page, "rivers")
     assert rows() == [third]
     page.locator(".names tbody a").first.click()
