@@ -121,12 +121,43 @@ def name(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="The model the store was captured from: names features by words."),
+        typer.Option(
+            "--model",
+            "-m",
+            help="The model the store was captured from: names features by words, and reads the texts for --endpoint.",
+        ),
     ] = None,
+    words: Annotated[
+        bool, typer.Option("--words/--no-words", help="Whether --model names features by words, too.")
+    ] = True,
     encoder: Annotated[
         Path | None,
         typer.Option("--encoder", help="A sentence-transformers folder, so that words are alike by meaning."),
     ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--endpoint",
+            help="Address of a server that speaks OpenAI's chat completions, a local one too (http://localhost:8000/v1): its "
+            "model explains features. Needs --endpoint-model, --cache and --model.",
+        ),
+    ] = None,
+    endpoint_model: Annotated[
+        str | None, typer.Option("--endpoint-model", help="The name of the model at the endpoint.")
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            "--cache", help="Folder where every answer of the endpoint is kept; the same command goes on from it."
+        ),
+    ] = None,
+    key_env: Annotated[
+        str | None,
+        typer.Option("--key-env", help="Environment variable with the endpoint's key. Default: no key is sent."),
+    ] = None,
+    most: Annotated[
+        int, typer.Option("--most", min=1, help="Features the endpoint is asked about; about 50 questions each.")
+    ] = 50,
     features: Features = None,
     least_precision: Annotated[
         float, typer.Option("--least-precision", help="Held-out precision that a name from labels must reach.")
@@ -135,17 +166,20 @@ def name(
         float, typer.Option("--least-recall", help="Held-out recall that a name from labels must reach.")
     ] = 0.2,
     least_accuracy: Annotated[
-        float, typer.Option("--least-accuracy", help="Held-out balanced accuracy that a word must reach.")
+        float,
+        typer.Option("--least-accuracy", help="Held-out balanced accuracy that a word or an explanation must reach."),
     ] = 0.7,
     seed: options.Seed = 0,
 ) -> None:
-    """Name features by labels (or up to three of them together), by words, or both, with held-out evidence for each name.
+    """Name features by labels (or up to three of them together), by words, by a language model, or all, with held-out evidence.
 
     **Examples**
 
     - `probekit sae name sae/ store/ --data reviews.csv --text text --label sentiment -o names.jsonl`
 
     - `probekit sae name sae/ store/ --model gpt2 -o names.jsonl`
+
+    - `probekit sae name sae/ store/ --model gpt2 --endpoint http://localhost:8000/v1 --endpoint-model NAME --cache answers/ -o names.jsonl`
     """
     import saes
     from probekit.models import load_model
@@ -154,6 +188,17 @@ def name(
         raise ValueError("labels come from a table: give --data and --text, too")
     if not label and model is None:
         raise ValueError("nothing to name features with: give --label (with --data and --text), --model, or both")
+    if endpoint is not None and (model is None or endpoint_model is None or cache is None):
+        raise ValueError(
+            "--endpoint also needs --endpoint-model, --cache and --model (whose tokenizer reads the texts)"
+        )
+    asked = (
+        saes.LanguageModel(endpoint, endpoint_model, cache, api_key_env=key_env, most=most)
+        if endpoint is not None and endpoint_model is not None and cache is not None
+        else None
+    )
+    if not label and asked is None and not words:
+        raise ValueError("nothing to name features with: --no-words leaves nothing, give --label or --endpoint")
     _require_parent(out)
     sae = saes.load(folder)
     read = None if model is None else load_model(model)
@@ -162,7 +207,8 @@ def name(
         sae,
         _encoded(sae, store, features),
         _labels(data, text, label) if label and data and text else None,
-        vocabulary=None if read is None else saes.Vocabulary(encoder=meaning, model=read),
+        vocabulary=saes.Vocabulary(encoder=meaning, model=read) if read is not None and words else None,
+        language_model=asked,
         decode=read,
         least_precision=least_precision,
         least_recall=least_recall,

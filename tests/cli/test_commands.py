@@ -16,6 +16,7 @@ import pytest
 
 from probekit.cli import main
 from probekit.probes import SweepResult
+from tests.saes.chat_server import dice, serving
 
 COLOURS = ["red", "blue", "green"]
 NUMBERS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
@@ -351,6 +352,20 @@ def test_sae_train_health_score_and_name(table: Path, tiny_model_folder: Path, t
     done = probekit("sae", "name", tmp_path / "sae", store, "-o", tmp_path / "none.jsonl")
     assert done.returncode == 1
     assert "nothing to name features with" in done.stderr
+    asked = [*by_words[:4], "--no-words", "--endpoint-model", "tiny", "--cache", tmp_path / "answers"]
+    with serving(dice) as (url, chat):
+        asked += ["--endpoint", url, "--most", "2", "-o", tmp_path / "explained.jsonl"]
+        done = probekit("sae", "name", tmp_path / "sae", store, *asked)
+    assert done.returncode == 0, done.stderr
+    assert 0 < chat.answered == len(list((tmp_path / "answers").rglob("*.json")))
+    done = probekit("sae", "name", tmp_path / "sae", store, *asked)
+    assert done.returncode == 0, "all is kept: no server is needed"
+    done = probekit("sae", "name", tmp_path / "sae", store, *asked, "--most", "3", "--seed", "1")
+    assert done.returncode == 1
+    assert f"no server answers at {url}" in done.stderr
+    done = probekit("sae", "name", tmp_path / "sae", store, "--endpoint", url, "-o", tmp_path / "none.jsonl", *labels)
+    assert done.returncode == 1
+    assert "--endpoint also needs" in done.stderr
     small = ["--no-controls", "--n-boot", "100"]
     swept = ["sweep", store, "-d", table, "-t", "sentence", "-l", "colour", *small, "-o", tmp_path / "sweep"]
     done = probekit(*swept)
