@@ -156,7 +156,7 @@ def name(
         typer.Option("--key-env", help="Environment variable with the endpoint's key. Default: no key is sent."),
     ] = None,
     most: Annotated[
-        int, typer.Option("--most", min=1, help="Features the endpoint is asked about; about 50 questions each.")
+        int, typer.Option("--most", min=1, help="Features the endpoint is asked about; about 40 questions each.")
     ] = 50,
     features: Features = None,
     least_precision: Annotated[

@@ -35,7 +35,7 @@ _T = TypeVar("_T")
 class LanguageModel:
     """A language model that explains features, behind any endpoint that speaks OpenAI's chat completions.
 
-    A feature costs about 50 questions (one for two explanations; for each of them detection on the half they were made from,
+    A feature costs about 40 questions (one for two explanations; for each of them detection on the half they were made from,
     then detection and fuzzing on the other; and a control). Every answer is kept in `cache` at once: the same call goes on
     where it was stopped, asks nothing twice, and gives the same names.
 
