@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -45,6 +46,12 @@ class Columns:
     def of_rows(self, rows: np.ndarray) -> Columns:
         """Those of some rows (mask or indices)."""
         return Columns(self.names, self.positive[rows], None if self.defined is None else self.defined[rows])
+
+    def of_columns(self, which: np.ndarray) -> Columns:
+        """Some columns (mask); their `defined` is None where all of them are defined everywhere."""
+        defined = None if self.defined is None or self.defined[:, which].all() else self.defined[:, which]
+        names = tuple(itertools.compress(self.names, which))
+        return Columns(names, np.ascontiguousarray(self.positive[:, which]), defined)
 
 
 def columns_of(labels: Labels, sequence: np.ndarray, item: np.ndarray) -> Columns:

@@ -72,8 +72,6 @@ class FeatureScores:
         chosen: Ranking on the half that thresholds and best features are chosen on.
         auroc: On the other half, like all that follows. NaN where the column shows one class only.
         precision, recall, f1: At the thresholds chosen. Precision is NaN where the feature never says yes.
-        p: One-sided, clustered by sequence (see `scores.p_values`).
-        q: The same after Benjamini and Hochberg (1995) over all pairs: pairs with `q <= 0.05` hold 5 % false ones.
         positives: `[column]` rows where it holds.
         fired: `[feature]` rows where it fires.
         rows: Rows in all.
@@ -86,8 +84,6 @@ class FeatureScores:
     precision: np.ndarray
     recall: np.ndarray
     f1: np.ndarray
-    p: np.ndarray
-    q: np.ndarray
     positives: np.ndarray
     fired: np.ndarray
     rows: int
@@ -100,6 +96,17 @@ class FeatureScores:
         """`[column]` the feature with the best F1 on the half for choosing."""
         best: np.ndarray = self.chosen.f1.argmax(0)
         return best
+
+    @cached_property
+    def p(self) -> np.ndarray:
+        """One-sided p-values, clustered by sequence (see `scores.p_values`); computed when first asked for."""
+        return p_values(self._half.features, self._half.columns, self._half.sequence)
+
+    @cached_property
+    def q(self) -> np.ndarray:
+        """`p` after Benjamini and Hochberg (1995) over all pairs: pairs with `q <= 0.05` hold 5 % false ones."""
+        controlled: np.ndarray = stats.false_discovery_control(self.p.ravel(), method="bh").reshape(self.p.shape)
+        return controlled
 
     def __repr__(self) -> str:
         return f"FeatureScores({len(self.fired):,} features, {len(self.names):,} labels, {self.rows:,} rows)"
@@ -208,8 +215,6 @@ def score(features: SparseFeatures, labels: Labels, *, seed: int = 0) -> Feature
     chosen = rank(choose.features, choose.columns)
     held_out = rank(report.features, report.columns)
     there = at_threshold(report.features, report.columns, chosen.threshold)
-    p = p_values(report.features, report.columns, report.sequence)
-    q = stats.false_discovery_control(p.ravel(), method="bh").reshape(p.shape)
     return FeatureScores(
         names=report.columns.names,
         chosen=chosen,
@@ -217,8 +222,6 @@ def score(features: SparseFeatures, labels: Labels, *, seed: int = 0) -> Feature
         precision=there.precision,
         recall=there.recall,
         f1=there.f1,
-        p=p,
-        q=q,
         positives=report.columns.positive.sum(0),
         fired=np.diff(report.features.indptr),
         rows=len(report.sequence),
