@@ -6,6 +6,8 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from probekit.models import SHIPPED
+
 if TYPE_CHECKING:
     from probekit.activations import Activations
 
@@ -17,8 +19,9 @@ def load(source: str | Path) -> Any:
     """Read an SAE that SAELens or `saes.train` saved.
 
     Args:
-        source: A folder with `cfg.json` and `sae_weights.safetensors`, or `RELEASE/SAE_ID` of SAELens's list of releases,
-            which is then downloaded.
+        source: A folder with `cfg.json` and `sae_weights.safetensors`; `othello-mini/blocks.3.hook_resid_post` and the like,
+            which are shipped with the model of that name; or `RELEASE/SAE_ID` of SAELens's list of releases, which is then
+            downloaded.
 
     Returns:
         A `sae_lens.SAE` for inference.
@@ -32,6 +35,8 @@ def load(source: str | Path) -> Any:
     folder = Path(source).expanduser()
     if not folder.exists():
         release, _, name = str(source).partition("/")
+        if release in SHIPPED:
+            return _shipped(release, name)
         from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
         if release in get_pretrained_saes_directory():
@@ -53,6 +58,13 @@ def load(source: str | Path) -> Any:
         return SAE.load_from_disk(folder)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{folder} holds no SAE that SAELens can read ({error})") from error
+
+
+def _shipped(model: str, site: str) -> Any:
+    folders = {folder.name: folder for folder in sorted((SHIPPED[model] / "saes").glob("*")) if folder.is_dir()}
+    if site not in folders:
+        raise FileNotFoundError(f"no SAE at {model}/{site}; shipped with {model}: {', '.join(folders)}")
+    return load(folders[site])
 
 
 def site_of(sae: Any, site: str | None = None) -> str:

@@ -55,7 +55,8 @@ def rank(features: sparse.csc_array, columns: Columns) -> Ranking:
         features: `[row, feature]`, non-negative.
         columns: Labels of the same rows.
     """
-    if columns.defined is not None and (whole := columns.defined.all(0)).any() and not whole.all():
+    whole = np.asarray(True if columns.defined is None else columns.defined.all(0))
+    if whole.any() and not whole.all():
         found = Ranking(*(np.empty((features.shape[1], len(columns)), kind) for kind in (float, float, np.float32)))
         for which in (whole, ~whole):  # what is defined everywhere costs a third of what is not
             ranked = rank(features, columns.of_columns(which))
