@@ -57,10 +57,16 @@ def with_colours(games: pk.Dataset) -> pk.Dataset:
 
 
 def sae_tables(
-    source: str, store: pk.ActivationStore, games: pk.Dataset, sites: Sequence[str], seeds: Sequence[int], args: Any
+    source: str, model: pk.Model, games: pk.Dataset, fresh: pk.Dataset, seeds: Sequence[int], args: argparse.Namespace
 ) -> tuple[pd.DataFrame, pd.DataFrame, dict[tuple[str, int], Any]]:
-    """Train the SAEs of one model and score their features: a row a layer and seed, a row a square of each, and the SAEs."""
-    out = args.out / source
+    """Train the SAEs of one model on `games` and score their features on `fresh` ones.
+
+    Returns:
+        A row a layer and seed; a row a square and class of each; the SAEs by site and seed.
+    """
+    out, sites = args.out / source, stream(model, "post")
+    store = pk.capture(model, games, sites, out=out / "store")
+    scored = pk.capture(model, fresh, sites, out=out / "scored_store")
     trained = saes.train_many(
         store, sites=sites, seeds=seeds, width=args.width, k=args.k, batch=512, rows=args.rows, out=out / "saes"
     )
@@ -69,7 +75,7 @@ def sae_tables(
         kept = out / "scores" / f"layer-{layer}-seed-{seed}.csv"
         if not kept.exists():
             print(f"scoring {source}, {sites[layer]}, seed {seed}", flush=True)
-            save(score_features(trained[sites[layer], seed], store, games), kept)
+            save(score_features(trained[sites[layer], seed], scored, fresh), kept)
         table = pd.read_csv(kept).assign(source=source, layer=layer, seed=seed)
         layers.append(table[table.label == "all"])
         squares.append(table[table.label != "all"])
@@ -99,6 +105,11 @@ def score_features(sae: Any, store: pk.ActivationStore, games: pk.Dataset) -> pd
     whole = {"label": "all", "coverage": frame[frame.label == "tile"].f1.mean(), "reconstruction": boards.mean_f1}
     whole |= {"unexplained": health.variance_unexplained, "dead": health.dead}
     return pd.concat([pd.DataFrame([whole]), frame])
+
+
+def stream(model: pk.Model, where: str) -> list[str]:
+    """The residual stream in the middle (`mid`) or at the end (`post`) of every block."""
+    return [f"blocks.{i}.hook_resid_{where}" for i in range(model.n_layers)]
 
 
 def save(frame: pd.DataFrame, file: Path) -> None:
@@ -156,14 +167,14 @@ def agreement(asked: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def neurons_along_probes(model: pk.Model, result: pk.SweepResult, store: pk.ActivationStore) -> pd.DataFrame:
+def neurons_along_probes(model: pk.Model, result: pk.SweepResult, games: pk.Dataset) -> pd.DataFrame:
     """Neurons of each block's MLP whose input weights have a cosine above 0.2 with a square's mine-or-theirs direction.
 
     The gain of the norm before the MLP is folded into the weights, and their mean is taken out, as the norm takes it out of
     what they read. Beside them: the same count for random directions with the spectrum of the activations there.
     """
     rows = []
-    some = np.random.default_rng(0).permutation(len(store))[:5000]
+    store = pk.capture(model, games, stream(model, "mid"), every=7, progress=False)
     for layer, block in enumerate(model.hf.transformer.h):
         site = f"blocks.{layer}.hook_resid_mid"
         weights = (block.ln_2.weight[:, None] * block.mlp.c_fc.weight).detach().numpy()
@@ -171,7 +182,7 @@ def neurons_along_probes(model: pk.Model, result: pk.SweepResult, store: pk.Acti
         weights = weights / np.linalg.norm(weights, axis=0)
         stack = result.probes["mine"][site]
         directions = np.stack([stack.direction(square).vector for square in stack.targets])
-        chance = (np.abs(random_directions(store.read(site, np.sort(some))) @ weights) > NEAR).sum(1)
+        chance = (np.abs(random_directions(store.read(site)) @ weights) > NEAR).sum(1)
         for square, direction in zip(stack.targets, directions, strict=True):
             cosine = direction @ weights
             found = {"mine": (cosine > NEAR).sum(), "theirs": (cosine < -NEAR).sum(), "greatest": np.abs(cosine).max()}
@@ -190,19 +201,21 @@ def probe_auroc(result: pk.SweepResult, sites: Sequence[str]) -> pd.DataFrame:
 
 def run(model: pk.Model, args: argparse.Namespace) -> None:
     """All stages, and the tables and the page in `args.out`."""
-    games = with_colours(othello.sample_games(args.games, seed=args.data_seed))
-    posts = [f"blocks.{i}.hook_resid_post" for i in range(model.n_layers)]
-    mids = [f"blocks.{i}.hook_resid_mid" for i in range(model.n_layers)]
-    store = pk.capture(model, games, sites=[*posts, *mids], out=args.out / "trained" / "store")
-    floor = pk.capture(model.randomized(0), games, sites=posts, out=args.out / "random_weights" / "store")
+    games = othello.sample_games(args.games, seed=args.data_seed)
+    fresh = with_colours(othello.sample_games(args.score_games, seed=args.data_seed + 1))
+    posts, mids = stream(model, "post"), stream(model, "mid")
     if not (args.out / "probes" / "result.json").exists():
-        pk.sweep(store, games, ["mine", "stable_paper"], probe="ridge", controls=False).save(args.out / "probes")
+        store = pk.capture(model, games, [*posts, *mids], out=args.out / "probe_store", every=3)
+        pk.sweep(store, with_colours(games), ["mine", "stable_paper"], probe="ridge", controls=False).save(
+            args.out / "probes"
+        )
     result = pk.SweepResult.load(args.out / "probes")
 
-    layers, squares, trained = sae_tables("trained", store, games, posts, range(args.seeds), args)
-    floor_layers, floor_squares, _ = sae_tables("random_weights", floor, games, posts, range(args.floor_seeds), args)
-    layers, squares = pd.concat([layers, floor_layers]), pd.concat([squares, floor_squares])
-    asked = questions(squares, auroc_of_move_number(games, store.position))
+    layers, squares, trained = sae_tables("trained", model, games, fresh, range(args.seeds), args)
+    floor = sae_tables("random_weights", model.randomized(0), games, fresh, range(args.floor_seeds), args)
+    layers, squares = pd.concat([layers, floor[0]]), pd.concat([squares, floor[1]])
+    move = np.concatenate([np.arange(len(tokens)) for tokens in fresh.tokens or ()])
+    asked = questions(squares, auroc_of_move_number(fresh, move))
     stability = [saes.stability([trained[site, seed] for seed in range(args.seeds)]) for site in posts]
     tables = {
         "layers": layers.groupby(["source", "layer"])[["coverage", "reconstruction", "unexplained", "dead"]].agg(
@@ -213,7 +226,7 @@ def run(model: pk.Model, args: argparse.Namespace) -> None:
         "best_feature": squares.groupby(["source", "label", "layer"]).auroc.mean().unstack("layer"),
         "probes": probe_auroc(result, posts).pivot_table(index="label_set", columns="layer", values=["value", "low", "high"]),
         "agreement": agreement(asked),
-        "neurons": neurons_along_probes(model, result, store).groupby("layer")[["mine", "theirs", "greatest", "chance"]].mean(),
+        "neurons": neurons_along_probes(model, result, fresh).groupby("layer")[["mine", "theirs", "greatest", "chance"]].mean(),
         "decoders": pd.DataFrame({"cosine": [s.cosine.mean() for s in stability], "chance": [s.chance for s in stability]}),
     }  # fmt: skip
     for name, table in tables.items():
@@ -226,6 +239,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("out/how_gpt_learns"))
     parser.add_argument("--games", type=int, default=2000)
+    parser.add_argument("--score-games", type=int, default=600, help="further games, to score the features on")
     parser.add_argument("--seeds", type=int, default=10, help="SAEs a layer, from other first weights")
     parser.add_argument("--floor-seeds", type=int, default=2, help="SAEs a layer of the model with random weights")
     parser.add_argument(

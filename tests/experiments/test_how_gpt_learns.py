@@ -68,7 +68,7 @@ def test_agreement_is_one_for_equal_sets_and_chance_for_random_ones(run):
 
 def test_from_games_to_tables_a_page_and_shipped_saes(run, tmp_path, capsys):
     out = tmp_path / "out"
-    args = Namespace(out=out, games=40, seeds=2, floor_seeds=1, width=32, k=8, rows=4096, data_seed=2)
+    args = Namespace(out=out, games=60, score_games=30, seeds=2, floor_seeds=1, width=32, k=8, rows=4096, data_seed=2)
     model = pk.load_model("othello-mini")
     run.run(model, args)
     layers = pd.read_csv(out / "layers.csv", header=[0, 1])
