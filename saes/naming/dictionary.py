@@ -6,10 +6,10 @@ from functools import partial
 
 import numpy as np
 
-from saes.naming.judging import Claim
+from saes.naming.judging import Claim, firing_rows
 from saes.naming.proposals import Proposal
 from saes.scoring.columns import ColumnName
-from saes.scoring.conjunctions import Search, holds
+from saes.scoring.conjunctions import Candidate, Search, holds
 from saes.scoring.feature_scores import Half
 from saes.scoring.scores import rank
 
@@ -39,12 +39,22 @@ def propose_labels(choose: Half, report: Half) -> list[Proposal]:
                 claim=Claim(feature, best.threshold, partial(holds, report.columns, best.columns)),
                 text=describe(report.columns.names, best.columns),
                 source="labels",
-                merit=best.f1,
+                merit=_accuracy(choose, feature, best),
                 rival=None if rival is None else describe(report.columns.names, rival.columns),
-                rival_merit=None if rival is None else rival.f1,
+                rival_merit=None if rival is None else _accuracy(choose, feature, rival),
             )
         )
     return proposals
+
+
+def _accuracy(half: Half, feature: int, candidate: Candidate) -> float:
+    """Balanced accuracy of the candidate at its own threshold: the measure that names of other sources are compared by."""
+    said, known = holds(half.columns, candidate.columns)
+    known = np.ones(len(said), bool) if known is None else known
+    fires = np.zeros(len(said), bool)
+    fires[firing_rows(half, feature, candidate.threshold)] = True
+    firing, silent = said[fires & known], said[~fires & known]
+    return float((firing.mean() + 1 - silent.mean()) / 2) if len(firing) and len(silent) else 0.5
 
 
 def describe(names: tuple[ColumnName, ...], conjunction: tuple[int, ...]) -> str:

@@ -100,8 +100,7 @@ class Name:
         source: Where the name comes from: `labels`, `vocabulary` or `language_model`.
         kind: `precise` (precision of at least 0.95) or `fair`.
         evidence: What earned it.
-        merit: How well it did on the half it was made from, 0 to 1: the F1 of labels, the balanced accuracy of other names
-            (of a language model's, by detection).
+        merit: Balanced accuracy on the half it was made from (of a language model's name, by detection).
         rival: The best other description from the same source that is not a part of this one, if any.
         rival_merit: Its merit.
         check: What taking the feature out of the model did, where that was tried.

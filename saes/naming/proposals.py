@@ -17,7 +17,7 @@ class Proposal:
         claim: Which feature, and which of the rows it will be judged on the name covers.
         text: The name.
         source: `labels`, `vocabulary` or `language_model`.
-        merit: How well it did on the rows it was made from; higher is better, 0 to 1.
+        merit: Balanced accuracy on the rows it was made from, by which names of all sources are compared.
         rival: The best other description from the same source, if any.
         rival_merit: Its merit.
         measured: Figures of its evidence that the source measured itself, on the rows it will be judged on.
