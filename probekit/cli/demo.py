@@ -1,4 +1,4 @@
-"""`probekit demo`: the layer sweep of the shipped Othello model."""
+"""`probekit demo`: the layer sweep of the shipped Othello model, and the features of its shipped SAE."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from probekit.cli.demo_features import read_features, shipped_sites
 from probekit.cli.output import finish, require_folder
 
 
@@ -18,7 +19,8 @@ def demo(
     """Where does a model that only ever saw moves keep the Othello board? Every layer, all 64 squares, in minutes.
 
     Reads the shipped `othello-mini` on fresh random games: mine / theirs / empty, and stable discs, at every layer,
-    beside the controls. Writes the result, the probes and one page.
+    beside the controls; then what single features of the SAE at the best layer say. Writes the result, the probes and one
+    page.
 
     **Example**
 
@@ -47,4 +49,13 @@ def demo(
         title=f"A fresh random game, read at {result.best('tile').site}",
         start=30,
     )
-    finish(result, out, title="Othello: the board inside othello-mini", extra_blocks=[board])
+    best = result.best("tile").site
+    features = read_features(model, result, best, seed + 2) if best in shipped_sites() else None
+    finish(
+        result,
+        out,
+        title="Othello: the board inside othello-mini",
+        extra_blocks=[board, *(features.blocks() if features else [])],
+    )
+    if features:
+        typer.echo(f"\n{features.summary()}")

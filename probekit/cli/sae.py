@@ -234,7 +234,9 @@ def compare(
     text: options.Text,
     label: options.Labels,
     out: Annotated[Path, typer.Option("--out", "-o", help="CSV to write: a row a label.")],
-    plot: Annotated[Path | None, typer.Option("--plot", help="HTML file for the figure.")] = None,
+    page: Annotated[
+        Path | None, typer.Option("--page", help="HTML file to write: verdicts, figures and the table.")
+    ] = None,
     features: Features = None,
     seed: options.Seed = 0,
 ) -> None:
@@ -242,10 +244,11 @@ def compare(
 
     **Example**
 
-    - `probekit sae compare sae/ store/ --probes out/sweep/ -d reviews.csv -t text -l sentiment -o compared.csv`
+    - `probekit sae compare sae/ store/ --probes out/sweep/ -d reviews.csv -t text -l sentiment -o compared.csv --page compared.html`
     """
     import saes
     from probekit.activations import ActivationStore
+    from probekit.cli.output import command_line
     from probekit.probes import SweepResult
 
     _require_parent(out)
@@ -255,10 +258,9 @@ def compare(
         SweepResult.load(probes), sae, activations, _labels(data, text, label), features=encoded, seed=seed
     )
     found.to_frame().to_csv(out, index=False)
-    if plot is not None:
-        _require_parent(plot)
-        found.plot().write_html(plot, include_plotlyjs=True)
     typer.echo(f"{found.summary()}\n{out.resolve()}")
+    if page is not None:
+        typer.echo(f"page    {found.save_page(page, command=command_line())}")
 
 
 @sae.command()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from probekit.probes.intervals import Estimate
 from saes.comparing.causal import CausalAgreement, causal_agreement
 from saes.comparing.sparse_probes import SparseProbes, sparse_probes
 from saes.features import SparseFeatures, encode
-from saes.loading import site_of
+from saes.loading import fingerprint, site_of
 from saes.naming.names import Names
 from saes.overlap import Overlap, Stability, overlap, stability
 from saes.scoring.columns import ColumnName, Labels
@@ -38,6 +40,7 @@ class Comparison:
 
     Attributes:
         site: Where both read.
+        sae: The SAE's fingerprint.
         names: `[column]` what is asked; all that follows is in this order.
         overlap: How near the probes' directions come to decoder vectors.
         scores: Features as detectors, one at a time.
@@ -49,6 +52,7 @@ class Comparison:
     """
 
     site: str
+    sae: str
     names: tuple[ColumnName, ...]
     overlap: Overlap
     scores: FeatureScores
@@ -129,11 +133,32 @@ class Comparison:
     def __repr__(self) -> str:
         return f"<Comparison of {len(self.names)} labels at {self.site}; .summary() reads it out>"
 
+    def _repr_html_(self) -> str:
+        from probekit.report.blocks import Block
+        from saes.comparing.page import comparison_blocks
+
+        return Block("group", {"blocks": comparison_blocks(self)})._repr_html_()
+
     def plot(self) -> go.Figure:
         """Three panels: AUROC by number of features, each label's best F1, and the cosines beside chance."""
         from saes.comparing.plot import plot_comparison
 
         return plot_comparison(self)
+
+    def save_page(self, path: str | os.PathLike[str], *, title: str | None = None, command: str | None = None) -> Path:
+        """Write the verdicts, the figures and a table of all labels as one HTML file that opens without a network.
+
+        Args:
+            path: The file to write; a folder gets `index.html`.
+            title: Of the page.
+            command: The command line that makes it again, to copy.
+
+        Returns:
+            The path of the file.
+        """
+        from saes.comparing.page import save_comparison_page
+
+        return save_comparison_page(self, path, title=title, command=command)
 
 
 def _mean(estimate: Estimate) -> tuple[float, tuple[float, float]]:
@@ -193,6 +218,7 @@ def compare(
     pairs = list(zip(scores.best_feature.tolist(), directions, strict=True))
     return Comparison(
         site=site,
+        sae=fingerprint(sae),
         names=scores.names,
         overlap=overlap(directions, sae, near, counts=counts, seed=seed),
         scores=scores,

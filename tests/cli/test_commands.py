@@ -370,7 +370,7 @@ def test_sae_train_health_score_and_name(table: Path, tiny_model_folder: Path, t
     swept = ["sweep", store, "-d", table, "-t", "sentence", "-l", "colour", *small, "-o", tmp_path / "sweep"]
     done = probekit(*swept)
     assert done.returncode == 0, done.stderr
-    held = ["--probes", tmp_path / "sweep", "--plot", tmp_path / "compared.html"]
+    held = ["--probes", tmp_path / "sweep", "--page", tmp_path / "compared.html"]
     done = probekit("sae", "compare", tmp_path / "sae", store, *labels, *held, "-o", tmp_path / "compared.csv")
     assert done.returncode == 0, done.stderr
     assert "dense probe against" in done.stdout

@@ -119,3 +119,18 @@ def test_what_the_sweep_lacks_is_said(world):
         saes.compare(probes, sae, activations, other)
     with pytest.raises(ValueError, match="both the model and the data"):
         saes.compare(probes, sae, activations, labels, data=["a"])
+
+
+def test_the_page_opens_alone_and_escapes_the_labels(world, tmp_path):
+    sae, activations, labels, probes = world
+    targets = ("<script>alert(1)</script>", "B", "C", "D")
+    hostile = LabelSet("on", labels.values, "binary", "token", ("no", "yes"), targets)
+    probes = pk.sweep(
+        activations, labels={"on": hostile}, controls=False, n_boot=100, max_rows=1000, probe="ridge", progress=False
+    )
+    found = saes.compare(probes, sae, activations, hostile, counts=(1,), max_rows=1000, n_boot=100)
+    html = found.save_page(tmp_path / "compared.html", command="probekit sae compare").read_text(encoding="utf-8")
+    assert "<script>alert" not in html
+    assert "of 4" in html
+    assert found.sae in html
+    assert "iframe" in found._repr_html_()

@@ -1,0 +1,117 @@
+"""A comparison of features and probes as a page, or as blocks of one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from probekit.report import blocks, wording
+from probekit.report.blocks import Block, Page
+from probekit.versions import versions_of
+from saes.comparing.plot import panels
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from saes.comparing.comparison import Comparison
+
+_CAPTIONS = (
+    "Probes on the features that tell most, on all of them, and on the activations themselves (dense): same rows, same "
+    "penalties to choose from. Shaded: 95 % interval of the mean.",
+    "“Precise detectors” are features right at least 95 % of the time on the half they were chosen on; together they "
+    "predict the label on the other half.",
+    "Activations lie in few directions, so some decoder vector is always near: “by chance” is what random directions with "
+    "the activations' own spectrum reach.",
+)
+_READING = {
+    "F1": "Of the best single feature; feature and threshold chosen on one half of the sequences, measured on the other.",
+    "1 feature, all features, dense": "AUROC on test sequences of a probe on that many features, or on the activations.",
+    "difference": "AUROC of the dense probe less that of the probe on most features, with its paired 95 % interval.",
+    "cosine": "Of the probe's direction with the nearest decoder vector; p is the share of random directions that come as near.",
+    "effects": "How alike taking out the feature and a push as long against the probe's direction change the output; beside "
+    "it, the same for another feature that fires there.",
+}
+
+
+def comparison_blocks(comparison: Comparison) -> list[Block]:
+    """The verdicts, the three figures and the table of labels."""
+    table = _table(comparison)
+    counted = comparison.verdicts().verdict.value_counts()
+    verdicts = [
+        {"name": said, "value": f"{counted.get(said, 0)} of {len(comparison.names)}", "detail": "labels"}
+        for said in ("probe better", "SAE better", "no difference")
+    ]
+    figures = [
+        blocks.figure(figure, f"{title} {caption}")
+        for (title, figure), caption in zip(panels(comparison).items(), _CAPTIONS, strict=True)
+    ]
+    return [
+        blocks.tiles(verdicts),
+        blocks.columns(*figures[:2]),
+        blocks.columns(figures[2], blocks.table(_means(comparison), "Means over labels.")),
+        blocks.details(f"All {len(table):,} labels", blocks.table(table)),
+        blocks.details("How to read it", blocks.facts(_READING)),
+    ]
+
+
+def save_comparison_page(
+    comparison: Comparison, path: str | os.PathLike[str], *, title: str | None = None, command: str | None = None
+) -> Path:
+    """See `Comparison.save_page`."""
+    where = wording.site_name(comparison.site)
+    page = Page(title or f"Features and probes {where}", comparison.site)
+    page.add(*comparison_blocks(comparison))
+    page.heading("Make it again")
+    if command:
+        page.add(blocks.code(command))
+    versions = ", ".join(f"{name} {version}" for name, version in versions_of("torch", "numpy", "sae-lens").items())
+    return page.add(blocks.facts({"SAE fingerprint": comparison.sae, "versions": versions})).write(path).resolve()
+
+
+def _means(comparison: Comparison) -> pd.DataFrame:
+    """What a label in the mean comes to."""
+    import pandas as pd
+
+    r, o, causal = comparison.reconstruction, comparison.overlap, comparison.causal
+    coverage, low, high = comparison.scores.coverage()
+    rows: list[tuple[str, float, str]] = [
+        ("F1 of the best feature (coverage)", coverage, f"{low:.3f} to {high:.3f}"),
+        ("F1 from precise detectors", r.mean_f1, f"{r.low:.3f} to {r.high:.3f}"),
+    ]
+    for probe, estimate in comparison.sparse.estimates.items():
+        mean = estimate.mean()
+        (low,), (high,) = mean.interval()
+        rows.append((f"AUROC of {probe}", float(mean.value[0]), f"{low:.3f} to {high:.3f}"))
+    rows.append(("cosine with the nearest feature", float(abs(o.cosine).mean()), f"by chance {o.chance:.3f}"))
+    if causal is not None:
+        effects = float(np.nanmean(causal.correlation))
+        rows.append(("correlation of the effects", effects, f"by chance {np.nanmean(causal.chance):.3f}"))
+    return pd.DataFrame(rows, columns=["", "mean", "95 % interval"])
+
+
+def _table(comparison: Comparison) -> pd.DataFrame:
+    """A row a label, with what is compared and no more."""
+    import pandas as pd
+
+    frame = comparison.to_frame()
+    shown = {
+        "label": [str(name) for name in comparison.names],
+        "feature": frame.feature,
+        "F1": frame.f1,
+    }
+    for probe in comparison.sparse.estimates:
+        shown[probe] = frame[f"auroc_{probe.replace(' ', '_')}"]
+    ends = zip(frame.low, frame.high, strict=True)
+    shown |= {
+        "difference": frame.difference,
+        "95 % interval": [f"{low:+.3f} to {high:+.3f}" for low, high in ends],
+        "verdict": frame.verdict,
+        "cosine": frame.cosine.abs(),
+        "p": frame.cosine_p,
+    }
+    if comparison.causal is not None:
+        shown |= {"effects": frame.causal, "effects by chance": frame.causal_by_chance}
+    return pd.DataFrame(shown)
