@@ -1,9 +1,18 @@
-"""SAE features: scoring them all against all labels beside a call a pair, and training beside SAELens's own loop."""
+"""SAE features: scoring them all against all labels beside a call a pair, training beside SAELens's own loop, memory.
+
+`python -m benchmarks.features --peak-of SEQUENCES` prints the peak memory of one training and encoding.
+"""
 
 from __future__ import annotations
 
+import argparse
+import subprocess
+import sys
+import tempfile
+import threading
 import time
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -80,8 +89,62 @@ def training(steps: int, batch: int = 2048, seed: int = 0) -> tuple[Row, str]:
     return Row(name, ours, theirs, ours / theirs, f"sae-lens {version('sae-lens')}", "1"), note
 
 
+def memory(sequences: int) -> tuple[Row, str]:
+    """Megabytes that a process needs beside its program to train and encode, from a store, and from one ten times as large."""
+    needed = []
+    for times in (1, 10):
+        command = [sys.executable, "-m", "benchmarks.features", "--peak-of", str(sequences * times)]
+        needed.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]))
+    once, tenfold = needed
+    name = "memory of training an SAE and encoding, 10x the data against 1x, MB"
+    note = (
+        f"memory of training and encoding is the peak of anonymous memory above the program's own; the smaller store has {sequences} "
+        f"sequences of 512 rows of 256, {sequences * 512 * 256 * 4 / 1e6:.0f} MB"
+    )
+    return Row(name, tenfold, once, once / tenfold, "1x of ours", "0.95"), note
+
+
+def _print_peak(sequences: int) -> None:
+    """Fill a store, train a small SAE on one epoch of it, encode it, and print what that took at its peak."""
+    import probekit as pk
+    import saes
+    from benchmarks.capture import _random_llama
+
+    torch.set_num_threads(1)
+    model = pk.load_model(_random_llama(256, 256, 1, 512))
+    tokens = list(np.random.default_rng(0).integers(3, 512, (sequences, 512)).astype(np.int32))
+    with tempfile.TemporaryDirectory() as folder:
+        store = pk.capture(model, tokens, SITE, out=Path(folder) / "store", progress=False)
+        options: dict[str, Any] = {"site": SITE, "width": 128, "k": 16, "batch": 4096, "progress": False}
+        saes.train(store, rows=20 * 4096, **options)  # what a first step loads for good
+        before, peak, done = _anonymous(), [0.0], threading.Event()
+
+        def watch() -> None:
+            while not done.wait(0.02):
+                peak[0] = max(peak[0], _anonymous())
+
+        watching = threading.Thread(target=watch, daemon=True)
+        watching.start()
+        sae = saes.train(store, rows=len(store), **options)
+        saes.encode(sae, store, out=Path(folder) / "features", progress=False)
+        done.set()
+        watching.join()
+    print(peak[0] - before)
+
+
+def _anonymous() -> float:
+    """Megabytes of this process that are no pages of a file: pages of a mapped store can be dropped at any time."""
+    return int(Path("/proc/self/status").read_text().split("RssAnon:")[1].split()[0]) / 1000
+
+
 def measure(quick: bool = False) -> tuple[list[Row], list[str]]:
     """The rows of the table, and a note to each."""
     size = (5_000, 256, 24, 20) if quick else (100_000, 4096, 192, 100)
-    results = [scoring(*size), training(20 if quick else 150)]
+    results = [scoring(*size), training(20 if quick else 150), memory(30 if quick else 600)]
     return [row for row, _ in results], [note for _, note in results]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peak-of", type=int, metavar="SEQUENCES", required=True)
+    _print_peak(parser.parse_args().peak_of)

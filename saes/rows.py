@@ -183,20 +183,23 @@ class ShuffledRows:
         return np.split(order, np.searchsorted(filled, filled[-1] / buffers * np.arange(1, buffers)))
 
     def _served(self, seed: list[int], chosen: np.ndarray, first: int, count: int) -> Iterator[Mapping[str, Tensor]]:
-        read = [self._blocks.read(int(block)) for block in chosen]
-        rows = {site: torch.cat([part[site] for part in read]) for site in self._blocks.sites}
-        del read
-        self._require_finite(rows)
+        counts = self._blocks.counts[chosen].tolist()
+        rows = {site: torch.empty(sum(counts), self._blocks.widths[site]) for site in self._blocks.sites}
+        filled = 0
+        for block, size in zip(chosen.tolist(), counts, strict=True):  # into place: the rows are there once, not twice
+            for site, part in self._blocks.read(block).items():
+                self._require_finite(site, part)
+                rows[site][filled : filled + size] = part
+            filled += size
         order = torch.from_numpy(np.random.default_rng([*seed, 1]).permutation(len(next(iter(rows.values())))))
         for number in range(first, count):
             place = order[number * self._batch : (number + 1) * self._batch]
             yield {site: values[place] for site, values in rows.items()}
 
     @staticmethod
-    def _require_finite(rows: Mapping[str, Tensor]) -> None:
-        for site, values in rows.items():
-            if not bool(torch.isfinite(values.sum(dtype=torch.float64))):
-                raise ValueError(f"activations at {site} are NaN or infinite: an SAE cannot be trained on them")
+    def _require_finite(site: str, rows: Tensor) -> None:
+        if not bool(torch.isfinite(rows.sum(dtype=torch.float64))):
+            raise ValueError(f"activations at {site} are NaN or infinite: an SAE cannot be trained on them")
 
     @cached_property
     def rows_an_epoch(self) -> int:

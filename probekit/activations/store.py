@@ -163,7 +163,10 @@ class ActivationStore:
             FileNotFoundError, ValueError: a shard is missing or damaged; names it.
         """
         width = self.width(site)
-        wanted = np.arange(len(self)) if rows is None else np.arange(len(self))[rows]
+        if rows is None or isinstance(rows, slice):
+            wanted = np.arange(*(rows or slice(None)).indices(len(self)))
+        else:
+            wanted = np.arange(len(self))[rows]
         result = np.empty((len(wanted), width), dtype=np.float32)
         ascending = len(wanted) < 2 or bool((np.diff(wanted) >= 0).all())
         order = None if ascending else np.argsort(wanted, kind="stable")
