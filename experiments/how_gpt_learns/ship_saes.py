@@ -1,52 +1,83 @@
-"""Make the SAEs that ship with `othello-mini` from the experiment's: `python experiments/how_gpt_learns/ship_saes.py OUT`.
+"""Make the SAEs that ship with `othello-mini`, one a layer, trained ten times as long as those of `run.py`.
 
-The SAE of the first seed at each layer, in bfloat16; SAELens reads it back in float32.
+    python experiments/how_gpt_learns/ship_saes.py --out out/shipped_saes
+
+They are written in bfloat16 (SAELens reads them in float32) beside the model's weights, and measured on games of their own as
+`run.py` measures its own. A run that was stopped goes on from OUT.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import torch
+from run import score_features, stream, with_colours
 from safetensors.torch import load_file, save_file
 
+import probekit as pk
+import saes
 from probekit.models import SHIPPED
+from probekit.testbeds import othello
+
+GAMES_SEED, FRESH_SEED = 4, 3
+"""`run.py` trains on games of seed 2 and scores on those of seed 3, as is done here."""
 
 
-def ship(out: Path, to: Path) -> list[Path]:
-    """Write one folder a site under `to`.
+def train(model: pk.Model, args: argparse.Namespace) -> dict[str, Path]:
+    """The folders of the trained SAEs by site."""
+    sites = stream(model, "post")
+    store = pk.capture(model, othello.sample_games(args.games, seed=GAMES_SEED), sites, out=args.out / "store")
+    saes.train_many(
+        store, sites=sites, width=512, k=32, batch=512, lr=args.lr, rows=args.rows, out=args.out / "saes"
+    )  # fmt: skip
+    return {site: args.out / "saes" / site / "seed-0" for site in sites}
 
-    Args:
-        out: What `run.py --out` wrote.
-        to: Folder of the shipped SAEs.
 
-    Raises:
-        FileNotFoundError: `out` has no finished SAEs.
-    """
-    found = sorted((out / "trained" / "saes").glob("*/seed-0/sae_weights.safetensors"))
-    if not found:
-        raise FileNotFoundError(f"no finished SAE under {out / 'trained' / 'saes'}: run run.py first")
+def ship(folders: Mapping[str, Path], to: Path) -> list[Path]:
+    """Write the SAEs in bfloat16, one folder a site under `to`."""
     written = []
-    for weights in found:
-        folder = to / weights.parent.parent.name
-        folder.mkdir(parents=True, exist_ok=True)
-        halved = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in load_file(weights).items()}
-        save_file(halved, folder / weights.name)
+    for site, made in folders.items():
+        (to / site).mkdir(parents=True, exist_ok=True)
+        halved = {n: t.to(torch.bfloat16).contiguous() for n, t in load_file(made / "sae_weights.safetensors").items()}
+        save_file(halved, to / site / "sae_weights.safetensors")
         for name in ("cfg.json", "training.json"):
-            shutil.copy(weights.parent / name, folder / name)
-        written.append(folder)
+            shutil.copy(made / name, to / site / name)
+        written.append(to / site)
     return written
+
+
+def measured(model: pk.Model, folders: Sequence[Path], args: argparse.Namespace) -> pd.DataFrame:
+    """A row a site: health with and without the model, coverage and reconstruction, on fresh games."""
+    games = with_colours(othello.sample_games(args.score_games, seed=FRESH_SEED))
+    store = pk.capture(model, games, stream(model, "post"), out=args.out / "scored_store")
+    rows: list[dict[str, Any]] = []
+    for folder in folders:
+        sae = saes.load(folder)
+        scores = score_features(sae, store, games).iloc[0]
+        health = saes.health(sae, store, model=model, data=games)
+        rows.append(
+            {"site": folder.name, "l0": health.l0, **scores[["unexplained", "dead", "coverage", "reconstruction"]]}
+        )
+        rows[-1] |= {"dense": health.dense, "health": str(health)}
+    return pd.DataFrame(rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path, help="what run.py --out wrote")
+    parser.add_argument("--out", type=Path, default=Path("out/shipped_saes"))
     parser.add_argument("--to", type=Path, default=SHIPPED["othello-mini"] / "saes")
-    given = parser.parse_args()
-    for folder in ship(given.out, given.to):
-        print(folder)
+    parser.add_argument("--games", type=int, default=6000)
+    parser.add_argument("--score-games", type=int, default=600)
+    parser.add_argument("--rows", type=int, default=3_000_000, help="positions each SAE is trained on, repeats counted")
+    parser.add_argument("--lr", type=float, help="default: by the width")
+    args = parser.parse_args()
+    model = pk.load_model("othello-mini")
+    print(measured(model, ship(train(model, args), args.to), args).round(3).to_markdown(index=False))
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def demo(
         start=30,
     )
     best = result.best("tile").site
-    features = read_features(model, result, best, seed + 2) if best in shipped_sites() else None
+    features = read_features(model, result, best, seed + 1000) if best in shipped_sites() else None
     finish(
         result,
         out,

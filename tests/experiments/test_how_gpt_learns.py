@@ -86,9 +86,11 @@ def test_from_games_to_tables_a_page_and_shipped_saes(run, tmp_path, capsys):
     assert "scoring" not in capsys.readouterr().out
     assert (out / "report.html").stat().st_mtime_ns > changed
 
-    folders = script("ship_saes").ship(out, tmp_path / "shipped")
-    assert [f.name for f in folders] == [f"blocks.{i}.hook_resid_post" for i in range(6)]
-    read, made = saes.load(folders[3]), saes.load(out / "trained" / "saes" / folders[3].name / "seed-0")
+    trained = {
+        f"blocks.{i}.hook_resid_post": out / "trained" / "saes" / f"blocks.{i}.hook_resid_post" / "seed-0"
+        for i in range(6)
+    }
+    folders = script("ship_saes").ship(trained, tmp_path / "shipped")
+    assert [f.name for f in folders] == list(trained)
+    read, made = saes.load(folders[3]), saes.load(trained[folders[3].name])
     assert (read.W_dec - made.W_dec).abs().max() < 0.01
-    with pytest.raises(FileNotFoundError, match=r"run\.py"):
-        script("ship_saes").ship(tmp_path, tmp_path)

@@ -89,3 +89,11 @@ def test_the_world_needs_no_torch_until_a_model_is_measured() -> None:
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_training_can_go_on_from_the_shipped_weights(model: torch.nn.Module) -> None:
+    made = new_model(Recipe(width=256, start="othello-mini", seed=1))
+    for name, weights in made.state_dict().items():
+        assert torch.equal(weights, model.state_dict()[name]), name
+    with pytest.raises(ValueError, match="256"):
+        new_model(Recipe(width=128, start="othello-mini"))

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 
+from probekit.models import SHIPPED
 from probekit.testbeds.othello.engine import random_games
 from probekit.testbeds.othello.muon import Muon
 from probekit.testbeds.othello.tokens import CONTEXT, PAD, SQUARE_OF_TOKEN, VOCABULARY, squares_to_tokens
@@ -48,6 +49,8 @@ class Recipe:
             `"expected"`: the uniform distribution over the legal moves, which is what the played move was drawn from;
             its cross-entropy is the exact expectation of the sampled one.
         seed: Of the games and of the first weights.
+        start: Folder of a model of this shape to go on from, or `othello-mini`, the shipped one; empty: weights drawn from
+            the seed. Give another seed then, so that its games are new.
     """
 
     layers: int = 6
@@ -58,6 +61,7 @@ class Recipe:
     other_rate: float = 0.003
     targets: Literal["expected", "sampled"] = "expected"
     seed: int = 0
+    start: str = ""
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,11 @@ def check_on_fresh_games(model: nn.Module, games: int = 256, seed: int = 0) -> d
 
 
 def new_model(recipe: Recipe) -> nn.Module:
-    """A GPT-2 with first weights drawn from the recipe's seed."""
+    """A GPT-2 with first weights drawn from the recipe's seed, or those of the model that the recipe starts from.
+
+    Raises:
+        ValueError: that model is of another shape.
+    """
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(recipe.seed)
@@ -153,7 +161,15 @@ def new_model(recipe: Recipe) -> nn.Module:
         pad_token_id=PAD,
         use_cache=False,
     )
-    return GPT2LMHeadModel(config)
+    model = GPT2LMHeadModel(config)
+    if recipe.start:
+        shipped = SHIPPED.get(recipe.start, Path(recipe.start))
+        start = GPT2LMHeadModel.from_pretrained(shipped, dtype=torch.float32)
+        here, there = ((c.n_layer, c.n_embd, c.n_head, c.vocab_size) for c in (config, start.config))
+        if here != there:
+            raise ValueError(f"{recipe.start} has layers, width, heads, tokens {there}; the recipe asks for {here}")
+        model.load_state_dict(start.state_dict())
+    return model
 
 
 def new_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
