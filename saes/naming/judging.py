@@ -11,7 +11,7 @@ from scipy import stats
 
 from saes.naming.names import Evidence
 from saes.scoring.feature_scores import Half, drawn_sums, ends
-from saes.scoring.scores import fired
+from saes.scoring.scores import fired, null_variance
 
 NEIGHBOURS = 5
 """Nearest features whose firing makes a row a hard negative."""
@@ -65,7 +65,9 @@ def judge(half: Half, claims: Sequence[Claim], neighbours: np.ndarray, *, seed: 
 
     The test: with `u_c` a sequence's sum of (covered - mean) x (fires - mean), `sum u_c / sqrt(sum u_c^2)` is compared with
     Student's t (a score test with clustered variance; Liang & Zeger 1986). It cannot exceed the square root of the number of
-    sequences that bear on it, so that a handful of coincidences is never significant.
+    sequences that bear on it, so that a handful of coincidences is never significant. Where the name covers nearly everything,
+    the few firing rows that would speak against it are easily all missed and `u_c` hardly varies; so the variance is at least
+    what independence would give (`null_variance`).
 
     Args:
         half: Rows that played no part in making the names.
@@ -92,7 +94,7 @@ def _judged(half: Half, claims: Sequence[Claim], neighbours: np.ndarray, seed: i
     # [cluster, claim, 6]: covered and fires, fires, covered, known; and of the hard silent rows: covered, known
     sums = np.zeros((clusters, len(claims), 6))
     for i, (claim, (said, known)) in enumerate(zip(claims, covers, strict=True)):
-        rows, hard = firing[i], hard_rows(half, claim.feature, firing[i], neighbours)
+        rows, hard = firing[i], hard_rows(half, claim.feature, neighbours)
         if known is not None:
             rows, hard, said = rows[known[rows]], hard[known[hard]], said & known
         everywhere = np.arange(len(said)) if known is None else np.flatnonzero(known)
@@ -128,12 +130,12 @@ def firing_rows(half: Half, feature: int, threshold: float) -> np.ndarray:
     return strong
 
 
-def hard_rows(half: Half, feature: int, firing: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
-    """Rows where one of the nearest features fires and this one does not."""
+def hard_rows(half: Half, feature: int, neighbours: np.ndarray) -> np.ndarray:
+    """Rows where one of the nearest features fires and this one does not, not even below its threshold."""
     near = np.zeros(half.features.shape[0], bool)
     for other in neighbours[feature]:
         near[firing_rows(half, int(other), 0.0)] = True
-    near[firing] = False
+    near[firing_rows(half, feature, 0.0)] = False
     return np.flatnonzero(near)
 
 
@@ -156,7 +158,9 @@ def _clustered_p(true: np.ndarray, fires: np.ndarray, covered: np.ndarray, rows:
     n = np.maximum(rows.sum(0), 1)
     share, rate = covered.sum(0) / n, fires.sum(0) / n
     u = true - rate * covered - share * fires + share * rate * rows
-    spread = np.sqrt(np.square(u).sum(0))
+    label, feature = np.square(covered - share * rows).sum(0), np.square(fires - rate * rows).sum(0)
+    null = null_variance(n * share * (1 - share), n * rate * (1 - rate), label, feature, n, (rows > 0).sum(0))
+    spread = np.sqrt(np.maximum(np.square(u).sum(0), null))
     z = np.divide(u.sum(0), spread, out=np.zeros(len(n)), where=spread > 1e-9)
     p: np.ndarray = stats.t.sf(z, np.maximum((fires > 0).sum(0) - 1, 1))
     return np.where(fires.sum(0) > 0, p, 1.0)

@@ -42,9 +42,9 @@ def name(
     """Name features. Each source proposes names from one half of the sequences; the other half is the judge.
 
     A name is given when its association with the feature is beyond chance, with the share of false names controlled over
-    all features and candidates, and when it says enough: a name from labels by its precision and recall, any other by the
-    balanced accuracy with which its text alone tells firing rows from hard silent ones (where the nearest features fire),
-    and one from a language model by its fuzzing, too. Of several that earn it, the one that did best on the half it was made
+    all features and candidates, and when it says enough: by the balanced accuracy with which its text alone tells firing rows
+    from silent ones, a name from labels by its precision and recall, too, any other against hard silent rows, too (where
+    the nearest features fire), and one from a language model by its fuzzing. Of several that earn it, the one that did best on the half it was made
     from is given. A feature that earns no name has none.
 
     Args:
@@ -57,7 +57,8 @@ def name(
         decode: A tokenizer, a model that has one, or a function from token ids to their texts.
         least_precision: Of a name from labels: of the rows where the feature fires, the share that the name must cover.
         least_recall: Of a name from labels: of the rows the name covers, the share where the feature must fire.
-        least_accuracy: Of any other name: its `strictest_accuracy` must reach this; a name that says nothing scores 0.5.
+        least_accuracy: What the balanced accuracy of a name from labels, and the `strictest_accuracy` of any other, must reach;
+            a name that says nothing scores 0.5.
         false_names: Share of false names among the names given, at most.
         seed: Of the halving of the sequences, of the bootstrap and of the shuffled names.
 
@@ -93,7 +94,10 @@ def name(
         for proposal, found in sorted(judged, key=lambda pair: -pair[0].merit)
         if found.q <= false_names
         and (
-            found.precision >= least_precision and found.recall >= least_recall
+            min(
+                found.precision - least_precision, found.recall - least_recall, found.balanced_accuracy - least_accuracy
+            )
+            >= 0
             if proposal.source == "labels"
             else found.strictest_accuracy >= least_accuracy
         )

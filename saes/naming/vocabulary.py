@@ -79,7 +79,7 @@ class Vocabulary:
             kinds = (
                 _some(firing, rng),
                 np.setdiff1d(silent, firing),
-                _some(hard_rows(choose, feature, firing, neighbours), rng),
+                _some(hard_rows(choose, feature, neighbours), rng),
             )
             found = spaces.best(feature, [choose.rows[rows] for rows in kinds])
             for i, (merit, place, word, least) in enumerate(found):

@@ -123,7 +123,7 @@ class FeatureWindows:
         active = np.append(0, np.cumsum(self._column > 0))
         empty = active[stop] == active[first]
         firing = np.sort(firing_rows(half, self.feature, self.threshold))
-        hard = hard_rows(half, self.feature, firing, self._neighbours)
+        hard = hard_rows(half, self.feature, self._neighbours)
         return Kinds(firing, hard[empty[hard]], np.flatnonzero(empty))
 
     def _to_explain(self, kinds: Kinds) -> np.ndarray:

@@ -194,7 +194,8 @@ def p_values(features: sparse.csc_array, columns: Columns, cluster: np.ndarray) 
     A score test of the rank sum with rows clustered: `u_c`, a cluster's sum of (label - mean label) x (rank - mean rank),
     has mean zero under independence, and `sum u_c / sqrt(sum u_c^2)` is compared with Student's t. The statistic cannot
     exceed the square root of the number of clusters that bear on it, so that a handful of coincidences is never
-    significant, however perfect. (Liang & Zeger 1986, "Longitudinal data analysis using generalized linear models", for
+    significant, however perfect; and the variance is at least `null_variance`, since of a label that holds nearly everywhere
+    the few rows that would speak against it are easily all missed. (Liang & Zeger 1986, "Longitudinal data analysis using generalized linear models", for
     the variance; Rosner, Glynn & Lee 2003, Biometrics 59:1089, for clustered ranks.)
 
     Args:
@@ -212,6 +213,9 @@ def p_values(features: sparse.csc_array, columns: Columns, cluster: np.ndarray) 
     centred = (columns.positive - columns.positive.sum(0) / known) * defined
     base = np.add.reduceat(centred, first, axis=0)  # [cluster, column]
     base_squared = np.square(base).sum(0)
+    size = np.add.reduceat(defined.astype(np.float64), first, axis=0)  # [cluster, column or 1]
+    clusters, size_squared = (size > 0).sum(0), np.square(size).sum(0)
+    label_variance = np.square(centred).sum(0)
     result = np.ones((features.shape[1], len(columns)))
     for feature in range(features.shape[1]):
         rows, values = fired(features, feature)
@@ -225,14 +229,47 @@ def p_values(features: sparse.csc_array, columns: Columns, cluster: np.ndarray) 
         for part in _parts(len(rows), len(columns)):
             firing = np.add.reduceat(centred[rows, part] * height, start, axis=0)  # [touched, column]
             shown = slice(None) if columns.defined is None else part
-            mean_height = (height * defined[rows][:, shown]).sum(0) / known[shown]
+            raised = height * defined[rows][:, shown]  # [fired row, column or 1]
+            mean_height = raised.sum(0) / known[shown]
             # u = firing - mean_height * base; firing is zero outside the clusters touched, and base sums to zero
             squares = np.square(firing).sum(0) - 2 * mean_height * (firing * base[touched, part]).sum(0)
             level = mean_height * np.sqrt(base_squared[part])
-            spread = np.sqrt(np.maximum(squares + level**2, 0))
+            heights = np.add.reduceat(raised, start, axis=0)  # [touched, column or 1]
+            by_cluster = np.square(heights).sum(0) - 2 * mean_height * (heights * size[touched][:, shown]).sum(0)
+            null = null_variance(
+                label_variance[part],
+                np.square(raised).sum(0) - mean_height**2 * known[shown],
+                base_squared[part],
+                by_cluster + mean_height**2 * size_squared[shown],
+                known[shown],
+                clusters[shown],
+            )
+            spread = np.sqrt(np.maximum(squares + level**2, null))
             z = np.divide(firing.sum(0), spread, out=np.zeros(firing.shape[1]), where=spread > 1e-6 * level)
             result[feature, part] = stats.t.sf(z, max(len(touched) - 1, 1))
     return result
+
+
+def null_variance(
+    label: np.ndarray,
+    feature: np.ndarray,
+    label_by_cluster: np.ndarray,
+    feature_by_cluster: np.ndarray,
+    rows: np.ndarray,
+    clusters: np.ndarray,
+) -> np.ndarray:
+    """Variance of the sum over rows of (label - mean) x (feature - mean) if the two are independent.
+
+    The greater of two: rows on their own; and whole clusters, where label and feature are alike within each.
+
+    Args:
+        label, feature: Sums of squares about the mean, over rows.
+        label_by_cluster, feature_by_cluster: Squared sums about the mean of each cluster, summed.
+        rows, clusters: How many.
+    """
+    alone = label * feature / np.maximum(rows, 1)
+    together: np.ndarray = label_by_cluster * feature_by_cluster * clusters / np.maximum(rows, 1) ** 2
+    return np.maximum(alone, together)
 
 
 def fired(features: sparse.csc_array, feature: int) -> tuple[np.ndarray, np.ndarray]:

@@ -78,8 +78,14 @@ def test_p_values_are_those_of_a_slow_reference_whatever_the_order_of_rows(maske
         for c in range(columns.positive.shape[1]):
             known = np.ones(len(dense), bool) if columns.defined is None else columns.defined[:, c]
             y = columns.positive[:, c] - columns.positive[known, c].mean()
-            u = np.array([((y * (height - height[known].mean()))[known & (cluster == k)]).sum() for k in range(24)])
-            z = u.sum() / np.sqrt((u**2).sum()) if (u**2).sum() > 1e-12 else 0
+            h = height - height[known].mean()
+            u, a, b, m = np.array(
+                [[part[known & (cluster == k)].sum() for part in (y * h, y, h, known * 1)] for k in range(24)]
+            ).T
+            alone = (y[known] ** 2).sum() * (h[known] ** 2).sum() / known.sum()
+            together = (a**2).sum() * (b**2).sum() * (m > 0).sum() / known.sum() ** 2
+            spread = max((u**2).sum(), alone, together)
+            z = u.sum() / np.sqrt(spread) if spread > 1e-12 else 0
             assert abs(got[f, c] - stats.t.sf(z, fired - 1)) < 1e-9
     order = np.random.default_rng(0).permutation(len(dense))
     shuffled = p_values(sparse.csc_array(dense[order]), columns.of_rows(order), cluster[order])
@@ -99,6 +105,16 @@ def test_p_values_are_uniform_when_nothing_is_related_though_rows_of_a_sequence_
     for level in (0.05, 0.01):
         assert (p < level).mean() < 1.3 * level
     assert 0.45 < p.mean() < 0.55
+
+
+@pytest.mark.parametrize("share", [0.9, 0.97, 0.99])
+def test_labels_that_hold_nearly_everywhere_are_not_found_in_noise(share):
+    rng = np.random.default_rng(0)
+    rows, cluster = 12_000, np.arange(12_000) // 30
+    dense = ((rng.random((rows, 80)) < 0.008) * rng.random((rows, 80))).astype(np.float32)
+    p = p_values(sparse.csc_array(dense), Columns((), rng.random((rows, 30)) < share, None), cluster).ravel()
+    for level in (0.05, 0.01, 0.001):
+        assert (p < level).mean() < 1.3 * level
 
 
 def test_a_few_perfect_coincidences_are_not_significant():
