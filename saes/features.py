@@ -19,7 +19,7 @@ from safetensors import safe_open
 from scipy import sparse
 
 from probekit.activations.store import File, fault_of, write_tensors
-from saes.loading import check_fits, fingerprint, site_of
+from saes.loading import check_fits, fingerprint, fingerprint_rows, site_of
 
 if TYPE_CHECKING:
     from probekit.activations import Activations
@@ -29,6 +29,8 @@ INDEX = "index.safetensors"
 CHUNK = 4096
 """Rows encoded at a time: `CHUNK x width` numbers are held densely."""
 SHARD_ROWS = 65_536
+_DECIDES = ("model_fingerprint", "data_fingerprint", "pool", "every", "selection", "dtype")
+"""What a store's manifest says of its rows, beside their tokens."""
 _INDICES = ("sequence", "position", "token", "item", "prefix")
 
 
@@ -60,11 +62,11 @@ class SparseFeatures:
 
     @classmethod
     def open(cls, path: str | Path) -> SparseFeatures:
-        """Read a folder that `encode` finished.
+        """Read a folder that `encode` finished; every file is compared with its checksum.
 
         Raises:
             FileNotFoundError: none there.
-            ValueError: not finished, or damaged.
+            ValueError: not finished, or a file that is missing or damaged (names each).
         """
         path = Path(path)
         manifest = _read_manifest(path)
@@ -73,6 +75,10 @@ class SparseFeatures:
         done = sum(shard.stop - shard.start for shard in manifest.shards)
         if manifest.index is None or done < manifest.rows:
             raise ValueError(f"{path} holds {done:,} of {manifest.rows:,} rows: call saes.encode again to go on")
+        files = [manifest.index, *manifest.shards]
+        wrong = [f"{file.name} is {fault}" for file in files if (fault := fault_of(path, file))]
+        if wrong:
+            raise ValueError(f"{path}: {'; '.join(wrong)}. Call saes.encode again, which makes faulty files anew")
         return cls(path, manifest)
 
     def __len__(self) -> int:
@@ -149,14 +155,17 @@ def encode(
 
     Raises:
         KeyError: the activations lack the site.
-        ValueError: an SAE of another width or model; another SAE's features in the folder; activations that are not
-            finite; negative features (an architecture whose features are no activations).
+        ValueError: an SAE of another width or model; features of another SAE or of other rows in the folder; activations
+            that are not finite; negative features (an architecture whose features are no activations).
     """
     site = site_of(sae, site)
     check_fits(sae, activations, site)
-    facts = getattr(getattr(activations, "manifest", None), "token_fingerprint", "")
     wanted = Manifest(
-        sae=fingerprint(sae), site=site, width=int(sae.cfg.d_sae), rows=len(activations), source={"tokens": facts}
+        sae=fingerprint(sae),
+        site=site,
+        width=int(sae.cfg.d_sae),
+        rows=len(activations),
+        source=_source(activations, site),
     )
     path = Path(tempfile.mkdtemp(prefix="probekit-features-")) if out is None else Path(out)
     manifest = _resumed(path, wanted)
@@ -192,6 +201,14 @@ def encode(
     return features
 
 
+def _source(activations: Activations, site: str) -> dict[str, Any]:
+    """What identifies the rows: what a store's manifest says, or the contents of arrays."""
+    manifest = getattr(activations, "manifest", None)
+    if manifest is None:
+        return {"tokens": "", "content": fingerprint_rows(activations, site)}
+    return {"tokens": manifest.token_fingerprint} | {name: getattr(manifest, name) for name in _DECIDES}
+
+
 @torch.no_grad()  # type: ignore[untyped-decorator]
 def _encoded(sae: Any, activations: Activations, site: str, start: int, stop: int) -> sparse.csr_array:
     parts = []
@@ -224,11 +241,13 @@ def _resumed(path: Path, wanted: Manifest) -> Manifest:
         if path.is_file() or any(name != INDEX for name in strange):
             raise ValueError(f"{path} holds something else ({', '.join(strange[:3])}): give a new folder")
         return wanted
-    ours, theirs = wanted.model_dump(), found.model_dump()
+    ours, theirs = (
+        {**m.source, "sae": m.sae, "site": m.site, "width": m.width, "rows": m.rows} for m in (wanted, found)
+    )
     differences = [
-        f"{key}: {theirs[key]} there, {ours[key]} now"
-        for key in ("sae", "site", "width", "rows", "source")
-        if ours[key] != theirs[key]
+        f"{key}: {theirs.get(key)} there, {value} now"
+        for key, value in ours.items()
+        if theirs.get(key) != value and (key in theirs or key == "content")  # older folders say less of a store
     ]
     if differences:
         raise ValueError(f"{path} holds other features ({'; '.join(differences)}): give another folder")

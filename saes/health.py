@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from probekit.data import Dataset
+from probekit.data import Dataset, drop_seen_prefixes
 from probekit.models.editing import changed_at
 from saes.loading import check_fits, site_of
 from saes.rows import held_out_sequences
@@ -59,8 +59,9 @@ class Health:
         dense: Share of the features that fire at more than a tenth of the rows.
         density: `[feature]` share of the rows at which each fires.
         rows: Rows that these are of.
-        held_out: Whether no row's sequence was trained on, as far as the SAE's configuration tells.
+        held_out: Whether no row was trained on, as far as the SAE's configuration tells.
         spliced: What the model loses; None when no model was given.
+        seen: Held-out rows left out, since training had a row with the same prefix (the first moves of a game, a text twice).
     """
 
     l0: float
@@ -71,12 +72,14 @@ class Health:
     rows: int
     held_out: bool
     spliced: Spliced | None = None
+    seen: int = 0
 
     def __str__(self) -> str:
         text = (
             f"L0 {self.l0:.1f}, variance unexplained {self.variance_unexplained:.3f}, dead {self.dead:.1%}, "
-            f"dense {self.dense:.1%} ({self.rows:,} {'held-out ' if self.held_out else ''}rows)"
+            f"dense {self.dense:.1%} ({self.rows:,} {'held-out ' if self.held_out else ''}rows"
         )
+        text += f"; {self.seen:,} more left out, whose prefix was trained on)" if self.seen else ")"
         if self.spliced is not None:
             s = self.spliced
             text += f"; loss {s.loss:.3f}, spliced {s.loss_spliced:.3f}, mean {s.loss_mean:.3f}, KL {s.kl:.4f}"
@@ -94,10 +97,11 @@ def health(
     sequences: int = 200,
     seed: int = 0,
 ) -> Health:
-    """Measure an SAE on the rows of sequences it was not trained on.
+    """Measure an SAE on rows it was not trained on.
 
-    When the activations are of the data it was trained on (by fingerprint), these are the sequences held out then;
-    otherwise all.
+    When the activations are of the data it was trained on (by fingerprint), these are of the sequences held out then, without
+    rows whose prefix training saw; otherwise all. Arrays have no fingerprint: those of as many sequences as were trained on are
+    taken to be the same, and `held_out` is False.
 
     Args:
         sae: A `sae_lens.SAE`.
@@ -109,26 +113,34 @@ def health(
 
     Raises:
         KeyError: the activations lack the site.
-        ValueError: other width or model; a model without data.
+        ValueError: other width or model; a model without data; activations or reconstructions that are not finite; no row to
+            measure on.
     """
     site = site_of(sae, site)
     check_fits(sae, activations, site)
     if (model is None) != (data is None):
         raise ValueError("splicing needs both the model and the data it reads")
-    kept, held_out = _rows(sae, activations)
-    rows = np.flatnonzero(kept[activations.sequence])
+    rows, held_out, seen = _rows(sae, activations)
     if len(rows) < 2:
-        raise ValueError("no held-out rows to measure on: the activations hold too few sequences")
+        why = "training saw the same prefixes" if seen else "the activations hold too few sequences"
+        raise ValueError(f"no held-out rows to measure on: {why}")
+    kept = np.bincount(activations.sequence[rows]) > 0
     fired = torch.zeros(sae.cfg.d_sae, dtype=torch.float64)
     total, squares, errors = torch.zeros(sae.cfg.d_in, dtype=torch.float64), 0.0, 0.0
     for start in range(0, len(rows), _CHUNK):
-        x = torch.from_numpy(activations.read(site, rows[start : start + _CHUNK])).to(sae.device, sae.dtype)
+        read = torch.from_numpy(activations.read(site, rows[start : start + _CHUNK]))
+        if not bool(torch.isfinite(read.sum(dtype=torch.float64))):
+            row = rows[start + int(torch.isfinite(read).all(1).int().argmin())]
+            raise ValueError(f"activations at {site} are NaN or infinite at row {row}: nothing can be measured on them")
+        x = read.to(sae.device, sae.dtype)
         features = sae.encode(x)
         features = features.to_dense() if features.is_sparse else features
         fired += (features != 0).sum(0).cpu()
         errors += float((sae.decode(features) - x).double().square().sum())
         total += x.double().sum(0).cpu()
         squares += float(x.double().square().sum())
+    if not np.isfinite(errors):
+        raise ValueError(f"the SAE's reconstruction of {site} is NaN or infinite")
     density = (fired / len(rows)).numpy()
     mean = total / len(rows)
     variance = squares - len(rows) * float(mean.square().sum())
@@ -143,18 +155,28 @@ def health(
         spliced=None
         if model is None or data is None
         else _spliced(sae, site, model, data, kept, mean, sequences, seed),
+        seen=seen,
     )
 
 
-def _rows(sae: Any, activations: Activations) -> tuple[np.ndarray, bool]:
-    """`[sequence]` mask of those to measure on, and whether it is known that they were not trained on."""
-    count = int(activations.sequence.max()) + 1
+def _rows(sae: Any, activations: Activations) -> tuple[np.ndarray, bool, int]:
+    """Rows to measure on, whether it is known that they were not trained on, and how many were left out as seen in training."""
+    sequence = activations.sequence
+    count = int(sequence.max()) + 1
     trained = sae.cfg.metadata.get("probekit") or {}
+    of_training = trained.get("sequences", count)  # older SAEs do not say
     manifest = getattr(activations, "manifest", None)
     same = manifest is not None and manifest.data_fingerprint == trained.get("data_fingerprint")
-    if trained.get("held_out") and (same or manifest is None):
-        return held_out_sequences(count, trained["held_out"]), same
-    return np.ones(count, bool), manifest is not None and trained.get("data_fingerprint") is not None and not same
+    if not trained.get("held_out") or not (same or (manifest is None and of_training == count)):
+        other = manifest is not None and trained.get("data_fingerprint") is not None and not same
+        return np.arange(len(sequence)), other, 0
+    held = held_out_sequences(of_training, trained["held_out"])
+    held = np.append(held, np.ones(max(count - of_training, 0), bool))[
+        sequence
+    ]  # what came after was not there to train on
+    rows = np.flatnonzero(held)
+    fresh = drop_seen_prefixes(activations.prefix[~held], activations.prefix[rows])
+    return rows[fresh], same, int((~fresh).sum())
 
 
 def _spliced(

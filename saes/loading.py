@@ -6,6 +6,9 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from safetensors import SafetensorError
+
 from probekit.models import SHIPPED
 
 if TYPE_CHECKING:
@@ -13,6 +16,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = "sae_weights.safetensors"
 CFG = "cfg.json"
+_ROWS = 16_384
 
 
 def load(source: str | Path) -> Any:
@@ -28,7 +32,7 @@ def load(source: str | Path) -> Any:
 
     Raises:
         FileNotFoundError: no such folder, or no SAE in it (says which file is missing).
-        ValueError: weights in a pickle, or files that are no SAE.
+        ValueError: weights in a pickle, damaged weights, or files that are no SAE.
     """
     from sae_lens import SAE
 
@@ -56,7 +60,9 @@ def load(source: str | Path) -> Any:
         raise FileNotFoundError(f"no SAE in {folder}: {' and '.join(missing)} missing{hint}")
     try:
         return SAE.load_from_disk(folder)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except SafetensorError as error:
+        raise ValueError(f"{folder / WEIGHTS} is damaged ({error})") from error
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{folder} holds no SAE that SAELens can read ({error})") from error
 
 
@@ -104,4 +110,18 @@ def fingerprint(sae: Any) -> str:
     for name, tensor in sorted(sae.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def fingerprint_rows(activations: Activations, site: str) -> str:
+    """SHA-256 (first 16 hex digits) of a site's rows and where they come from: identifies activations without a manifest.
+
+    Prefixes do not enter it: where they were left out, those of the same arrays differ from one time to the next.
+    """
+    digest = hashlib.sha256()
+    for name in ("sequence", "position", "token", "item"):
+        digest.update(np.ascontiguousarray(getattr(activations, name)).tobytes())
+    for start in range(0, len(activations), _ROWS):
+        rows = slice(start, min(start + _ROWS, len(activations)))
+        digest.update(np.ascontiguousarray(activations.read(site, rows)).tobytes())
     return digest.hexdigest()[:16]

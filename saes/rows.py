@@ -31,13 +31,15 @@ class Blocks(Protocol):
         sites: Names of the sites.
         widths: Their widths.
         counts: `[block]` rows of each piece.
-        facts: What identifies the rows, for manifests.
+        facts: What identifies the rows, for manifests; nothing for arrays, which have none.
+        sequences: How many there are, those held out too.
     """
 
     sites: tuple[str, ...]
     widths: dict[str, int]
     counts: np.ndarray
     facts: dict[str, Any]
+    sequences: int
 
     def read(self, block: int) -> dict[str, Tensor]:
         """`[row, width]` float32 by site."""
@@ -57,6 +59,7 @@ class StoredBlocks:
         self.widths = {site: activations.width(site) for site in self.sites}
         starts = np.arange(0, len(kept), BLOCK_ROWS)
         counts = np.add.reduceat(kept.astype(np.int64), starts) if len(kept) else np.empty(0, np.int64)
+        self.sequences = int(activations.sequence.max()) + 1
         self._starts, self.counts = starts[counts > 0], counts[counts > 0]
         manifest = getattr(activations, "manifest", None)
         names = ("model", "model_fingerprint", "data", "data_fingerprint", "pool", "every")
@@ -84,6 +87,7 @@ class ModelBlocks:
         self.widths = {site: int(model.site(site).width) for site in self.sites}
         tokens = data.tokens if data.tokens is not None else model.tokenize(data.texts or ())[0]
         self._tokens = [np.asarray(t)[: model.context] for t in tokens]
+        self.sequences = len(kept)
         lengths = np.array([len(t) for t in self._tokens])
         used = np.flatnonzero(kept)
         used = used[np.argsort(lengths[used], kind="stable")]  # near lengths together, so that little is padding

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import probekit
-from saes.loading import CFG, WEIGHTS, load
+from saes.loading import CFG, WEIGHTS, fingerprint_rows, load
 from saes.rows import ShuffledRows, blocks_of
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ KINDS = {
 }
 RECORD = "training.json"
 _CHECKPOINT = "checkpoint"
+_FRESH, _OLD = f".{_CHECKPOINT}.new", f".{_CHECKPOINT}.old"
+_CHECKPOINT_LOG = "log.json"
+"""Written last: a checkpoint that has it and all else is whole."""
 _LOG_EVERY = 100
 
 
@@ -111,7 +115,7 @@ def train_many(
 
     Raises:
         ValueError: unknown kind or option; a folder that holds another run; too few rows; activations not finite.
-        FloatingPointError: the loss of an SAE is no longer finite; its checkpoint keeps the last good state.
+        FloatingPointError: the loss or a weight of an SAE is no longer finite; its checkpoint keeps the last good state.
     """
     sites, seeds = list(dict.fromkeys(sites)), list(dict.fromkeys(seeds))
     if not sites or not seeds:
@@ -125,15 +129,18 @@ def train_many(
     rate = lr if lr is not None else 2e-4 / (width / 16_384) ** 0.5
     settings = {
         "kind": kind, "width": width, "steps": steps, "batch": batch, "lr": rate, "held_out": held_out,
-        "options": options, "data": blocks.facts | {"rows": shuffled.rows_an_epoch},
+        "options": options,
     }  # fmt: skip
     with _folder(out) as base:
         runs = []
         for site in sites:
+            of_rows = blocks.facts or {"content": fingerprint_rows(source, site)}
+            of_site = settings | {"data": of_rows | {"rows": shuffled.rows_an_epoch}, "site": site}
             for seed in seeds:
                 alone = len(sites) == len(seeds) == 1
                 where = base if alone else base / site / f"seed-{seed}"
-                runs.append(_Run(site, seed, where, settings | {"site": site, "seed": seed}, blocks.widths[site]))
+                of_run = of_site | {"seed": seed}
+                runs.append(_Run(site, seed, where, of_run, blocks.widths[site], blocks.sequences))
         left = [run for run in runs if not run.finished()]
         for run in left:
             run.start(shuffled)
@@ -180,6 +187,7 @@ class _Run:
     folder: Path
     settings: dict[str, Any]
     d_in: int
+    sequences: int
 
     def finished(self) -> bool:
         """Whether the folder holds this SAE, trained to the end.
@@ -189,13 +197,14 @@ class _Run:
         """
         record = self.folder / RECORD
         if not record.exists():
-            strange = [p.name for p in self.folder.iterdir()] if self.folder.is_dir() else []
+            there = self.folder.iterdir() if self.folder.is_dir() else ()
+            strange = [p.name for p in there if not p.name.startswith(".")]  # a kill leaves dot-names of ours
             if strange or self.folder.is_file():
                 raise ValueError(f"{self.folder} holds something else ({', '.join(strange[:3])}): give a new folder")
             return False
-        there = json.loads(record.read_text())["settings"]
+        theirs = json.loads(record.read_text())["settings"]
         ours = json.loads(json.dumps(self.settings))
-        differences = [f"{k}: {there.get(k)} there, {v} now" for k, v in ours.items() if there.get(k) != v]
+        differences = [f"{k}: {theirs.get(k)} there, {v} now" for k, v in ours.items() if theirs.get(k) != v]
         if differences:
             raise ValueError(f"{self.folder} holds another SAE ({'; '.join(differences)[:500]}): give another folder")
         return (self.folder / WEIGHTS).exists() and (self.folder / CFG).exists()
@@ -205,17 +214,17 @@ class _Run:
         from sae_lens import SAETrainer
 
         torch.manual_seed(self.seed)
-        sae = _new_sae(self.settings, self.site, self.d_in)
+        sae = _new_sae(self.settings, self.site, self.d_in, self.sequences)
         steps, batch = self.settings["steps"], self.settings["batch"]
         self.trainer = SAETrainer(
             cfg=_trainer_config(steps, batch, self.settings["lr"]), sae=sae, data_provider=iter(())
         )
-        checkpoint = self.folder / _CHECKPOINT
+        checkpoint = self._checkpoint()
         self.log: list[dict[str, float]] = []
-        if checkpoint.exists():
+        if checkpoint is not None:
             sae.load_weights_from_checkpoint(checkpoint)
             self.trainer.load_trainer_state(checkpoint)
-            self.log = json.loads((checkpoint / "log.json").read_text())
+            self.log = json.loads((checkpoint / _CHECKPOINT_LOG).read_text())
         elif sae.cfg.normalize_activations == "expected_average_only_in":
             some = itertools.islice(shuffled.batches(0), min(steps, 50))
             length = float(torch.stack([rows[self.site].norm(dim=1).mean() for rows in some]).mean())
@@ -229,29 +238,54 @@ class _Run:
 
     def advance(self, rows: torch.Tensor) -> None:
         output = self.trainer.step(rows)
+        self.loss = output.loss.detach()
         self.trainer.n_training_steps += 1
         if self.step % _LOG_EVERY == 0 or self.step == self.settings["steps"]:
-            loss = float(output.loss.detach())
-            if not loss < float("inf"):
-                raise FloatingPointError(
-                    f"the loss at {self.site} (seed {self.seed}) is {loss} at step {self.step}: lower lr; "
-                    f"{self.folder / _CHECKPOINT} holds the last saved state, if there is one"
-                )
+            self._require_finite()
+            loss = float(self.loss)
             losses = {name: _number(value) for name, value in output.losses.items()}
             fired = float((output.feature_acts != 0).float().sum(-1).mean())
             dead = int(self.trainer.dead_neurons.sum())
             self.log.append({"step": self.step, "loss": loss, **losses, "l0": fired, "dead": dead})
 
     def save(self) -> None:
-        """Write a checkpoint beside the old one, then put it in its place."""
-        fresh, old = self.folder / f".{_CHECKPOINT}.new", self.folder / _CHECKPOINT
+        """Write a checkpoint beside the one there is, then put it in its place: at any moment one of them is whole.
+
+        Raises:
+            FloatingPointError: the state is not finite, and not worth keeping.
+        """
+        self._require_finite()
+        fresh, place, old = (self.folder / name for name in (_FRESH, _CHECKPOINT, _OLD))
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir()
         self.trainer.sae.save_model(fresh)
         self.trainer.save_trainer_state(fresh)
-        (fresh / "log.json").write_text(json.dumps(self.log))
+        (fresh / _CHECKPOINT_LOG).write_text(json.dumps(self.log))
         shutil.rmtree(old, ignore_errors=True)
-        fresh.rename(old)
+        if place.exists():
+            place.rename(old)
+        fresh.rename(place)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def _checkpoint(self) -> Path | None:
+        """The whole checkpoint, put back in its place where a kill left it beside it; None if there is none."""
+        place = self.folder / _CHECKPOINT
+        for found in (place, self.folder / _FRESH, self.folder / _OLD):
+            if _is_whole(found):
+                if found != place:
+                    shutil.rmtree(place, ignore_errors=True)
+                    found.rename(place)
+                return place
+        return None
+
+    def _require_finite(self) -> None:
+        loss, weights = float(self.loss), self.trainer.sae.parameters()
+        if math.isfinite(loss) and all(bool(torch.isfinite(weight).all()) for weight in weights):
+            return
+        raise FloatingPointError(
+            f"the loss at {self.site} (seed {self.seed}) is {loss} at step {self.step}, or a weight is not finite: lower lr; "
+            f"{self.folder / _CHECKPOINT} holds the last good state, if one was saved"
+        )
 
     def finish(self) -> None:
         """Fold the scale of the activations in, and leave the folder as SAELens reads it."""
@@ -266,7 +300,8 @@ class _Run:
         (fresh / WEIGHTS).rename(self.folder / WEIGHTS)
         (fresh / CFG).rename(self.folder / CFG)  # last: what has both files is finished
         shutil.rmtree(fresh)
-        shutil.rmtree(self.folder / _CHECKPOINT, ignore_errors=True)
+        for name in (_CHECKPOINT, _FRESH, _OLD):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def _write_record(self) -> None:
         versions = {"probekit": probekit.__version__, **{p: version(p) for p in ("torch", "sae-lens")}}
@@ -274,6 +309,17 @@ class _Run:
         partial = self.folder / f".{RECORD}.new"
         partial.write_text(json.dumps(record, indent=1))
         partial.replace(self.folder / RECORD)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    from sae_lens.constants import ACTIVATION_SCALER_CFG_FILENAME, TRAINER_STATE_FILENAME
+
+    try:
+        json.loads((checkpoint / _CHECKPOINT_LOG).read_text())
+    except (OSError, ValueError):
+        return False
+    files = (WEIGHTS, CFG, TRAINER_STATE_FILENAME, ACTIVATION_SCALER_CFG_FILENAME)
+    return all((checkpoint / name).is_file() for name in files)
 
 
 def _number(value: Any) -> float:
@@ -297,7 +343,7 @@ def _trainer_config(steps: int, batch: int, rate: float) -> Any:
     )
 
 
-def _new_sae(settings: Mapping[str, Any], site: str, d_in: int) -> Any:
+def _new_sae(settings: Mapping[str, Any], site: str, d_in: int, sequences: int) -> Any:
     import sae_lens
     from sae_lens.saes.sae import SAEMetadata, TrainingSAE
 
@@ -313,7 +359,7 @@ def _new_sae(settings: Mapping[str, Any], site: str, d_in: int) -> Any:
         model_name=facts.get("model"),
         hook_name=site,
         probekit={name: facts.get(name) for name in ("model_fingerprint", "data", "data_fingerprint")}
-        | {"held_out": settings["held_out"]},
+        | {"held_out": settings["held_out"], "sequences": sequences},
     )
     config_class = getattr(sae_lens, KINDS[kind])
     options = {"normalize_activations": "expected_average_only_in"} | options

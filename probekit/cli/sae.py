@@ -11,7 +11,7 @@ import typer
 from probekit.cli import options
 
 if TYPE_CHECKING:
-    from saes import SparseFeatures
+    from probekit.activations import ActivationStore
 
 sae = typer.Typer(
     no_args_is_help=True,
@@ -100,8 +100,11 @@ def score(
 ) -> None:
     """Score every feature against every label; thresholds from one half of the sequences, figures from the other."""
     import saes
+    from probekit.activations import ActivationStore
 
-    found = saes.score(_encoded(saes.load(folder), store, features), _labels(data, text, label), seed=seed)
+    activations = ActivationStore.open(store)
+    labels = _labels(activations, data, text, label)
+    found = saes.score(saes.encode(saes.load(folder), activations, out=features), labels, seed=seed)
     frame = found.to_frame().sort_values("f1", ascending=False)
     _require_parent(out)
     frame.to_csv(out, index=False)
@@ -182,6 +185,7 @@ def name(
     - `probekit sae name sae/ store/ --model gpt2 --endpoint http://localhost:8000/v1 --endpoint-model NAME --cache answers/ -o names.jsonl`
     """
     import saes
+    from probekit.activations import ActivationStore
     from probekit.models import load_model
 
     if label and (data is None or text is None):
@@ -200,13 +204,14 @@ def name(
     if not label and asked is None and not words:
         raise ValueError("nothing to name features with: --no-words leaves nothing, give --label or --endpoint")
     _require_parent(out)
-    sae = saes.load(folder)
+    sae, activations = saes.load(folder), ActivationStore.open(store)
+    labels = _labels(activations, data, text, label) if label and data and text else None
     read = None if model is None else load_model(model)
     meaning = None if encoder is None else saes.sentence_encoder(encoder)
     names = saes.name(
         sae,
-        _encoded(sae, store, features),
-        _labels(data, text, label) if label and data and text else None,
+        saes.encode(sae, activations, out=features),
+        labels,
         vocabulary=saes.Vocabulary(encoder=meaning, model=read) if read is not None and words else None,
         language_model=asked,
         decode=read,
@@ -253,10 +258,9 @@ def compare(
 
     _require_parent(out)
     sae, activations = saes.load(folder), ActivationStore.open(store)
+    labels = _labels(activations, data, text, label)
     encoded = saes.encode(sae, activations, out=features)
-    found = saes.compare(
-        SweepResult.load(probes), sae, activations, _labels(data, text, label), features=encoded, seed=seed
-    )
+    found = saes.compare(SweepResult.load(probes), sae, activations, labels, features=encoded, seed=seed)
     found.to_frame().to_csv(out, index=False)
     typer.echo(f"{found.summary()}\n{out.resolve()}")
     if page is not None:
@@ -323,17 +327,12 @@ def page(
     typer.echo(f"page    {written.resolve()}")
 
 
-def _encoded(sae: Any, store: Path, features: Path | None) -> SparseFeatures:
-    import saes
-    from probekit.activations import ActivationStore
-
-    return saes.encode(sae, ActivationStore.open(store), out=features)
-
-
-def _labels(data: Path, text: str, label: list[str]) -> Any:
+def _labels(store: ActivationStore, data: Path, text: str, label: list[str]) -> Any:
+    """Label sets of a table, which must be the one the store was captured from."""
     from probekit.data import read_csv
 
     dataset = read_csv(data, text=text, label=label)
+    store.check(data=dataset)
     return [dataset.label_set(name) for name in label]
 
 

@@ -51,11 +51,16 @@ class Contexts:
 
     Raises:
         TypeError: nothing that decodes.
-        ValueError: rows whose neighbours are not there.
+        ValueError: rows without tokens, or whose neighbours are not there.
     """
 
     def __init__(self, features: SparseFeatures, decode: Decode | Any) -> None:
         self._features, self._decode = features, decoder(decode)
+        if int(features.token.min(initial=0)) < 0:
+            raise ValueError(
+                "these features are of activations without tokens, so that the text around a row is not known: "
+                "ArrayActivations takes token= (and position=)"
+            )
         sequence, position = features.sequence, features.position
         same = sequence[1:] == sequence[:-1]
         if bool((np.diff(position)[same] != 1).any()):

@@ -58,13 +58,22 @@ def letter_encoder(texts: Sequence[str], *, dimensions: int = 256, seed: int = 0
         texts: What to learn the weights of the runs from.
         dimensions: Of the vectors, at most.
         seed: Of the decomposition.
+
+    Raises:
+        ValueError: the texts share no runs of letters, so that nothing is like anything.
     """
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     runs = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), min_df=2, sublinear_tf=True, max_features=50_000)
-    found = runs.fit_transform(texts)
-    svd = TruncatedSVD(min(dimensions, found.shape[1] - 1), random_state=seed).fit(found)
+    try:
+        found = runs.fit_transform(texts)
+        svd = TruncatedSVD(min(dimensions, found.shape[1] - 1), random_state=seed).fit(found)
+    except ValueError as error:
+        raise ValueError(
+            f"{len(texts):,} words cannot be compared by their letters, as hardly any run of letters is in two of them "
+            f"({error}): give an encoder (saes.sentence_encoder)"
+        ) from error
 
     def encode(texts: Sequence[str]) -> np.ndarray:
         vectors = svd.transform(runs.transform(texts)).astype(np.float32)

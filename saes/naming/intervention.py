@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -84,14 +85,33 @@ class Runner:
             seen.append(stream[here].float().cpu())
             return stream
 
-        with changed_at(self.model, self.site, change):
+        with changed_at(self.model, self.site, change), _logits_only_of(self.model, here):
             if self.later is None:
                 output = self.model.hf(batch)
             else:
                 with changed_at(self.model, self.later, keep):
                     output = self.model.hf(batch)
         logits = output if isinstance(output, Tensor) else output.logits
-        return logits[here].float().cpu(), seen[0] if seen else torch.zeros(len(batch), 0)
+        logits = logits[:, 0] if logits.shape[1] == 1 else logits[here]
+        return logits.float().cpu(), seen[0] if seen else torch.zeros(len(batch), 0)
+
+
+@contextmanager
+def _logits_only_of(model: Model, here: tuple[Tensor, Tensor]) -> Iterator[None]:
+    """While inside, the unembedding reads one position a row: logits of all would be `vocabulary / d` times the stream.
+
+    They are then `[row, 1, vocabulary]`. A model whose unembedding cannot be found computes them all.
+    """
+    hf = model.hf
+    head = hf.get_output_embeddings() if hasattr(hf, "get_output_embeddings") else getattr(hf, "unembed", None)
+    if head is None:
+        yield
+        return
+    handle = head.register_forward_pre_hook(lambda _, args: (args[0][here][:, None], *args[1:]) if args else None)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def runner_of(model: Model, data: Dataset | Sequence[str], site: str) -> Runner:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -160,10 +164,16 @@ class Names:
         return pd.DataFrame(rows)
 
     def save(self, path: str | Path) -> None:
-        """Write JSON lines: a head, then a name a line."""
+        """Write JSON lines: a head, then a name a line; what is not a number is null. The file is there whole, or not at all."""
         lines = [json.dumps({"width": self.width, "site": self.site, "notes": self.notes})]
-        lines += [json.dumps(asdict(name)) for name in self.names]
-        Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        lines += [json.dumps(_with_null(asdict(name)), allow_nan=False) for name in self.names]
+        path = Path(path)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | Path) -> Names:
@@ -179,6 +189,19 @@ class Names:
             raise ValueError(f"{path} holds no names that saes wrote ({error})") from error
 
 
+def _with_null(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_null(one) for key, one in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _read(line: dict[str, Any]) -> Name:
     check = line.get("check")
-    return Name(**line | {"evidence": Evidence(**line["evidence"]), "check": check and Check(**check)})
+    parts = {"evidence": _with_nan(Evidence, line["evidence"]), "check": check and _with_nan(Check, check)}
+    return _with_nan(Name, line | parts)
+
+
+def _with_nan(kind: type[_T], values: dict[str, Any]) -> _T:
+    """An instance whose numbers are NaN where the file has null; fields that may be None stay so."""
+    numbers = {field.name for field in fields(kind) if field.type == "float"}  # type: ignore[arg-type]
+    return kind(**{key: math.nan if value is None and key in numbers else value for key, value in values.items()})

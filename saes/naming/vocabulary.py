@@ -66,7 +66,12 @@ class Vocabulary:
 
         A feature fires where its activation is at least the median of those above zero on the rows to choose from. How like a
         text has to be to count as covered is chosen there, too, by balanced accuracy with half of the silent rows hard.
+
+        Raises:
+            ValueError: tokens whose texts are empty; no word that is frequent enough, or words that cannot be compared.
         """
+        if not any(contexts.words[0]):
+            raise ValueError("the texts of all tokens are empty: decode= does not read the tokens of these activations")
         words = self._words(choose, contexts)
         encode = self.encoder or letter_encoder([*words, *contexts.words[0]])
         spaces = _Spaces(encode(words), _places(encode, contexts), self._of_decoder(sae, words))

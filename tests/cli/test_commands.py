@@ -376,6 +376,14 @@ def test_sae_train_health_score_and_name(table: Path, tiny_model_folder: Path, t
     assert "dense probe against" in done.stdout
     assert "verdict" in (tmp_path / "compared.csv").read_text().splitlines()[0]
     assert (tmp_path / "compared.html").is_file()
+    head, *lines = table.read_text().splitlines()
+    (tmp_path / "other.csv").write_text("\n".join([head, *reversed(lines)]) + "\n")
+    other = ["-d", tmp_path / "other.csv", *labels[2:]]
+    for command, more in (("score", []), ("name", []), ("compare", held)):
+        done = probekit("sae", command, tmp_path / "sae", store, *other, *more, "-o", tmp_path / "other.out")
+        assert done.returncode == 1
+        assert "was captured from data" in done.stderr
+        assert not (tmp_path / "other.out").exists()
     done = probekit(*train[:-1], "k", "-o", tmp_path / "other")
     assert done.returncode == 1
     assert "write NAME=VALUE" in done.stderr

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
+import probekit as pk
 import saes
 from probekit.activations import ArrayActivations
 
@@ -65,3 +68,53 @@ def test_what_does_not_fit_is_refused(sae, planted, tmp_path):
         saes.encode(other, planted[0], out=tmp_path, progress=False)
     with pytest.raises(FileNotFoundError):
         saes.SparseFeatures.open(tmp_path / "nothing")
+
+
+def test_other_rows_of_the_same_length_are_refused(sae, planted, tmp_path):
+    first, rows = planted[0], planted[0].read(SITE)
+    saes.encode(sae, first, out=tmp_path, progress=False)
+    again = ArrayActivations({SITE: rows.copy()}, sequence=first.sequence)
+    assert len(saes.encode(sae, again, out=tmp_path, progress=False)) == 8000
+    with pytest.raises(ValueError, match=r"holds other features \(content: "):
+        saes.encode(sae, ArrayActivations({SITE: 2 * rows}, sequence=first.sequence), out=tmp_path, progress=False)
+    with pytest.raises(ValueError, match=r"holds other features \(content: "):
+        saes.encode(sae, ArrayActivations({SITE: rows}, sequence=first.sequence // 2), out=tmp_path, progress=False)
+
+
+def test_features_of_a_store_are_known_by_its_manifest(tmp_path):
+    model, games = pk.load_model("othello-mini"), pk.testbeds.othello.sample_games(6, seed=0)
+    site = "blocks.0.hook_resid_post"
+    store, shipped = pk.capture(model, games, site, progress=False), saes.load(f"othello-mini/{site}")
+    first = saes.encode(shipped, store, out=tmp_path, progress=False)
+    other = pk.capture(model, games, site, dtype="float16", progress=False)
+    with pytest.raises(ValueError, match="dtype: float32 there, float16 now"):
+        saes.encode(shipped, other, out=tmp_path, progress=False)
+    manifest = json.loads((tmp_path / "features.json").read_text())
+    manifest["source"] = {"tokens": store.manifest.token_fingerprint}  # as it was written before
+    (tmp_path / "features.json").write_text(json.dumps(manifest))
+    assert saes.encode(shipped, store, out=tmp_path, progress=False).manifest.nonzeros == first.manifest.nonzeros
+
+
+def test_damaged_files_are_refused_when_opened(sae, planted, tmp_path):
+    saes.encode(sae, planted[0], out=tmp_path / "f", progress=False)
+    shard = tmp_path / "f" / "features-00000.safetensors"
+    whole = shard.read_bytes()
+    flipped = bytearray(whole)
+    flipped[-3] ^= 0x40
+    for damaged in (bytes(flipped), whole[:200]):
+        shard.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"features-00000\.safetensors is damaged"):
+            saes.SparseFeatures.open(tmp_path / "f")
+    shard.unlink()
+    with pytest.raises(ValueError, match=r"features-00000\.safetensors is missing"):
+        saes.SparseFeatures.open(tmp_path / "f")
+    sae.save_model(tmp_path / "sae")
+    weights = tmp_path / "sae" / "sae_weights.safetensors"
+    good = weights.read_bytes()
+    weights.write_bytes(good[:100])
+    with pytest.raises(ValueError, match=r"sae_weights\.safetensors is damaged"):
+        saes.load(tmp_path / "sae")
+    weights.write_bytes(good)
+    (tmp_path / "sae" / "cfg.json").write_text("[]")
+    with pytest.raises(ValueError, match="holds no SAE"):
+        saes.load(tmp_path / "sae")

@@ -8,6 +8,8 @@ import torch
 
 import probekit as pk
 import saes
+from probekit.activations import ArrayActivations
+from probekit.data import Dataset
 from saes.rows import held_out_sequences
 
 SITE = "blocks.2.hook_resid_post"
@@ -55,10 +57,12 @@ def test_figures_are_those_of_the_rows_that_were_held_out(world):
     model, games, store = world
     sae = saes.train(store, site=SITE, width=256, k=8, rows=40 * 512, batch=512, held_out=0.25, progress=False)
     found = saes.health(sae, store, model=model, data=games)
-    mask = held_out_sequences(60, 0.25)
+    held = held_out_sequences(60, 0.25)[store.sequence]
     assert found.held_out
-    assert found.rows == mask[store.sequence].sum()
-    x = torch.from_numpy(store.read(SITE)[mask[store.sequence]])
+    fresh = held & ~np.isin(store.prefix, store.prefix[~held])
+    assert found.rows == fresh.sum()
+    assert found.seen == held.sum() - fresh.sum() > 0, "games begin alike"
+    x = torch.from_numpy(store.read(SITE)[fresh])
     with torch.no_grad():
         features, out = sae.encode(x), sae(x)
     assert abs(found.l0 - 8) < 1e-9
@@ -70,7 +74,68 @@ def test_figures_are_those_of_the_rows_that_were_held_out(world):
     assert found.spliced.recovered_low <= found.spliced.recovered <= found.spliced.recovered_high < 1
     other = pk.capture(model, pk.testbeds.othello.sample_games(10, seed=1), SITE, progress=False)
     assert saes.health(sae, other).rows == len(other)
-    assert "held-out" in str(found)
+    assert f"{found.rows} held-out rows; {found.seen} more left out" in str(found)
+    del sae.cfg.metadata["probekit"]["sequences"]  # as SAEs were written before
+    assert saes.health(sae, store).rows == found.rows
+
+
+def test_rows_that_were_trained_on_are_not_held_out(world):
+    model, games, store = world
+    small = {"site": SITE, "width": 32, "k": 4, "rows": 1024, "batch": 256, "held_out": 0.25, "progress": False}
+    sae = saes.train(model, games, **small)
+    held = held_out_sequences(60, 0.25)
+    keep = np.repeat(np.arange(60) < 59, [len(t) for t in games.tokens])
+    part = pk.capture(model, games, SITE, rows=keep, progress=False)  # of 59 sequences, another mask would be drawn
+    found = saes.health(sae, part)
+    assert found.held_out
+    assert found.rows + found.seen == held[part.sequence].sum()
+    of_part = saes.train(part, **small)
+    held = np.append(held_out_sequences(59, 0.25), True)  # the last was not there
+    found = saes.health(of_part, store)
+    assert found.rows + found.seen == held[store.sequence].sum()
+    twice = Dataset("twice", tokens=tuple(np.asarray(t) for t in games.tokens[:20]) * 2)
+    store = pk.capture(model, twice, SITE, progress=False)
+    held = held_out_sequences(40, 0.25)
+    alone = [i for i in np.flatnonzero(held) if held[(i + 20) % 40]]
+    found = saes.health(saes.train(store, **small), store)
+    assert found.rows <= np.isin(store.sequence, alone).sum()
+    assert found.seen >= np.isin(store.sequence, np.setdiff1d(np.flatnonzero(held), alone)).sum() > 0
+
+
+def test_arrays_are_measured_on_held_out_sequences_when_there_are_as_many(planted):
+    small = {"site": SITE, "width": 32, "k": 4, "rows": 1024, "batch": 256, "held_out": 0.25, "progress": False}
+    rows, sequence = planted[0].read("blocks.0.hook_resid_post"), planted[0].sequence
+    whole = ArrayActivations({SITE: rows}, sequence=sequence)
+    sae = saes.train(whole, **small)
+    found = saes.health(sae, whole)
+    assert (found.rows, found.seen, found.held_out) == (2000, 0, False)
+    fewer = ArrayActivations({SITE: rows[:4000]}, sequence=sequence[:4000])
+    assert saes.health(sae, fewer).rows == 4000
+
+
+def test_what_is_not_finite_is_refused(world):
+    store = world[2]
+
+    class Dirty:
+        manifest = None
+
+        def __getattr__(self, name):
+            return getattr(store, name)
+
+        def __len__(self):
+            return len(store)
+
+        def read(self, site, rows=None):
+            read = store.read(site, rows)
+            read[3, 5] = np.nan
+            return read
+
+    with pytest.raises(ValueError, match=rf"activations at {SITE} are NaN or infinite at row 3"):
+        saes.health(lossless(store.width(SITE)), Dirty(), site=SITE)
+    broken = lossless(store.width(SITE))
+    broken.W_dec.data[0, 0] = float("nan")
+    with pytest.raises(ValueError, match=rf"reconstruction of {SITE} is NaN"):
+        saes.health(broken, store, site=SITE)
 
 
 def test_what_does_not_fit_is_refused(world):

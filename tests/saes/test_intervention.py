@@ -9,10 +9,12 @@ import pytest
 import torch
 from scipy import sparse
 
+import probekit as pk
 import saes
 from probekit.data import Dataset
 from probekit.models import load_model
 from saes.comparing.causal import causal_agreement
+from saes.naming.intervention import runner_of
 from saes.naming.names import Evidence
 from tests.models.tiny import make_model, make_tokenizer
 
@@ -100,3 +102,30 @@ def test_feature_and_probe_agree_when_they_are_the_same_direction(world):
     assert found.correlation[1] < 0.7
     assert abs(found.chance).max() < 0.5
     assert (found.low <= found.correlation + 1e-6).all()
+
+
+@pytest.mark.parametrize("library", ["hf", "transformer_lens"])
+def test_logits_are_computed_where_they_are_read_and_nowhere_else(library, world):
+    if library == "hf":
+        model, data = world[:2]
+    else:
+        lens = pytest.importorskip("transformer_lens")
+        config = lens.HookedTransformerConfig(
+            n_layers=2, d_model=16, n_ctx=16, d_head=8, n_heads=2, d_vocab=50, act_fn="gelu", seed=0
+        )
+        model, data = pk.load_model(lens.HookedTransformer(config)), world[1]
+    rng = np.random.default_rng(0)
+    places = np.stack([np.arange(70), rng.integers(0, LENGTH, 70)], 1)
+    seen = []
+
+    def watch(module, arguments, output):
+        seen.append(tuple((output if isinstance(output, torch.Tensor) else output.logits).shape))
+
+    handle = model.hf.register_forward_hook(watch)
+    found, _ = runner_of(model, data, model.stream_sites[-1]).run(places)
+    handle.remove()
+    assert [shape[:2] for shape in seen] == [(64, 1), (6, 1)]
+    with torch.no_grad():
+        output = model.hf(torch.from_numpy(np.stack(data.tokens).astype(np.int64)))
+    logits = output if isinstance(output, torch.Tensor) else output.logits
+    torch.testing.assert_close(found, logits[places[:, 0], places[:, 1]].float(), atol=1e-5, rtol=1e-5)

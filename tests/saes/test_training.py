@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -84,6 +85,106 @@ def test_a_killed_run_goes_on_and_ends_the_same(planted, tmp_path, monkeypatch):
     assert logs[0] == logs[1]
     alone = saes.train(planted[0], site=SITE, seed=1, **SMALL)
     assert torch.equal(alone.W_dec, whole[SITE, 1].W_dec), "a seed gives the same SAE alone and among others"
+
+
+def stopped(planted, folder, monkeypatch, step: int) -> None:
+    """A run killed at the start of a step."""
+    from saes import training
+
+    advance = training._Run.advance
+
+    def dying(self, rows):
+        if self.step == step:
+            raise KeyboardInterrupt
+        advance(self, rows)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training._Run, "advance", dying)
+        with pytest.raises(KeyboardInterrupt):
+            saes.train(planted[0], site=SITE, out=folder, **SMALL)
+
+
+def test_a_run_goes_on_wherever_in_saving_it_was_killed(planted, tmp_path, monkeypatch):
+    whole = saes.train(planted[0], site=SITE, **SMALL)
+    stopped(planted, tmp_path / "at_50", monkeypatch, 50)
+    names = sorted(file.name for file in (tmp_path / "at_50" / "checkpoint").iterdir())
+    assert names == ["activation_scaler.json", "cfg.json", "log.json", "sae_weights.safetensors", "trainer_state.pt"]
+    from saes import training
+
+    steps, advance = [], training._Run.advance
+    monkeypatch.setattr(training._Run, "advance", lambda run, rows: (steps.append(run.step), advance(run, rows)))
+    cases = {name: ("new", [name]) for name in names}  # killed while the old one was removed
+    cases |= {"between": ("new", names), "renamed": ("old", names), "writing": ("part", [])}
+    for case, (beside, gone) in cases.items():
+        folder = tmp_path / case
+        shutil.copytree(tmp_path / "at_50", folder)
+        if beside == "part":
+            (folder / ".checkpoint.new").mkdir()
+            (folder / ".checkpoint.new" / "cfg.json").write_text("{")
+        else:
+            shutil.copytree(folder / "checkpoint", folder / f".checkpoint.{beside}")
+        for name in gone:
+            (folder / "checkpoint" / name).unlink()
+        if gone == names:
+            (folder / "checkpoint").rmdir()
+        steps.clear()
+        resumed = saes.train(planted[0], site=SITE, out=folder, **SMALL)
+        assert steps[0] == 40, case
+        assert torch.equal(resumed.W_dec, whole.W_dec), case
+        assert not [file.name for file in folder.iterdir() if file.name.startswith(".")], case
+
+
+def test_a_run_killed_before_its_first_record_starts(planted, tmp_path):
+    (tmp_path / ".training.json.new").write_text("{")
+    saes.train(planted[0], site=SITE, out=tmp_path, **SMALL)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("")
+    with pytest.raises(ValueError, match=r"holds something else \(notes\.txt\)"):
+        saes.train(planted[0], site=SITE, out=tmp_path / "other", **SMALL)
+
+
+@pytest.mark.parametrize("bad", ["weight", "loss"])
+def test_a_checkpoint_is_the_last_good_state(bad, planted, tmp_path, monkeypatch):
+    from safetensors.torch import load_file
+
+    from saes import training
+
+    advance = training._Run.advance
+
+    def spoiled(self, rows):
+        advance(self, rows)
+        if self.step == 33 and bad == "weight":
+            self.trainer.sae.W_dec.data[0, 0] = float("nan")
+        elif self.step == 40 and bad == "loss":
+            self.loss = torch.tensor(float("inf"))
+
+    monkeypatch.setattr(training._Run, "advance", spoiled)
+    with pytest.raises(FloatingPointError, match=r"at step 40, .*holds the last good state"):
+        saes.train(planted[0], site=SITE, out=tmp_path, **SMALL)
+    kept = load_file(tmp_path / "checkpoint" / "sae_weights.safetensors")
+    assert all(bool(torch.isfinite(weight).all()) for weight in kept.values())
+    assert torch.load(tmp_path / "checkpoint" / "trainer_state.pt")["n_training_steps"] == 20
+
+
+def test_a_folder_trained_on_other_arrays_is_refused(planted, tmp_path):
+    saes.train(planted[0], site=SITE, out=tmp_path, **SMALL)
+    other = ArrayActivations({SITE: 2 * planted[0].read(SITE)}, sequence=planted[0].sequence)
+    with pytest.raises(ValueError, match=r"holds another SAE .*content"):
+        saes.train(other, site=SITE, out=tmp_path, **SMALL)
+
+
+def test_a_folder_trained_on_a_store_is_known_by_what_it_always_said(tmp_path):
+    import probekit as pk
+
+    games, site = pk.testbeds.othello.sample_games(20, seed=3), "blocks.2.hook_resid_post"
+    store = pk.capture(pk.load_model("othello-mini"), games, site, progress=False)
+    given = {"site": site, "width": 16, "k": 2, "rows": 512, "batch": 256, "progress": False, "out": tmp_path}
+    sae = saes.train(store, **given)
+    settings = json.loads((tmp_path / "training.json").read_text())["settings"]
+    said = ["data", "data_fingerprint", "every", "model", "model_fingerprint", "pool", "rows"]
+    assert sorted(settings["data"]) == said, "a key more, and no run that is under way can go on"
+    assert sae.cfg.metadata["probekit"]["sequences"] == 20
+    assert torch.equal(saes.train(store, **given).W_dec, sae.W_dec)
 
 
 def test_a_finished_folder_is_read_and_another_run_is_refused(planted, tmp_path):

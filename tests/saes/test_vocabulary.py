@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -126,3 +129,48 @@ def test_nothing_to_name_with_and_nothing_to_name_are_refused():
 def test_a_folder_without_an_encoder_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"modules\.json"):
         saes.sentence_encoder(tmp_path)
+
+
+def test_what_the_tokens_do_not_say_is_said():
+    token = texts(0)
+    fires = (token == 7)[:, None] * 1.0
+    with pytest.raises(ValueError, match="activations without tokens"):
+        saes.name(Apart(1), Read(np.full(len(token), -1), fires), vocabulary=saes.Vocabulary(), decode=decode)
+    for text, said in (("", "texts of all tokens are empty"), (" a", "cannot be compared by their letters")):
+        with pytest.raises(ValueError, match=said):
+            saes.name(
+                Apart(1),
+                Read(token, fires),
+                vocabulary=saes.Vocabulary(["zebra"]),
+                decode=lambda ids, t=text: [t] * len(ids),
+            )
+
+
+def test_names_are_json_lines_written_whole(tmp_path, monkeypatch):
+    token = texts(0)
+    names = saes.name(Apart(1), Read(token, (token == 7)[:, None] * 1.0), vocabulary=saes.Vocabulary(), decode=decode)
+    nan = float("nan")
+    unknown = replace(names[0], evidence=replace(names[0].evidence, recall=nan, hard_accuracy=nan, fuzzing=None))
+    names = replace(names, names=(replace(unknown, check=saes.Check(-1.0, nan, 0.0, 0.0, 5, nan)),))
+    names.save(tmp_path / "names.jsonl")
+
+    def strict(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    lines = (tmp_path / "names.jsonl").read_text().splitlines()
+    assert json.loads(lines[1], parse_constant=strict)["evidence"]["recall"] is None
+    read = saes.Names.load(tmp_path / "names.jsonl")
+    assert repr(read.names) == repr(names.names)
+    assert np.isnan(read[0].evidence.hard_accuracy)
+    assert read[0].evidence.fuzzing is None
+
+    def full(self, text, **_):
+        with self.open("w") as file:
+            file.write(text[:10])
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    with pytest.raises(OSError, match="no space"):
+        names.save(tmp_path / "names.jsonl")
+    assert [file.name for file in tmp_path.iterdir()] == ["names.jsonl"]
+    assert repr(saes.Names.load(tmp_path / "names.jsonl")) == repr(names)
