@@ -268,8 +268,9 @@ def null_variance(
         rows, clusters: How many.
     """
     alone = label * feature / np.maximum(rows, 1)
-    together: np.ndarray = label_by_cluster * feature_by_cluster * clusters / np.maximum(rows, 1) ** 2
-    return np.maximum(alone, together)
+    together = label_by_cluster * feature_by_cluster * clusters / np.maximum(rows, 1) ** 2
+    greater: np.ndarray = np.maximum(alone, together)
+    return greater
 
 
 def fired(features: sparse.csc_array, feature: int) -> tuple[np.ndarray, np.ndarray]:
