@@ -24,10 +24,10 @@ class CausalAgreement:
 
     Attributes:
         correlation: Of the changes of the logits, over the vocabulary, by the two edits: mean over rows. NaN where the feature
-            fires in fewer than five sequences.
-        low, high: 95 % interval, bootstrapped over sequences.
+            fires in fewer than five groups of sequences, or the probe has no direction.
+        low, high: 95 % interval, bootstrapped over groups.
         chance: The same for a push of the same length along random directions with the spectrum of the activations.
-        rows: Rows, one a sequence.
+        rows: Rows, one a group.
     """
 
     correlation: np.ndarray
@@ -45,28 +45,31 @@ def causal_agreement(
     model: Model,
     data: Dataset | Sequence[str],
     *,
+    groups: np.ndarray | None = None,
     rows: int = 32,
     seed: int = 0,
 ) -> CausalAgreement:
     """Edit the stream at rows where features fire: once by taking out the feature, once by a step as long along a probe.
 
     Args:
-        pairs: Feature and direction `[d]` of a probe that is said to read the same thing.
+        pairs: Feature and direction `[d]` of a probe that is said to read the same thing; NaN where it has none.
         sae: Whose features.
         features: Encoded.
         activations: `[row, d]`, a few thousand at the site, for the covariance of the random directions.
         model, data: The model, and what was captured.
+        groups: `[sequence]`; rows are drawn one a group. Left out, every sequence is a group.
         rows: Rows a pair at most, 200 at most.
         seed: Of the rows, the random directions and the bootstrap.
     """
     runner = runner_of(model, data, features.manifest.site)
     random = torch.from_numpy(random_directions(activations, seed).astype(np.float32))
+    group = features.sequence if groups is None else groups[features.sequence]
     found = []
     for feature, direction in pairs:
         rng = np.random.default_rng([seed, feature])
         column = features.matrix[:, [feature]].toarray()[:, 0]
-        chosen = one_a_sequence(np.flatnonzero(column), features.sequence, rows, rng)
-        if len(chosen) < 5:
+        chosen = one_a_sequence(np.flatnonzero(column), group, rows, rng)
+        if len(chosen) < 5 or np.isnan(direction).any():
             found.append((np.nan, np.nan, np.nan, np.nan, len(chosen)))
             continue
         step = -contribution(sae, feature, column[chosen])

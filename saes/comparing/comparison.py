@@ -17,9 +17,9 @@ from saes.comparing.sparse_probes import SparseProbes, sparse_probes
 from saes.features import SparseFeatures, encode
 from saes.loading import fingerprint, site_of
 from saes.naming.names import Names
-from saes.overlap import Overlap, Stability, overlap, stability
-from saes.scoring.columns import ColumnName, Labels
-from saes.scoring.feature_scores import FeatureScores, score
+from saes.overlap import Overlap, Stability, direction_of, overlap, stability
+from saes.scoring.columns import ColumnName, Labels, groups_of
+from saes.scoring.feature_scores import FeatureScores, known_mean, score
 from saes.scoring.reconstruction import Reconstruction, reconstruct
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _ROWS = 4000
 """Rows the covariance of the activations is taken from."""
+VERDICTS = ("probe better", "SAE better", "no difference", "not defined")
 
 
 @dataclass(frozen=True, repr=False)
@@ -68,17 +69,30 @@ class Comparison:
         return [name for name in self.sparse.estimates if name != "dense"][-1]
 
     def verdicts(self, probe: str | None = None) -> pd.DataFrame:
-        """Label by label: `probe better`, `SAE better` or `no difference`, with the interval of the difference in AUROC.
+        """Label by label: `probe better`, `SAE better`, `no difference` or `not defined` (one class only), with the interval of
+        the difference in AUROC.
 
         Args:
             probe: `"1 feature"`, ...; the one on most features unless named.
         """
         return self.sparse.verdicts(probe or self.largest)
 
+    def counted(self) -> dict[str, int]:
+        """How many labels have each verdict; `not defined` only where there are such."""
+        found = self.verdicts().verdict.value_counts()
+        return {said: int(found.get(said, 0)) for said in VERDICTS if said != "not defined" or said in found}
+
     def to_frame(self) -> pd.DataFrame:
-        """A row a label: its best feature and that one's F1, AUROC by probe, verdict, and how far the directions agree."""
+        """A row a label: its best feature and that one's F1, AUROC by probe, verdict, and how far the directions agree.
+
+        What is not defined is NaN, and `nearest` is -1 where the probe has no direction.
+        """
         frame = self.scores.to_frame()[["label_set", "target", "class", "feature", "precision", "recall", "f1"]]
-        frame = frame.assign(f1_reconstructed=self.reconstruction.f1, detectors=self.reconstruction.detectors)
+        frame = frame.assign(
+            f1=frame.f1.where(self.scores.occurs),
+            f1_reconstructed=self.reconstruction.f1,
+            detectors=self.reconstruction.detectors,
+        )
         for probe, estimate in self.sparse.estimates.items():
             frame[f"auroc_{probe.replace(' ', '_')}"] = estimate.value
         verdicts = self.verdicts()
@@ -107,20 +121,22 @@ class Comparison:
         for probe, estimate in self.sparse.estimates.items():
             mean, (ends_low, ends_high) = _mean(estimate)
             lines.append(f"  AUROC of {probe:<22} {mean:.3f} ({ends_low:.3f} to {ends_high:.3f})")
-        counted = self.verdicts().verdict.value_counts()
-        said = ", ".join(f"{v} {counted.get(v, 0)}" for v in ("probe better", "SAE better", "no difference"))
+        said = ", ".join(f"{verdict} {count}" for verdict, count in self.counted().items())
         lines.append(f"  dense probe against {self.largest}: {said}")
         o = self.overlap
+        tested = ~np.isnan(o.p)
+        beyond = known_mean(np.where(tested, o.p <= 0.05, np.nan))
         lines.append(
-            f"  cosine with the nearest feature {np.abs(o.cosine).mean():.3f} in the mean, {o.chance:.3f} by chance; "
-            f"beyond chance (p <= 0.05) for {np.mean(o.p <= 0.05):.0%} of the labels"
+            f"  cosine with the nearest feature {known_mean(np.abs(o.cosine)):.3f} in the mean, {o.chance:.3f} by chance; "
+            f"beyond chance (p <= 0.05) for {beyond:.0%} of "
+            + ("the labels" if tested.all() else f"{tested.sum()} labels that a probe reads")
         )
         if self.causal is not None:
             known = ~np.isnan(self.causal.correlation)
-            beyond = np.mean(self.causal.low[known] > self.causal.chance[known]) if known.any() else float("nan")
+            beyond = known_mean(np.where(known, self.causal.low > self.causal.chance, np.nan))
             lines.append(
-                f"  effects on the output correlate {np.nanmean(self.causal.correlation):.3f} in the mean, "
-                f"{np.nanmean(self.causal.chance):.3f} by chance; beyond it for {beyond:.0%} of {known.sum()} labels"
+                f"  effects on the output correlate {known_mean(self.causal.correlation):.3f} in the mean, "
+                f"{known_mean(self.causal.chance):.3f} by chance; beyond it for {beyond:.0%} of {known.sum()} labels"
             )
         if self.stability is not None:
             s = self.stability
@@ -178,6 +194,7 @@ def compare(
     names: Names | None = None,
     model: Model | None = None,
     data: Dataset | Sequence[str] | None = None,
+    groups: np.ndarray | None = None,
     counts: Sequence[int] = (1, 2, 4, 8, 16, 32),
     max_rows: int = 20_000,
     n_boot: int = 1000,
@@ -188,29 +205,33 @@ def compare(
     Directions are those of the sweep's probes at the SAE's site. AUROCs are of probes fitted here, dense and sparse on the same
     training rows with the same choice of penalties, so that neither has an advantage; figures are of test sequences.
 
+    A label that shows one class only (a centre square that is empty, on Othello's board) has the verdict `not defined`; where
+    the sweep's probe reads nothing, or the sweep left the target out for showing one class, the cosines are NaN.
+
     Args:
         probes: A sweep over the label sets, at the SAE's site among others.
         sae: A `sae_lens.SAE`.
         activations: A store, or arrays, with the site.
-        labels: Label sets of classes, defined everywhere, or a data set with some.
+        labels: Label sets of classes, defined everywhere, or a data set with some (whose groups and split then hold).
         features: The activations encoded, if they are already.
         others: SAEs of the same site and width from other seeds, for the stability of the features.
         names: Of the features: are stable features the named ones?
         model, data: The model and what was captured, to compare what edits along feature and probe do to the output.
+        groups: `[sequence]`, sequences that must stay in one half or part; a data set given as labels brings its own.
         counts: Numbers of features of the sparse probes.
         max_rows: Training rows at most.
-        n_boot: Bootstrap draws, over sequences.
+        n_boot: Bootstrap draws, over groups.
         seed: Of splits, draws and random directions.
 
     Raises:
-        KeyError: the sweep lacks the site or a label set.
+        KeyError: the sweep lacks the site, a label set, a target or a class.
         ValueError: labels of other data, continuous or not defined everywhere; a model without data.
     """
     if (model is None) != (data is None):
         raise ValueError("causal agreement needs both the model and the data it reads")
     site = site_of(sae)
     features = encode(sae, activations) if features is None else features
-    scores = score(features, labels, seed=seed)
+    scores = score(features, labels, groups=groups, seed=seed)
     directions = np.stack([_direction(probes, one, site) for one in scores.names])
     some = np.sort(np.random.default_rng(seed).permutation(len(activations))[:_ROWS])
     near = activations.read(site, some)
@@ -222,25 +243,47 @@ def compare(
         names=scores.names,
         overlap=overlap(directions, sae, near, counts=counts, seed=seed),
         scores=scores,
-        reconstruction=reconstruct(features, labels, seed=seed),
+        reconstruction=reconstruct(features, labels, groups=groups, seed=seed),
         sparse=sparse_probes(
-            features, labels, activations=activations, counts=counts, max_rows=max_rows, n_boot=n_boot, seed=seed
+            features,
+            labels,
+            activations=activations,
+            groups=groups,
+            counts=counts,
+            max_rows=max_rows,
+            n_boot=n_boot,
+            seed=seed,
         ),
         stability=stability([sae, *others], seed=seed) if others else None,
         named=named,
         causal=None
         if model is None or data is None
-        else causal_agreement(pairs, sae, features, near, model, data, seed=seed),
+        else causal_agreement(
+            pairs, sae, features, near, model, data, groups=groups_of(features, labels, groups), seed=seed
+        ),
     )
 
 
 def _direction(probes: SweepResult, name: ColumnName, site: str) -> np.ndarray:
-    """`[d]` the probe's direction towards a class."""
+    """`[d]` the probe's direction towards a class; NaN where there is none, because training showed one class only."""
     by_site = probes.probes.get(name.label_set)
     if by_site is None:
         raise KeyError(f"the sweep has no label set {name.label_set!r}; it has: {', '.join(probes.probes)}")
     if site not in by_site:
         raise KeyError(f"the sweep has no probes at {site}, where the SAE reads: sweep with sites=[..., {site!r}]")
     stack = by_site[site]
-    direction = stack.direction(name.target, name.class_ if stack.kind == "multiclass" else None)
-    return np.asarray(direction.vector, np.float64)
+    nothing = np.full(stack.coef.shape[-1], np.nan)
+    if name.target not in stack.targets:
+        # A sweep leaves targets out that training shows in one class, and says so in its notes.
+        if any(note.startswith(f"{name.label_set}: ") and "targets are left out" in note for note in probes.notes):
+            return nothing
+        raise KeyError(
+            f"the sweep's label set {name.label_set!r} has no target {name.target!r}; it has: "
+            f"{', '.join(stack.targets[:20])}"
+        )
+    if name.class_ not in stack.classes:
+        raise KeyError(
+            f"the sweep's label set {name.label_set!r} has no class {name.class_!r}; it has: {', '.join(stack.classes)}"
+        )
+    direction = direction_of(stack, name.target, name.class_)
+    return nothing if direction is None else np.asarray(direction.vector, np.float64)

@@ -6,12 +6,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from probekit.report import blocks, wording
 from probekit.report.blocks import Block, Page
 from probekit.versions import versions_of
 from saes.comparing.plot import panels
+from saes.scoring.feature_scores import known_mean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,17 +31,17 @@ _READING = {
     "difference": "AUROC of the dense probe less that of the probe on most features, with its paired 95 % interval.",
     "cosine": "Of the probe's direction with the nearest decoder vector; p is the share of random directions that come as near.",
     "effects": "How alike taking out the feature and a push as long against the probe's direction change the output; beside "
-    "it, the same for another feature that fires there.",
+    "it, by chance: the same for pushes as long along random directions with the activations' own spectrum.",
+    "not defined": "The label shows one class only on the rows that count (a square that is always empty, or never).",
 }
 
 
 def comparison_blocks(comparison: Comparison) -> list[Block]:
     """The verdicts, the three figures and the table of labels."""
     table = _table(comparison)
-    counted = comparison.verdicts().verdict.value_counts()
     verdicts = [
-        {"name": said, "value": f"{counted.get(said, 0)} of {len(comparison.names)}", "detail": "labels"}
-        for said in ("probe better", "SAE better", "no difference")
+        {"name": said, "value": f"{count} of {len(comparison.names)}", "detail": "labels"}
+        for said, count in comparison.counted().items()
     ]
     figures = [
         blocks.figure(figure, f"{title} {caption}")
@@ -85,10 +84,10 @@ def _means(comparison: Comparison) -> pd.DataFrame:
         mean = estimate.mean()
         (low,), (high,) = mean.interval()
         rows.append((f"AUROC of {probe}", float(mean.value[0]), f"{low:.3f} to {high:.3f}"))
-    rows.append(("cosine with the nearest feature", float(abs(o.cosine).mean()), f"by chance {o.chance:.3f}"))
+    rows.append(("cosine with the nearest feature", float(known_mean(abs(o.cosine))), f"by chance {o.chance:.3f}"))
     if causal is not None:
-        effects = float(np.nanmean(causal.correlation))
-        rows.append(("correlation of the effects", effects, f"by chance {np.nanmean(causal.chance):.3f}"))
+        effects = float(known_mean(causal.correlation))
+        rows.append(("correlation of the effects", effects, f"by chance {known_mean(causal.chance):.3f}"))
     return pd.DataFrame(rows, columns=["", "mean", "95 % interval"])
 
 
@@ -107,7 +106,7 @@ def _table(comparison: Comparison) -> pd.DataFrame:
     ends = zip(frame.low, frame.high, strict=True)
     shown |= {
         "difference": frame.difference,
-        "95 % interval": [f"{low:+.3f} to {high:+.3f}" for low, high in ends],
+        "95 % interval": ["–" if low != low else f"{low:+.3f} to {high:+.3f}" for low, high in ends],
         "verdict": frame.verdict,
         "cosine": frame.cosine.abs(),
         "p": frame.cosine_p,

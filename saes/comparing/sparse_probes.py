@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from probekit.data import split_items
+from probekit.data import Dataset, split_items
 from probekit.probes import fit_grid
 from probekit.probes.intervals import Estimate, bootstrap, cluster_counts, paired_interval
 from probekit.probes.metrics import CLASS_METRICS, Predictions
 from saes.features import SparseFeatures
-from saes.scoring.columns import ColumnName, Columns, Labels, columns_of
+from saes.scoring.columns import ColumnName, Columns, Labels, columns_at, groups_of
+from saes.scoring.feature_scores import known_mean
 from saes.scoring.parts import draw_parts
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class SparseProbes:
     rows: tuple[int, int, int]
 
     def __repr__(self) -> str:
-        shown = ", ".join(f"{name} {np.nanmean(e.value):.3f}" for name, e in self.estimates.items())
+        shown = ", ".join(f"{name} {known_mean(e.value):.3f}" for name, e in self.estimates.items())
         return f"SparseProbes({len(self.names)} labels, mean AUROC: {shown})"
 
     def to_frame(self) -> pd.DataFrame:
@@ -69,8 +70,8 @@ class SparseProbes:
         """Is the dense probe better than the one named, label by label? Paired over the same bootstrap draws.
 
         Returns:
-            label_set, target, class, difference (dense - sparse AUROC), low, high, verdict: `probe better`, `SAE better`
-            or `no difference` (the 95 % interval holds zero).
+            label_set, target, class, difference (dense - sparse AUROC), low, high, verdict: `probe better`, `SAE better`,
+            `no difference` (the 95 % interval holds zero), or `not defined` (test shows one class, or one group, only).
         """
         import pandas as pd
 
@@ -82,10 +83,13 @@ class SparseProbes:
         rows = []
         for i, name in enumerate(self.names):
             low, high = paired_interval(dense.draws[:, i] - other.draws[:, i])
+            difference = dense.value[i] - other.value[i]
             verdict = "probe better" if low > 0 else "SAE better" if high < 0 else "no difference"
+            if np.isnan([difference, low]).any():
+                verdict = "not defined"
             rows.append(
                 {"label_set": name.label_set, "target": name.target, "class": name.class_}
-                | {"difference": dense.value[i] - other.value[i], "low": low, "high": high, "verdict": verdict}
+                | {"difference": difference, "low": low, "high": high, "verdict": verdict}
             )
         return pd.DataFrame(rows)
 
@@ -95,6 +99,7 @@ def sparse_probes(
     labels: Labels,
     *,
     activations: Activations | None = None,
+    groups: np.ndarray | None = None,
     counts: Sequence[int] = (1, 2, 4, 8, 16, 32),
     max_rows: int = 20_000,
     n_boot: int = 1000,
@@ -104,31 +109,38 @@ def sparse_probes(
 
     Features are ranked on training rows by the difference of their means where the label holds and where it does not,
     over their standard deviation; penalties are chosen on validation; figures are of test sequences, without rows
-    whose prefix occurs in the others.
+    whose prefix occurs in the others. Sequences of one group are all in one part.
 
     Source: Gurnee et al. 2023 (arXiv 2305.01610), section 3 (maximum mean difference); Kantamneni et al. 2025
     (arXiv 2502.16681) for the comparison at equal data.
 
     Args:
         features: From `encode`.
-        labels: Label sets of classes, or a data set with some; must be defined everywhere.
+        labels: Label sets of classes, or a data set with some (whose groups and split then hold); must be defined
+            everywhere.
         activations: What the features were encoded from, for the dense probe.
+        groups: `[sequence]`, sequences that must stay in one part; a data set brings its own.
         counts: Numbers of features; all of them are tried, too, where there are no more than 4,096.
         max_rows: Training rows at most (validation a quarter, test half as many), drawn at random.
-        n_boot: Bootstrap draws, over sequences.
+        n_boot: Bootstrap draws, over groups.
         seed: Of the split, the rows drawn and the bootstrap.
 
     Raises:
-        ValueError: labels that are not defined everywhere, or too many features asked for.
+        ValueError: labels of other data, or not defined everywhere; too many features asked for; too few groups.
     """
-    columns = columns_of(labels, features.sequence, features.item)
+    columns = columns_at(features, labels)
+    by_sequence = groups_of(features, labels, groups)
+    given = labels.split if isinstance(labels, Dataset) else None
     if columns.defined is not None:
         raise ValueError("k-sparse probes need labels that are defined at every row: leave rows out beforehand")
     counts = tuple(sorted(set(counts)))
     if not counts or counts[0] < 1 or counts[-1] > features.width:
         raise ValueError(f"counts must lie between 1 and the {features.width:,} features, got {list(counts)}")
-    train, valid, test = _rows(features, max_rows, seed)
-    drawn = {"train": train, "valid": valid, "test": test}
+    split = split_items(features.sequence, by_sequence, seed, given=given)
+    drawn = draw_parts(split, features.prefix, max_rows, np.random.default_rng([seed, 0x50B5]))
+    train, valid, test = drawn["train"], drawn["valid"], drawn["test"]
+    if not len(test):
+        raise ValueError("no test row is left whose prefix occurs in no other part: the sequences are all alike")
     matrix = features.matrix.tocsr()
     parts = {name: sparse.csc_array(matrix[rows]) for name, rows in drawn.items()}
     chosen = _ranked(parts["train"], columns.of_rows(train))[:, : counts[-1]]
@@ -151,7 +163,7 @@ def sparse_probes(
         site = features.manifest.site
         x = {name: activations.read(site, rows) for name, rows in drawn.items()}
         found["dense"] = _fitted(x["train"], truth[train], x["valid"], truth[valid]).log_proba(x["test"])
-    _, cluster = np.unique(features.sequence[test], return_inverse=True)
+    _, cluster = np.unique(by_sequence[features.sequence[test]], return_inverse=True)
     draws = cluster_counts(int(cluster.max()) + 1, n_boot, seed)
     truth_there = columns.positive[test].astype(np.int64)
     estimates = {
@@ -159,12 +171,6 @@ def sparse_probes(
         for name, values in found.items()
     }
     return SparseProbes(columns.names, chosen, estimates, (len(train), len(valid), len(test)))
-
-
-def _rows(features: SparseFeatures, max_rows: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    split = split_items(features.sequence, np.arange(int(features.sequence.max()) + 1), seed)
-    drawn = draw_parts(split, features.prefix, max_rows, np.random.default_rng([seed, 0x50B5]))
-    return drawn["train"], drawn["valid"], drawn["test"]
 
 
 def _ranked(features: sparse.csc_array, columns: Columns) -> np.ndarray:

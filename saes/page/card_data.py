@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ import torch
 from saes.features import SparseFeatures
 from saes.naming.contexts import Contexts, Decode
 from saes.naming.names import Evidence, Name
-from saes.overlap import random_directions, share_as_near, unit
+from saes.overlap import DRAWS, check_finite, direction_of, random_directions, share_as_near, unit
 from saes.page.card_boards import Boards
 from saes.page.cards import Card, Example, card_of
 
@@ -54,8 +54,9 @@ class Probes:
         names: Of the probes.
         nearest: `[feature]` which is nearest, by the size of the cosine.
         cosine: `[feature]` its cosine, signed.
-        p: `[feature]` share of random directions, with the spectrum of the activations, that come as near to any feature.
-        chance: Mean of the greatest cosine of those.
+        p: `[feature]` of as many random directions as there are probes, with the spectrum of the activations, how often the
+            nearest comes as near to this feature; NaN where the activations do not vary.
+        chance: Mean, over random directions, of the greatest cosine with any feature.
     """
 
     names: tuple[str, ...]
@@ -68,10 +69,12 @@ class Probes:
 def directions_of(result: SweepResult, site: str) -> dict[str, Direction]:
     """`D3 is mine` and so on: the directions of all probes of a sweep at a site; those that read nothing are left out.
 
+    Where two label sets would say the same, their names stand in front: `before: D3 is mine`.
+
     Raises:
         ValueError: the sweep has no probe there.
     """
-    found: dict[str, Direction] = {}
+    found: list[tuple[str, str, Direction]] = []
     for label_set, by_site in result.probes.items():
         if site not in by_site:
             continue
@@ -79,11 +82,13 @@ def directions_of(result: SweepResult, site: str) -> dict[str, Direction]:
         classes = stack.classes if stack.kind == "multiclass" else (stack.classes[1],) if stack.classes else (None,)
         for target, class_ in itertools.product(range(len(stack.targets)), classes):
             said = stack.targets[target] if len(stack.targets) > 1 else label_set
-            with contextlib.suppress(ValueError):  # all weights are zero: a square that is never empty
-                found[f"{said} is {class_}" if class_ is not None else said] = stack.direction(target, class_)
+            direction = direction_of(stack, target, class_)
+            if direction is not None:
+                found.append((label_set, f"{said} is {class_}" if class_ is not None else said, direction))
     if not found:
         raise ValueError(f"the sweep has no probe at {site}; its sites are {', '.join(result.sites)}")
-    return found
+    count = Counter(said for _, said, _ in found)
+    return {said if count[said] == 1 else f"{label_set}: {said}": direction for label_set, said, direction in found}
 
 
 def nearest_probes(probes: Mapping[str, Any], decoder: np.ndarray, activations: np.ndarray) -> Probes:
@@ -95,8 +100,9 @@ def nearest_probes(probes: Mapping[str, Any], decoder: np.ndarray, activations: 
         activations: `[row, d]` at the SAE's site, for the spectrum of random directions.
 
     Raises:
-        ValueError: a probe of another width, or without direction.
+        ValueError: a probe of another width, or without direction; NaN or infinite activations or decoder vectors.
     """
+    check_finite("decoder vector", decoder)
     vectors = []
     for name, probe in probes.items():
         vector = np.asarray(getattr(probe, "vector", probe), np.float64)
@@ -109,8 +115,17 @@ def nearest_probes(probes: Mapping[str, Any], decoder: np.ndarray, activations: 
     cosine = np.stack(vectors) @ decoder.T
     best = np.abs(cosine).argmax(0)
     nearest = cosine[best, np.arange(len(decoder))]
-    chance = np.abs(random_directions(activations) @ decoder.T).max(1)
-    return Probes(tuple(map(str, probes)), best, nearest, share_as_near(chance, nearest), float(chance.mean()))
+    # The nearest of P probes is the greatest of P cosines, and so is what it is held against.
+    chance = np.stack([_nearest_at_random(len(vectors), decoder, activations, draw) for draw in range(DRAWS)])
+    single = np.abs(random_directions(activations) @ decoder.T).max(1).mean()
+    return Probes(tuple(map(str, probes)), best, nearest, share_as_near(chance, nearest), float(single))
+
+
+def _nearest_at_random(count: int, decoder: np.ndarray, activations: np.ndarray, draw: int) -> np.ndarray:
+    """`[feature]` the greatest cosine, by its size, with so many random directions."""
+    random = random_directions(activations, [draw, 0x9EA2], count).astype(decoder.dtype)
+    greatest: np.ndarray = np.abs(random @ decoder.T).max(0)
+    return greatest
 
 
 @dataclass(frozen=True)

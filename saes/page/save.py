@@ -54,8 +54,9 @@ READING = {
     "logit effects": "The decoder vector through the final norm's gain and the unembedding, less the mean over all tokens: what "
     "one unit of activation adds to each logit directly, up to the norm's scale. What later blocks make of it is not in it.",
     "nearest features": "By the cosine of decoder vectors.",
-    "nearest probe": "By the size of the cosine with the decoder vector. p is the share of random directions, drawn with the "
-    "spectrum of the activations, that come as near to any feature.",
+    "nearest probe": "By the size of the cosine with the decoder vector. p: of as many random directions as there are probes, "
+    "drawn with the spectrum of the activations, how often the nearest comes as near to this feature. By chance alone, "
+    "one feature in twenty has p of 0.05 or less.",
 }
 
 

@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from probekit.activations import prefix_hashes
 from probekit.data import Dataset, LabelSet
+from probekit.data.dataset import as_groups
+
+if TYPE_CHECKING:
+    from saes.features import SparseFeatures
 
 Labels: TypeAlias = "Dataset | LabelSet | Sequence[LabelSet]"
 
 
 @dataclass(frozen=True)
 class ColumnName:
-    """One yes/no question: does `target` of `label_set` show `class_`?"""
+    """One yes/no question: does `target` of `label_set` show `class_`?
+
+    Attributes:
+        shared: Whether another label set has a column that would read the same, so that the text must name the label set.
+    """
 
     label_set: str
     target: str
     class_: str
+    shared: bool = field(default=False, compare=False)
 
     def __str__(self) -> str:
-        return f"{self.target} is {self.class_}"
+        said = f"{self.target} is {self.class_}"
+        return f"{self.label_set}: {said}" if self.shared else said
 
 
 @dataclass(frozen=True)
@@ -54,16 +66,17 @@ class Columns:
         return Columns(names, np.ascontiguousarray(self.positive[:, which]), defined)
 
 
-def columns_of(labels: Labels, sequence: np.ndarray, item: np.ndarray) -> Columns:
+def columns_of(labels: Labels, sequence: np.ndarray, item: np.ndarray, *, whole: bool = False) -> Columns:
     """One column a target and class; for two classes one a target, whose positive class is the second.
 
     Args:
         labels: Label sets of classes, or a data set, all of whose label sets of classes are taken.
         sequence: `[row]` index into label sets that belong to sequences.
         item: `[row]` index into label sets that belong to tokens.
+        whole: Whether label sets must end where rows without gaps do, as no sequences or tokens can follow.
 
     Raises:
-        ValueError: no label set; a continuous one asked for by itself; label sets shorter than the rows need.
+        ValueError: no label set; a continuous one asked for by itself; label sets of another length than the rows need.
     """
     if isinstance(labels, Dataset):
         chosen = [found for found in map(labels.label_set, labels.labels) if found.kind != "continuous"]
@@ -80,10 +93,12 @@ def columns_of(labels: Labels, sequence: np.ndarray, item: np.ndarray) -> Column
                 "or cut it into classes first"
             )
         rows = sequence if found.level == "sequence" else item
-        if len(rows) and rows.max() >= len(found):
+        last = int(rows.max(initial=-1))
+        ends_there = whole and len(np.unique(rows)) == last + 1
+        if last >= len(found) or (ends_there and last + 1 != len(found)):
             raise ValueError(
                 f"label set {found.name!r} has {len(found):,} values, but the features go up to {found.level} "
-                f"{rows.max():,}: they are of other data"
+                f"{last:,}: they are of other data"
             )
         values = found.values[rows]
         classes = [1] if len(found.classes) == 2 else range(len(found.classes))
@@ -92,4 +107,69 @@ def columns_of(labels: Labels, sequence: np.ndarray, item: np.ndarray) -> Column
             defined.append(values >= 0)
             names += [ColumnName(found.name, target, found.classes[class_]) for target in found.targets]
     known = np.concatenate(defined, 1)
-    return Columns(tuple(names), np.ascontiguousarray(np.concatenate(positive, 1)), None if known.all() else known)
+    return Columns(
+        _told_apart(names), np.ascontiguousarray(np.concatenate(positive, 1)), None if known.all() else known
+    )
+
+
+def _told_apart(names: Sequence[ColumnName]) -> tuple[ColumnName, ...]:
+    """Columns of different label sets that read the same get the names of their label sets in front."""
+    sets = Counter(str(name) for name in dict.fromkeys(names))
+    return tuple(replace(name, shared=sets[str(name)] > 1) for name in names)
+
+
+def columns_at(features: SparseFeatures, labels: Labels) -> Columns:
+    """`columns_of` at the rows of features, after a check that the labels are of the same data.
+
+    Features that were encoded from arrays hold all rows there are, unless they have gaps; of those from a store it is known
+    which tokens each row saw, so that a data set of other tokens is refused.
+
+    Raises:
+        ValueError: as `columns_of`; a data set of other sequences.
+    """
+    source = getattr(getattr(features, "manifest", None), "source", None)
+    captured = bool((source or {}).get("tokens"))
+    if isinstance(labels, Dataset):
+        _check_same(labels, features, captured)
+    whole = source is not None and not captured and not isinstance(labels, Dataset)
+    return columns_of(labels, features.sequence, features.item, whole=whole)
+
+
+def _check_same(data: Dataset, features: SparseFeatures, captured: bool) -> None:
+    sequence, position = features.sequence, features.position
+    same = int(sequence.max(initial=-1)) < len(data)
+    if same and captured and data.tokens is not None:
+        lengths = np.array([len(tokens) for tokens in data.tokens])
+        same = bool((position < lengths[sequence]).all())
+        if same:
+            there = (np.cumsum(lengths) - lengths)[sequence] + position
+            same = np.array_equal(prefix_hashes(np.concatenate(data.tokens), lengths)[there], features.prefix)
+    if not same:
+        raise ValueError(
+            f"data set {data.name!r} ({len(data):,} sequences) is not what the features were encoded from: pass the data that "
+            "was captured, with its labels"
+        )
+
+
+def groups_of(features: SparseFeatures, labels: Labels | None, groups: Any = None) -> np.ndarray:
+    """`[sequence]` int64: sequences of one group are never in two halves or parts, and are drawn together.
+
+    Args:
+        features: Whose sequences.
+        labels: A data set brings its own groups.
+        groups: `[sequence]` of any values; left out, every sequence is a group of its own.
+
+    Raises:
+        ValueError: groups beside a data set, or fewer than the features have sequences.
+    """
+    last = int(features.sequence.max(initial=-1))
+    if isinstance(labels, Dataset):
+        if groups is not None:
+            raise ValueError("the data set has groups of its own: set Dataset.groups and leave groups= out")
+        groups = labels.groups
+    found = np.arange(last + 1) if groups is None else as_groups(groups)
+    if len(found) <= last:
+        raise ValueError(
+            f"groups has {len(found):,} entries, but the features go up to sequence {last:,}: one a sequence"
+        )
+    return found

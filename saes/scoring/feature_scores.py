@@ -1,4 +1,7 @@
-"""`score`: every feature against every label, thresholds chosen on one half of the sequences, figures from the other."""
+"""`score`: every feature against every label, thresholds chosen on one half of the sequences, figures from the other.
+
+Sequences of one group are never in both halves, and intervals and p-values are of groups.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import numpy as np
 from scipy import sparse, stats
 
 from probekit.data import drop_seen_prefixes
-from saes.scoring.columns import ColumnName, Columns, Labels, columns_of
+from saes.scoring.columns import ColumnName, Columns, Labels, columns_at, groups_of
 from saes.scoring.scores import Ranking, at_threshold, fired, p_values, rank
 
 if TYPE_CHECKING:
@@ -23,41 +26,59 @@ DRAWS = 1000
 
 @dataclass(frozen=True)
 class Half:
-    """Rows of one half of the sequences: their features, labels, sequences, and numbers among all rows."""
+    """Rows of one half of the sequences: their features, labels, sequences, numbers among all rows, and groups."""
 
     features: sparse.csc_array
     columns: Columns
     sequence: np.ndarray
     rows: np.ndarray
+    group: np.ndarray
 
     @cached_property
     def cluster(self) -> np.ndarray:
-        """`[row]` int64: sequences numbered from zero."""
-        number: np.ndarray = np.unique(self.sequence, return_inverse=True)[1]
+        """`[row]` int64: groups numbered from zero."""
+        number: np.ndarray = np.unique(self.group, return_inverse=True)[1]
         return number
 
+    @cached_property
+    def occurs(self) -> np.ndarray:
+        """`[column]` bool: whether it holds at some rows and fails at others. Of other columns nothing can be told."""
+        held = self.columns.positive.sum(0)
+        known = len(self.rows) if self.columns.defined is None else self.columns.defined.sum(0)
+        both: np.ndarray = (held > 0) & (held < known)
+        return both
 
-def halves(features: SparseFeatures, labels: Labels | None = None, seed: int = 0) -> tuple[Half, Half, int]:
-    """`(choose, report, dropped)`: sequences dealt into two halves at random; without labels, halves without columns.
 
-    Rows of the second half whose whole prefix also occurs in the first are dropped: the model computes the same there.
+def halves(
+    features: SparseFeatures, labels: Labels | None = None, seed: int = 0, groups: np.ndarray | None = None
+) -> tuple[Half, Half, int]:
+    """`(choose, report, dropped)`: groups dealt into two halves at random; without labels, halves without columns.
+
+    Groups are those of a data set given as labels, or `groups [sequence]`, or every sequence by itself. Rows of the second
+    half whose whole prefix also occurs in the first are dropped: the model computes the same there.
     """
-    if labels is None:
-        columns = Columns((), np.zeros((len(features), 0), bool), None)
-    else:
-        columns = columns_of(labels, features.sequence, features.item)
-    names = np.unique(features.sequence)
+    none = Columns((), np.zeros((len(features.sequence), 0), bool), None)
+    columns = none if labels is None else columns_at(features, labels)
+    group = groups_of(features, labels, groups)[features.sequence]
+    names = np.unique(group)
     first = np.random.default_rng([seed, 0x4A1F]).permutation(names)[: len(names) // 2]
-    choose = np.isin(features.sequence, first)
+    choose = np.isin(group, first)
     new = ~choose
     new[new] = drop_seen_prefixes(features.prefix[choose], features.prefix[~choose])
     if not choose.any() or not new.any():
         raise ValueError(
-            f"{len(names)} sequences cannot be halved into one to choose thresholds on and one to report on"
+            f"{len(names)} group{'s' * (len(names) != 1)} of sequences cannot be halved into one half to choose thresholds on "
+            "and one to report on"
         )
     by_rows = features.matrix.tocsr()
     one, other = (
-        Half(sparse.csc_array(by_rows[mask]), columns.of_rows(mask), features.sequence[mask], np.flatnonzero(mask))
+        Half(
+            sparse.csc_array(by_rows[mask]),
+            columns.of_rows(mask),
+            features.sequence[mask],
+            np.flatnonzero(mask),
+            group[mask],
+        )
         for mask in (choose, new)
     )
     return one, other, int((~choose).sum() - new.sum())
@@ -71,7 +92,8 @@ class FeatureScores:
         names: `[column]` what each asks.
         chosen: Ranking on the half that thresholds and best features are chosen on.
         auroc: On the other half, like all that follows. NaN where the column shows one class only.
-        precision, recall, f1: At the thresholds chosen. Precision is NaN where the feature never says yes.
+        precision, recall, f1: At the thresholds chosen. Precision is NaN where the feature never says yes, recall where the
+            column never holds; F1 is 0 in both cases.
         positives: `[column]` rows where it holds.
         fired: `[feature]` rows where it fires.
         rows: Rows in all.
@@ -91,6 +113,11 @@ class FeatureScores:
     _half: Half
     _seed: int
 
+    @property
+    def occurs(self) -> np.ndarray:
+        """`[column]` bool: whether it shows both classes on the half that is reported; of others nothing can be told."""
+        return self._half.occurs
+
     @cached_property
     def best_feature(self) -> np.ndarray:
         """`[column]` the feature with the best F1 on the half for choosing."""
@@ -99,8 +126,8 @@ class FeatureScores:
 
     @cached_property
     def p(self) -> np.ndarray:
-        """One-sided p-values, clustered by sequence (see `scores.p_values`); computed when first asked for."""
-        return p_values(self._half.features, self._half.columns, self._half.sequence)
+        """One-sided p-values, clustered by group (see `scores.p_values`); computed when first asked for."""
+        return p_values(self._half.features, self._half.columns, self._half.cluster)
 
     @cached_property
     def q(self) -> np.ndarray:
@@ -112,16 +139,17 @@ class FeatureScores:
         return f"FeatureScores({len(self.fired):,} features, {len(self.names):,} labels, {self.rows:,} rows)"
 
     def coverage(self) -> tuple[float, float, float]:
-        """Mean over columns of the best feature's F1, with its 95 % interval (bootstrap over sequences).
+        """Mean over columns of the best feature's F1, with its 95 % interval (bootstrap over groups).
+
+        Columns that show one class only on the half that is reported are left out, as a draw leaves out those that it never
+        holds; NaN where that leaves none.
 
         Source: Karvonen et al. 2024 (arXiv 2408.00113), section 3.1; here the feature and its threshold are chosen on
         other sequences than the F1 is of.
         """
-        pairs = np.stack([self.best_feature, np.arange(len(self.names))], 1)
-        draws = self._draws(pairs)["f1"]
-        value = self.f1[pairs[:, 0], pairs[:, 1]].mean()
-        low, high = np.nanquantile(np.nanmean(draws, 1), [0.025, 0.975])
-        return float(value), float(low), float(high)
+        pairs = np.stack([self.best_feature, np.arange(len(self.names))], 1)[self.occurs]
+        low, high = ends(known_mean(self._draws(pairs)["f1"])[:, None])
+        return float(known_mean(self.f1[pairs[:, 0], pairs[:, 1]])), float(low[0]), float(high[0])
 
     def to_frame(self, pairs: np.ndarray | None = None, *, intervals: bool = True) -> pd.DataFrame:
         """A row a pair.
@@ -153,7 +181,7 @@ class FeatureScores:
         return pd.DataFrame(data)
 
     def _draws(self, pairs: np.ndarray) -> dict[str, np.ndarray]:
-        """`[draw, pair]` precision, recall and F1 of sequences drawn with replacement."""
+        """`[draw, pair]` precision, recall and F1 of groups drawn with replacement."""
         sums = pair_sums(self._half, pairs, self.chosen.threshold[pairs[:, 0], pairs[:, 1]])
         return drawn_figures(sums, self._seed)
 
@@ -184,10 +212,16 @@ def drawn_sums(sums: np.ndarray, seed: int) -> np.ndarray:
 
 
 def drawn_figures(sums: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """`[draw, pair]` precision, recall and F1 over bootstrap draws of the clusters of `pair_sums`."""
+    """`[draw, pair]` precision, recall and F1 over bootstrap draws of the clusters of `pair_sums`.
+
+    Recall and F1 are NaN in a draw where the label never holds. One cluster says nothing of others: all is NaN.
+    """
     true, said, held = np.moveaxis(drawn_sums(sums, seed), 2, 0)
+    if len(sums) < 2:
+        true = np.full_like(true, np.nan)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return {"precision": true / said, "recall": true / held, "f1": 2 * true / (said + held)}
+        f1 = np.where(held > 0, 2 * true / (said + held), np.nan)
+        return {"precision": true / said, "recall": true / held, "f1": f1}
 
 
 def ends(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -199,19 +233,29 @@ def ends(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return low, high
 
 
-def score(features: SparseFeatures, labels: Labels, *, seed: int = 0) -> FeatureScores:
+def known_mean(values: np.ndarray) -> np.ndarray:
+    """Mean over the last axis of what is not NaN; NaN where nothing is."""
+    known = ~np.isnan(values)
+    count = known.sum(-1)
+    return np.where(count > 0, np.where(known, values, 0).sum(-1) / np.maximum(count, 1), np.nan)
+
+
+def score(
+    features: SparseFeatures, labels: Labels, *, groups: np.ndarray | None = None, seed: int = 0
+) -> FeatureScores:
     """Score every feature against every label.
 
     Args:
         features: From `encode`.
         labels: Label sets of classes, or a data set with some: for three and more classes each class is a column of its
             own, for two the second.
+        groups: `[sequence]`, sequences that must stay in one half; a data set brings its own.
         seed: Of the halving of the sequences.
 
     Raises:
-        ValueError: labels of other data; a continuous label set asked for by name; too few sequences.
+        ValueError: labels of other data; a continuous label set asked for by name; too few sequences or groups.
     """
-    choose, report, dropped = halves(features, labels, seed)
+    choose, report, dropped = halves(features, labels, seed, groups)
     chosen = rank(choose.features, choose.columns)
     held_out = rank(report.features, report.columns)
     there = at_threshold(report.features, report.columns, chosen.threshold)

@@ -9,7 +9,7 @@ from scipy import sparse
 
 from saes.features import SparseFeatures
 from saes.scoring.columns import ColumnName, Labels
-from saes.scoring.feature_scores import drawn_figures, halves
+from saes.scoring.feature_scores import drawn_figures, ends, halves, known_mean
 from saes.scoring.scores import fired, precise_thresholds
 
 LEAST = 10
@@ -23,9 +23,9 @@ class Reconstruction:
     Attributes:
         names: `[column]` what each asks.
         detectors: `[column]` features that detect it.
-        precision, recall, f1: `[column]`; precision is NaN where nothing is predicted.
-        mean_f1: Mean of `f1` over columns that hold somewhere; a column without detectors counts 0.
-        low, high: 95 % interval of `mean_f1`, from a bootstrap over sequences.
+        precision, recall, f1: `[column]`; precision is NaN where nothing is predicted, F1 where the rows show one class only.
+        mean_f1: Mean of `f1` over the other columns; a column without detectors counts 0.
+        low, high: 95 % interval of `mean_f1`, from a bootstrap over groups; a draw leaves out columns that it never holds.
     """
 
     names: tuple[ColumnName, ...]
@@ -41,7 +41,14 @@ class Reconstruction:
         return f"Reconstruction(F1 {self.mean_f1:.3f} [{self.low:.3f}, {self.high:.3f}] over {len(self.names)} labels)"
 
 
-def reconstruct(features: SparseFeatures, labels: Labels, *, precision: float = 0.95, seed: int = 0) -> Reconstruction:
+def reconstruct(
+    features: SparseFeatures,
+    labels: Labels,
+    *,
+    precision: float = 0.95,
+    groups: np.ndarray | None = None,
+    seed: int = 0,
+) -> Reconstruction:
     """Predict that a label holds where any of its detectors fires.
 
     A feature is a detector of a label when, on one half of the sequences, there is a threshold from which its yes is right
@@ -54,11 +61,12 @@ def reconstruct(features: SparseFeatures, labels: Labels, *, precision: float = 
         features: From `encode`.
         labels: Label sets of classes, or a data set with some.
         precision: Of a detector.
+        groups: `[sequence]`, sequences that must stay in one half; a data set brings its own.
         seed: Of the halving of the sequences.
     """
     if not 0 < precision <= 1:
         raise ValueError(f"precision must be above 0 and at most 1, got {precision}")
-    choose, report, _ = halves(features, labels, seed)
+    choose, report, _ = halves(features, labels, seed, groups)
     threshold = precise_thresholds(choose.features, choose.columns, precision, LEAST)
     columns = report.columns
     predicted = np.zeros(columns.positive.shape, bool)
@@ -68,21 +76,21 @@ def reconstruct(features: SparseFeatures, labels: Labels, *, precision: float = 
         predicted[rows[:, None], detected] |= values[:, None] >= threshold[feature, detected]
     if columns.defined is not None:
         predicted &= columns.defined
-    _, cluster = np.unique(report.sequence, return_inverse=True)
-    of_sequence = sparse.csr_array((np.ones(len(cluster)), (cluster, np.arange(len(cluster)))))
+    cluster = report.cluster
+    of_group = sparse.csr_array((np.ones(len(cluster)), (cluster, np.arange(len(cluster)))))
     counted = (predicted & columns.positive, predicted, columns.positive)
-    sums = np.stack([of_sequence @ part.astype(np.float64) for part in counted], axis=2)  # [sequence, column, 3]
+    sums = np.stack([of_group @ part.astype(np.float64) for part in counted], axis=2)  # [group, column, 3]
     true, said, held = np.moveaxis(sums.sum(0), 1, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        f1 = np.where(held > 0, 2 * true / (said + held), np.nan)
-        low, high = np.quantile(np.nanmean(drawn_figures(sums, seed)["f1"], axis=1), [0.025, 0.975])
+        f1 = np.where(report.occurs, 2 * true / (said + held), np.nan)
+        low, high = ends(known_mean(drawn_figures(sums[:, report.occurs], seed)["f1"])[:, None])
         return Reconstruction(
             names=columns.names,
             detectors=np.isfinite(threshold).sum(0),
             precision=true / said,
             recall=true / held,
             f1=f1,
-            mean_f1=float(np.nanmean(f1)),
-            low=float(low),
-            high=float(high),
+            mean_f1=float(known_mean(f1)),
+            low=float(low[0]),
+            high=float(high[0]),
         )

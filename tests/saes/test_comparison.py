@@ -8,7 +8,7 @@ import pytest
 import probekit as pk
 import saes
 from probekit.activations import ArrayActivations
-from probekit.data import LabelSet
+from probekit.data import Dataset, LabelSet
 
 SITE = "blocks.0.hook_resid_post"
 
@@ -134,3 +134,86 @@ def test_the_page_opens_alone_and_escapes_the_labels(world, tmp_path):
     assert "of 4" in html
     assert found.sae in html
     assert "iframe" in found._repr_html_()
+
+
+def one_class(world):
+    """Two label sets with columns that never or always hold: squares of a board of which D4 is never empty, and a flag."""
+    _, activations, labels, _ = world
+    on = labels.values
+    board = np.stack([np.select([on[:, 0] == 1, on[:, 1] == 1], [0, 1], 2), 1 - on[:, 0]], 1)
+    classes = ("mine and yours", "theirs", "empty")
+    tile = LabelSet("tile", board, "multiclass", "token", classes, ("A1", "D4"))
+    flags = np.c_[on[:, 2], np.zeros(len(on), int), np.ones(len(on), int)]
+    flag = LabelSet("flag", flags, "binary", "token", ("no", "yes"), ("C", "never", "always"))
+    sets = {"tile": tile, "flag": flag}
+    return sets, pk.sweep(activations, labels=sets, controls=False, n_boot=100, max_rows=1500, progress=False)
+
+
+def test_a_class_that_never_occurs_is_not_defined_and_the_others_are(world, tmp_path):
+    sae, activations, *_ = world
+    sets, probes = one_class(world)
+    found = saes.compare(probes, sae, activations, list(sets.values()), counts=(1,), max_rows=1500, n_boot=100)
+    frame = found.to_frame().set_index(["target", "class"])
+    nothing = [("D4", "empty"), ("never", "yes"), ("always", "yes")]
+    undefined = frame.index.isin(nothing)
+    assert (frame.verdict.eq("not defined") == undefined).all()
+    for column in ("f1", "f1_reconstructed", "difference", "low", "high", "cosine", "cosine_p", "in_span_of_1"):
+        assert (frame[column].isna() == undefined).all(), column
+    assert (frame.nearest[undefined] == -1).all()
+    assert frame.nearest["A1", "mine and yours"] == 0
+    text = found.summary()
+    assert "not defined 3" in text
+    assert "nan" not in text
+    html = found.save_page(tmp_path / "compared.html").read_text(encoding="utf-8")
+    assert "3 of 9" in html
+    assert "nan to" not in html
+    assert len(found.plot().data) > 4
+
+
+def test_what_the_sweep_does_not_know_is_still_an_error(world):
+    sae, activations, labels, probes = world
+    other = LabelSet("on", labels.values, "binary", "token", ("no", "yes"), tuple("WXYZ"))
+    with pytest.raises(KeyError, match="no target 'W'"):
+        saes.compare(probes, sae, activations, other)
+    other = LabelSet("on", labels.values, "binary", "token", ("no", "maybe"), labels.targets)
+    with pytest.raises(KeyError, match="no class 'maybe'"):
+        saes.compare(probes, sae, activations, other)
+
+
+def test_groups_hold_in_every_part(world):
+    sae, activations, labels, probes = world
+    groups = np.arange(400) // 10
+    tokens = tuple(np.full(15, i) for i in range(400))
+    data = Dataset("d", tokens=tokens, labels={"on": labels}, groups=groups)
+    features = saes.encode(sae, activations, progress=False)
+    asked = {"features": features, "counts": (1,), "max_rows": 3000, "n_boot": 100}
+    one = saes.compare(probes, sae, activations, labels, groups=groups, **asked)
+    other = saes.compare(probes, sae, activations, data, **asked)
+    assert one.to_frame().equals(other.to_frame())
+    assert one.sparse.estimates["dense"].clusters.tolist() == [8] * 4
+    assert one.scores.rows == 3000
+    assert one.reconstruction.low < saes.reconstruct(features, labels, groups=groups).mean_f1
+
+
+def test_effects_of_a_probe_without_direction_are_not_defined_and_rows_are_one_a_group():
+    from saes.comparing.causal import causal_agreement
+    from tests.saes.page_world import GAMES, world
+
+    w = world()
+    data = Dataset("games", tokens=tuple(w.features.token.reshape(GAMES, -1)))
+    feature = int(np.diff(w.features.matrix.indptr).argmax())
+    direction = w.sae.W_dec[feature].detach().numpy()
+    pairs = [(feature, direction), (feature, np.full(32, np.nan))]
+    rows = w.store.read("blocks.1.hook_resid_post")
+    found = causal_agreement(pairs, w.sae, w.features, rows, w.model, data)
+    assert found.correlation[0] > 0.9
+    assert np.isnan(found.correlation).tolist() == np.isnan(found.chance).tolist() == [False, True]
+    grouped = causal_agreement(pairs, w.sae, w.features, rows, w.model, data, groups=np.arange(GAMES) // 10)
+    assert grouped.rows[0] <= 6 < found.rows[0]
+
+
+def test_the_page_says_what_the_control_of_the_effects_is(compared):
+    from saes.comparing.page import _READING
+
+    assert "random directions" in _READING["effects"]
+    assert "another feature" not in _READING["effects"]

@@ -61,3 +61,38 @@ def test_what_does_not_fit_is_refused():
         saes.overlap(random(0, 2, 39), Decoder(random(1, 10, 40)), random(2, 50, 40))
     with pytest.raises(ValueError, match="two or more SAEs of one shape"):
         saes.stability([Decoder(random(0, 10, 4)), Decoder(random(0, 12, 4))])
+
+
+def test_where_there_is_nothing_to_compare_figures_are_nan():
+    decoder = random(0, 30, 10)
+    vectors = np.stack([decoder[3], np.zeros(10), np.full(10, np.nan)])
+    found = saes.overlap(vectors, Decoder(decoder), random(1, 200, 10), counts=(1, 4))
+    assert found.feature.tolist() == [3, -1, -1]
+    assert found.cosine[0] == pytest.approx(1)
+    for figure in (found.cosine, found.p, found.in_span):
+        assert not np.isnan(figure[0]).any()
+        assert np.isnan(figure[1:]).all()
+    constant = saes.overlap(vectors, Decoder(decoder), np.full((200, 10), 0.1, np.float32))
+    assert np.isnan([constant.chance, *constant.p, *constant.chance_in_span]).all()
+    assert constant.cosine[0] == pytest.approx(1)
+
+
+def test_values_that_are_not_finite_are_refused():
+    decoder, rows, vectors = random(0, 30, 10), random(1, 200, 10), random(2, 4, 10)
+    for which, place, said in (
+        (rows, (7, 2), "activation row 7 is NaN or infinite"),
+        (decoder, (4, 0), "decoder vector 4 is NaN or infinite"),
+        (vectors, (1, 1), "direction 1 is NaN or infinite"),
+    ):
+        kept = which[place]
+        which[place] = np.nan
+        with pytest.raises(ValueError, match=said):
+            saes.overlap(vectors, Decoder(decoder), rows)
+        which[place] = kept
+    assert np.isfinite(saes.overlap(vectors, Decoder(decoder), rows).p).all()
+    broken = decoder.copy()
+    broken[0, 0] = np.inf
+    with pytest.raises(ValueError, match="decoder vector 0"):
+        saes.stability([Decoder(decoder), Decoder(broken)])
+    with pytest.raises(ValueError, match="no activations"):
+        saes.overlap(vectors, Decoder(decoder), rows[:0])

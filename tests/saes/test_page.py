@@ -14,9 +14,9 @@ import saes
 from probekit.data import LabelSet
 from probekit.models.unembedding import logit_effects
 from saes.naming.judging import nearest_features
-from saes.overlap import overlap
+from saes.overlap import overlap, unit
 from saes.page.card_boards import Boards
-from saes.page.card_data import directions_of, nearest_probes, unit
+from saes.page.card_data import directions_of, nearest_probes
 from saes.page.cards import BINS, HARD, MIDDLE, TOP, card_of
 from tests.saes.page_world import GAMES, HOSTILE, SITE, SQUARES, world
 
@@ -183,6 +183,39 @@ def test_the_nearest_probe(w, tmp_path):
     for wrong, said in ((np.zeros(32), "no direction"), (np.ones(31), "reads 32 dimensions")):
         with pytest.raises(ValueError, match=said):
             nearest_probes({"x": wrong}, decoder, rows)
+
+
+def test_the_nearest_of_many_random_probes_is_beyond_chance_as_often_as_p_says():
+    shares = []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        decoder, rows = unit(rng.normal(size=(40, 16))), rng.normal(size=(500, 16))
+        probes = {str(i): rng.normal(size=16) for i in range(100)}
+        shares.append((nearest_probes(probes, decoder, rows).p <= 0.05).mean())
+    assert np.mean(shares) < 0.1, "0.05 promised"
+    found = nearest_probes({**probes, "planted": decoder[7]}, decoder, rows)
+    assert found.p[7] < 0.01
+    assert np.isnan(nearest_probes(probes, decoder, np.ones((500, 16))).p).all()
+    for place in (decoder, rows):
+        place[3, 0] = np.nan
+        with pytest.raises(ValueError, match="3 is NaN or infinite"):
+            nearest_probes(probes, decoder, rows)
+        place[3, 0] = 0
+
+
+def test_probes_of_two_label_sets_with_the_same_squares_are_told_apart(w):
+    import probekit as pk
+
+    mine = w.tile.values == 1
+    sets = {
+        name: LabelSet(name, (mine ^ turned).astype(int), "binary", "token", ("no", "yes and no"), w.tile.targets)
+        for name, turned in (("before", False), ("after", True))
+    }
+    result = pk.sweep(w.store, labels=sets, controls=False, n_boot=100, progress=False, probe="ridge")
+    found = directions_of(result, SITE)
+    assert len(found) == 2 * SQUARES
+    one, other = (found[f"{name}: B2 is yes and no"].vector for name in ("before", "after"))
+    assert float(one @ other) == pytest.approx(-1, abs=1e-3)
 
 
 def test_probes_of_a_sweep(w, tmp_path):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scipy import sparse
 
 import saes
-from probekit.data import LabelSet
+from probekit.activations import prefix_hashes
+from probekit.data import Dataset, LabelSet
+from saes.scoring.columns import columns_at, columns_of
+from saes.scoring.feature_scores import halves
 
 
 class Made:
@@ -120,3 +125,129 @@ def test_labels_are_reconstructed_from_their_detectors_only():
     assert nothing.mean_f1 < 0.05
     with pytest.raises(ValueError, match="precision must be"):
         saes.reconstruct(features, labels, precision=95)
+
+
+def test_columns_of_one_class_are_in_neither_the_mean_nor_its_interval():
+    features, labels = planted()
+    few = LabelSet("seen", labels.values[:, :2], "binary", "token", ("no", "yes"))
+    rare = np.zeros((6000, 3), int)
+    choose, report, _ = halves(features, few)
+    rare[choose.rows[:60], 0] = 1  # on the half that chooses it holds; its detector fires on the other half, too
+    rare[:, 2] = 1
+    dense = np.c_[features.matrix.toarray(), np.zeros(6000)]
+    dense[np.r_[choose.rows[:60], report.rows[:40]], -1] = 5
+    features.matrix = sparse.csc_array(dense.astype(np.float32))
+    more = LabelSet("seen", np.c_[few.values, rare], "binary", "token", ("no", "yes"))
+    for found, other in (
+        (saes.score(features, few).coverage(), saes.score(features, more).coverage()),
+        *[[(r.mean_f1, r.low, r.high) for r in (saes.reconstruct(features, one) for one in (few, more))]],
+    ):
+        np.testing.assert_allclose(found, other)
+        assert other[1] < other[0] < other[2]
+    scores, board = saes.score(features, more), saes.reconstruct(features, more)
+    assert scores.occurs.tolist() == [True, True, False, False, False]
+    assert board.detectors[2] > 0
+    assert np.isnan(board.f1).tolist() == (~scores.occurs).tolist()
+    never = LabelSet("never", np.zeros((6000, 2), int), "binary", "token", ("no", "yes"))
+    assert np.isnan(saes.score(features, never).coverage()).all()
+    assert np.isnan(saes.reconstruct(features, never).mean_f1)
+
+
+def test_a_label_that_a_draw_never_holds_does_not_count_as_zero_in_it():
+    features, labels = planted()
+    _, report, _ = halves(features, labels)
+    values = labels.values[:, :2].copy()
+    values[:, 1] = 0
+    values[report.rows[[0, 1000]], 1] = 1  # in two sequences of 300: one draw in seven has neither
+    dense = features.matrix.toarray()
+    dense[:, 4] = values[:, 1]
+    dense[report.rows[2000], 4] = 1
+    choose = np.setdiff1d(np.arange(6000), report.rows)[:20]
+    values[choose, 1] = dense[choose, 4] = 1
+    features.matrix = sparse.csc_array(dense)
+    frame = saes.score(features, LabelSet("seen", values, "binary", "token", ("no", "yes"))).to_frame()
+    assert frame.feature.tolist() == [0, 4]
+    assert frame.f1_low[1] >= 0.3
+
+
+def test_groups_are_in_one_half_and_drawn_together():
+    features, _ = planted()
+    rng = np.random.default_rng(0)
+    author = np.repeat(np.arange(30), 20)  # of 600 sequences
+    of_row = author[features.sequence]
+    label = rng.permutation(np.arange(30) % 2)[author]
+    labels = LabelSet("lab", label, "binary", "sequence", ("no", "yes"))
+    tokens = tuple(np.array([i]) for i in range(600))
+    data = Dataset("books", tokens=tokens, labels={"lab": labels}, groups=author)
+    for given, groups in ((labels, author), (data, None), (labels, author.astype(str))):
+        choose, report, _ = halves(features, given, 0, groups)
+        assert not set(of_row[choose.rows]) & set(of_row[report.rows])
+        assert len(np.unique(choose.cluster)) == len(np.unique(report.cluster)) == 15
+    alone, by_default = (halves(features, labels, 3, groups)[0].rows for groups in (np.arange(600), None))
+    np.testing.assert_array_equal(alone, by_default)
+    # One feature an author: by sequence, those of the authors with the label are all beyond chance.
+    features.matrix = sparse.csc_array(np.eye(30, dtype=np.float32)[of_row])
+    assert (saes.score(features, labels).q <= 0.05).sum() > 10
+    for found in (saes.score(features, labels, groups=author), saes.score(features, data)):
+        assert (found.q > 0.05).all()
+    assert saes.reconstruct(features, labels).mean_f1 > 0.9
+    assert saes.reconstruct(features, labels, groups=author).mean_f1 == 0
+    with pytest.raises(ValueError, match="1 group of sequences cannot be halved"):
+        saes.score(features, labels, groups=np.zeros(600, int))
+
+
+def encoded(tokens, captured: bool):
+    """Features of every second token, from a store or from arrays, with what `columns_at` reads of them."""
+    lengths = np.array([len(t) for t in tokens])
+    sequence, flat = np.repeat(np.arange(len(tokens)), lengths), np.concatenate(tokens)
+    position = np.concatenate([np.arange(n) for n in lengths])
+    rows = np.arange(len(flat)) if not captured else np.flatnonzero(position % 2)
+    return SimpleNamespace(
+        sequence=sequence[rows], position=position[rows], item=rows, prefix=prefix_hashes(flat, lengths)[rows],
+        manifest=SimpleNamespace(source={"tokens": "0123" if captured else ""}),
+    )  # fmt: skip
+
+
+def test_labels_of_other_data_are_refused():
+    rng = np.random.default_rng(0)
+    tokens = [rng.integers(0, 50, 4 + i % 3) for i in range(12)]
+    total = sum(map(len, tokens))
+
+    def data(tokens):
+        values = rng.integers(0, 2, sum(map(len, tokens)))
+        return Dataset("d", tokens=tuple(tokens), labels={"x": LabelSet("x", values, "binary", "token", ("no", "yes"))})
+
+    stored, arrays = encoded(tokens, True), encoded(tokens, False)
+    assert len(columns_at(stored, data(tokens))) == 1
+    other = [t.copy() for t in tokens]
+    other[5][0] += 1
+    shuffled, short = [tokens[1], tokens[0], *tokens[2:]], tokens[:-1]
+    for wrong in (other, shuffled, short, [t[:-1] for t in tokens]):
+        with pytest.raises(ValueError, match="not what the features were encoded from"):
+            columns_at(stored, data(wrong))
+    for level, right in (("token", total), ("sequence", 12)):
+        for many in (right - 1, right + 1):
+            values = LabelSet("x", rng.integers(0, 2, many), "binary", level, ("no", "yes"))
+            with pytest.raises(ValueError, match="they are of other data"):
+                columns_at(arrays, values)
+        values = LabelSet("x", rng.integers(0, 2, right), "binary", level, ("no", "yes"))
+        assert len(columns_at(arrays, values)) == 1
+    # Of a store, and of arrays with gaps, it is not known how many tokens follow the last row.
+    longer = LabelSet("x", np.zeros(total + 5, int), "binary", "token", ("no", "yes"))
+    gaps = encoded(tokens, True)
+    gaps.manifest.source["tokens"] = ""
+    assert len(columns_at(stored, longer)) == len(columns_at(gaps, longer)) == 1
+
+
+def test_columns_that_would_read_the_same_name_their_label_sets():
+    values = np.array([[0, 1], [1, 0]])
+    sets = [
+        LabelSet(name, values, "binary", "token", ("no", "yes"), targets)
+        for name, targets in (("before", ("A1", "B1")), ("after", ("A1", "C1")))
+    ]
+    rows = np.array([0, 1])
+    both = columns_of(sets, rows, rows).names
+    assert [str(name) for name in both] == ["before: A1 is yes", "B1 is yes", "after: A1 is yes", "C1 is yes"]
+    alone = columns_of(sets[0], rows, rows).names
+    assert [str(name) for name in alone] == ["A1 is yes", "B1 is yes"]
+    assert alone == both[:2], "a column is the same whatever stands beside it"
