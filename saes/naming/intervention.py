@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -256,17 +257,17 @@ def _label_readout(name: Name, probes: SweepResult, site: str, model: Model) -> 
     """Log odds of all labels of a name, by the probes at the later site that reads them best on validation."""
     order = list(model.stream_sites)
     after = [s for s in probes.sites if s in order and order.index(s) > order.index(site)] if site in order else []
-    asked = [_asked(part, probes) for part in name.text.split(" and ")]
-    if not after or any(part is None for part in asked):
+    asked = _asked(name.text, probes)
+    if not after or not asked:
         return None, None
-    label_set = asked[0][0]  # type: ignore[index]
+    label_set = asked[0][0]
     metric = probes.headline(label_set)
     by_site = dict(zip(probes.sites, probes.validation[label_set][metric], strict=True))
     later = max(after, key=lambda s: np.nan_to_num(by_site[s], nan=-np.inf))
 
     def of_labels(logits: Tensor, read: Tensor) -> Tensor:
         total = torch.zeros(len(read))
-        for label_set, target, class_ in asked:  # type: ignore[misc]
+        for label_set, target, class_ in asked:
             stack = probes.probes[label_set][later]
             log_proba = stack.log_proba(read)[:, list(stack.targets).index(target), list(stack.classes).index(class_)]
             total += log_proba
@@ -275,11 +276,21 @@ def _label_readout(name: Name, probes: SweepResult, site: str, model: Model) -> 
     return of_labels, later
 
 
-def _asked(part: str, probes: SweepResult) -> tuple[str, str, str] | None:
-    """Label set, target and class of `D3 is mine`."""
+def _asked(text: str, probes: SweepResult) -> list[tuple[str, str, str]]:
+    """Label set, target and class of each part of `D3 is mine and E4 is empty`; none where the sweep lacks one."""
+    known: dict[str, tuple[str, str, str]] = {}
     for summary in probes.label_sets:
-        for target in summary.targets:
-            for class_ in summary.classes:
-                if part == f"{target} is {class_}":
-                    return summary.name, target, class_
-    return None
+        for target, class_ in itertools.product(summary.targets, summary.classes):
+            known.setdefault(f"{target} is {class_}", (summary.name, target, class_))
+            known[f"{summary.name}: {target} is {class_}"] = (summary.name, target, class_)
+
+    def parts(
+        rest: str,
+    ) -> list[tuple[str, str, str]]:  # a class may have " and " in its name, so it is not split there
+        if rest in known:
+            return [known[rest]]
+        starts = (said for said in known if rest.startswith(f"{said} and "))
+        tails = ((known[said], parts(rest[len(said) + 5 :])) for said in starts)
+        return next(([head, *tail] for head, tail in tails if tail), [])
+
+    return parts(text)

@@ -129,3 +129,18 @@ def test_logits_are_computed_where_they_are_read_and_nowhere_else(library, world
         output = model.hf(torch.from_numpy(np.stack(data.tokens).astype(np.int64)))
     logits = output if isinstance(output, torch.Tensor) else output.logits
     torch.testing.assert_close(found, logits[places[:, 0], places[:, 1]].float(), atol=1e-5, rtol=1e-5)
+
+
+def test_a_conjunction_is_read_whatever_its_classes_are_called():
+    from types import SimpleNamespace
+
+    from saes.naming.intervention import _asked
+
+    summaries = [
+        SimpleNamespace(name="a", targets=("X", "Y"), classes=("black", "black and white")),
+        SimpleNamespace(name="b", targets=("X",), classes=("black", "red")),
+    ]
+    probes = SimpleNamespace(label_sets=summaries)
+    assert _asked("X is black and white and Y is black", probes) == [("a", "X", "black and white"), ("a", "Y", "black")]
+    assert _asked("b: X is black and X is red", probes) == [("b", "X", "black"), ("b", "X", "red")]
+    assert _asked("X is black and Z is black", probes) == []
