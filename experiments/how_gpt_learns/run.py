@@ -99,10 +99,15 @@ def score_features(sae: Any, store: pk.ActivationStore, games: pk.Dataset) -> pd
             "auroc": scores.auroc[best, np.arange(len(best))],
             "f1": scores.f1[scores.best_feature, np.arange(len(best))],
             "positives": scores.positives,
+            "occurs": scores.occurs,
         }
     )
     health, boards = saes.health(sae, store), saes.reconstruct(features, games.label_set("tile"))
-    whole = {"label": "all", "coverage": frame[frame.label == "tile"].f1.mean(), "reconstruction": boards.mean_f1}
+    whole = {
+        "label": "all",
+        "coverage": frame[(frame.label == "tile") & frame.occurs].f1.mean(),
+        "reconstruction": boards.mean_f1,
+    }
     whole |= {"unexplained": health.variance_unexplained, "dead": health.dead}
     return pd.concat([pd.DataFrame([whole]), frame])
 

@@ -72,7 +72,11 @@ MissingOption = Annotated[
 ]
 Group = Annotated[
     str | None,
-    typer.Option("--group", "-g", help="Column whose values must not be split between train and test (author, topic)."),
+    typer.Option(
+        "--group",
+        "-g",
+        help="Column whose rows of equal value are never split between what chooses and what is tested on (author, topic).",
+    ),
 ]
 Sites = Annotated[
     list[str] | None,

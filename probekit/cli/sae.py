@@ -12,6 +12,7 @@ from probekit.cli import options
 
 if TYPE_CHECKING:
     from probekit.activations import ActivationStore
+    from probekit.data import Dataset
 
 sae = typer.Typer(
     no_args_is_help=True,
@@ -95,6 +96,7 @@ def score(
     text: options.Text,
     label: options.Labels,
     out: Annotated[Path, typer.Option("--out", "-o", help="CSV to write: each label with its best feature.")],
+    group: options.Group = None,
     features: Features = None,
     seed: options.Seed = 0,
 ) -> None:
@@ -103,7 +105,7 @@ def score(
     from probekit.activations import ActivationStore
 
     activations = ActivationStore.open(store)
-    labels = _labels(activations, data, text, label)
+    labels = _labels(activations, data, text, label, group)
     found = saes.score(saes.encode(saes.load(folder), activations, out=features), labels, seed=seed)
     frame = found.to_frame().sort_values("f1", ascending=False)
     _require_parent(out)
@@ -122,6 +124,7 @@ def name(
     label: Annotated[
         list[str] | None, typer.Option("--label", "-l", help="Column of labels to name features with; repeat.")
     ] = None,
+    group: options.Group = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -205,7 +208,7 @@ def name(
         raise ValueError("nothing to name features with: --no-words leaves nothing, give --label or --endpoint")
     _require_parent(out)
     sae, activations = saes.load(folder), ActivationStore.open(store)
-    labels = _labels(activations, data, text, label) if label and data and text else None
+    labels = _labels(activations, data, text, label, group) if label and data and text else None
     read = None if model is None else load_model(model)
     meaning = None if encoder is None else saes.sentence_encoder(encoder)
     names = saes.name(
@@ -239,6 +242,7 @@ def compare(
     text: options.Text,
     label: options.Labels,
     out: Annotated[Path, typer.Option("--out", "-o", help="CSV to write: a row a label.")],
+    group: options.Group = None,
     page: Annotated[
         Path | None, typer.Option("--page", help="HTML file to write: verdicts, figures and the table.")
     ] = None,
@@ -258,7 +262,7 @@ def compare(
 
     _require_parent(out)
     sae, activations = saes.load(folder), ActivationStore.open(store)
-    labels = _labels(activations, data, text, label)
+    labels = _labels(activations, data, text, label, group)
     encoded = saes.encode(sae, activations, out=features)
     found = saes.compare(SweepResult.load(probes), sae, activations, labels, features=encoded, seed=seed)
     found.to_frame().to_csv(out, index=False)
@@ -327,13 +331,18 @@ def page(
     typer.echo(f"page    {written.resolve()}")
 
 
-def _labels(store: ActivationStore, data: Path, text: str, label: list[str]) -> Any:
-    """Label sets of a table, which must be the one the store was captured from."""
+def _labels(store: ActivationStore, data: Path, text: str, label: list[str], group: str | None) -> Dataset:
+    """A table with labels and groups, which must be the one the store was captured from."""
     from probekit.data import read_csv
 
-    dataset = read_csv(data, text=text, label=label)
+    dataset = read_csv(data, text=text, label=label, group=group)
     store.check(data=dataset)
-    return [dataset.label_set(name) for name in label]
+    for name in label:
+        if dataset.label_set(name).kind == "continuous":
+            raise ValueError(
+                f"column {name!r} is continuous: features are scored against classes. Cut it into classes first"
+            )
+    return dataset
 
 
 def _require_parent(file: Path) -> None:

@@ -176,7 +176,8 @@ def intervene(
     ranked = sorted(readable, key=lambda name: -np.nan_to_num(name.evidence.balanced_accuracy_low))[:most]
     if probes is None and any(name.source == "labels" for name in ranked):
         raise ValueError("names from labels are checked through probes at later sites: give probes=, a sweep over them")
-    _, report, _ = halves(features, None, seed)
+    groups = as_dataset(data).groups if names.grouped else None
+    _, report, _ = halves(features, None, names.seed, groups)
     matrix = features.matrix.tocsr()
     near = nearest_features(sae)
     runner = runner_of(model, data, site)

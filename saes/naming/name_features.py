@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
+from probekit.data import Dataset
 from saes.features import SparseFeatures, encode
 from saes.naming.contexts import Contexts, Decode
 from saes.naming.dictionary import propose_labels
@@ -50,7 +51,8 @@ def name(
     Args:
         sae: A `sae_lens.SAE`.
         activations: A store, arrays, or the features already encoded.
-        labels: Label sets of classes, or a data set with some: names are labels and conjunctions of up to three.
+        labels: Label sets of classes, or a data set with some (whose groups are then kept together): names are labels and
+            conjunctions of up to three.
         vocabulary: Words to name features with (see `Vocabulary`); needs `decode`.
         language_model: A model behind an endpoint that explains features (see `LanguageModel`); needs `decode`. A server that
             fails leaves features without a name from it and says so in a warning and in `notes`.
@@ -104,7 +106,14 @@ def name(
     ]
     for note in notes:
         warnings.warn(note, stacklevel=2)
-    return Names(_first_of_each(earned), features.width, site_of_features(features), tuple(notes))
+    return Names(
+        _first_of_each(earned),
+        features.width,
+        site_of_features(features),
+        tuple(notes),
+        seed,
+        isinstance(labels, Dataset),
+    )
 
 
 def site_of_features(features: Any) -> str:

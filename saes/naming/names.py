@@ -130,12 +130,15 @@ class Names:
         width: Features of the SAE.
         site: What it reads.
         notes: What a source could not name, and why.
+        seed, grouped: How the sequences were halved: by which seed, and whether by the groups of a data set.
     """
 
     names: tuple[Name, ...]
     width: int
     site: str = ""
     notes: tuple[str, ...] = ()
+    seed: int = 0
+    grouped: bool = False
 
     def __len__(self) -> int:
         return len(self.names)
@@ -165,7 +168,8 @@ class Names:
 
     def save(self, path: str | Path) -> None:
         """Write JSON lines: a head, then a name a line; what is not a number is null. The file is there whole, or not at all."""
-        lines = [json.dumps({"width": self.width, "site": self.site, "notes": self.notes})]
+        head = {key: getattr(self, key) for key in ("width", "site", "notes", "seed", "grouped")}
+        lines = [json.dumps(head)]
         lines += [json.dumps(_with_null(asdict(name)), allow_nan=False) for name in self.names]
         path = Path(path)
         partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -184,7 +188,8 @@ class Names:
         """
         try:
             head, *lines = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
-            return cls(tuple(map(_read, lines)), head["width"], head["site"], tuple(head.get("notes", ())))
+            halving = head.get("seed", 0), head.get("grouped", False)
+            return cls(tuple(map(_read, lines)), head["width"], head["site"], tuple(head.get("notes", ())), *halving)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} holds no names that saes wrote ({error})") from error
 

@@ -149,3 +149,12 @@ def test_labels_that_are_not_defined_everywhere_count_only_where_they_are():
     names = named(Made(dense), labels_of(values))
     assert [n.text for n in names] == ["A is yes"]
     assert names[0].evidence.precision == 1.0
+
+
+def test_names_know_how_their_sequences_were_halved(tmp_path):
+    rng = np.random.default_rng(0)
+    seen = rng.random((2000, 3)) < 0.4
+    names = named(Made(seen * 1.0), labels_of(seen), seed=5)
+    assert (names.seed, names.grouped) == (5, False)
+    names.save(tmp_path / "names.jsonl")
+    assert saes.Names.load(tmp_path / "names.jsonl").seed == 5
