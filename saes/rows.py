@@ -163,7 +163,9 @@ class ShuffledRows:
     def __init__(self, blocks: Blocks, batch: int, seed: int) -> None:
         rows = int(blocks.counts.sum())
         if rows < batch:
-            raise ValueError(f"a batch of {batch:,} rows needs at least as many to train on; there are {rows:,}")
+            raise ValueError(
+                f"there are {rows:,} rows to train on: give batch={rows:,} (--batch {rows}) or less, not {batch:,}"
+            )
         self._blocks, self._batch, self._seed = blocks, batch, seed
         row_bytes = 4 * sum(blocks.widths.values())
         self._buffer_rows = max(batch, BUFFER_BYTES // row_bytes)

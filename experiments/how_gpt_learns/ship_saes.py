@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from run import score_features, stream, with_colours
+from run import COLOUR, LEAST, score_features, stream, with_colours
 from safetensors.torch import load_file, save_file
 
 import probekit as pk
@@ -52,18 +52,19 @@ def ship(folders: Mapping[str, Path], to: Path) -> list[Path]:
 
 
 def measured(model: pk.Model, folders: Sequence[Path], args: argparse.Namespace) -> pd.DataFrame:
-    """A row a site: health with and without the model, coverage and reconstruction, on fresh games."""
+    """A row a site, of fresh games: health, coverage, reconstruction, and the share of filled squares whose colour is told."""
     games = with_colours(othello.sample_games(args.score_games, seed=FRESH_SEED))
     store = pk.capture(model, games, stream(model, "post"), out=args.out / "scored_store")
     rows: list[dict[str, Any]] = []
     for folder in folders:
         sae = saes.load(folder)
-        scores = score_features(sae, store, games).iloc[0]
+        frame = score_features(sae, store, games)
+        scores, colour = frame.iloc[0], frame[frame.label.isin(["mine", "theirs"]) & (frame.positives >= LEAST)]
         health = saes.health(sae, store, model=model, data=games)
         rows.append(
             {"site": folder.name, "l0": health.l0, **scores[["unexplained", "dead", "coverage", "reconstruction"]]}
         )
-        rows[-1] |= {"dense": health.dense, "health": str(health)}
+        rows[-1] |= {"told": (colour.auroc > COLOUR).mean(), "dense": health.dense, "health": str(health)}
     return pd.DataFrame(rows)
 
 

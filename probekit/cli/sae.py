@@ -23,6 +23,9 @@ sae = typer.Typer(
 Store = Annotated[Path, typer.Argument(help="Activation store, as `probekit capture` writes it.")]
 Folder = Annotated[str, typer.Argument(help="Folder of an SAE, as SAELens saves it, or RELEASE/SAE_ID.")]
 Data = Annotated[Path, typer.Option("--data", "-d", help="The table the store was captured from.")]
+Labels = Annotated[
+    list[str], typer.Option("--label", "-l", help="Column of classes, two or more; repeat for several columns.")
+]
 Features = Annotated[
     Path | None,
     typer.Option("--features", help="Folder for the encoded features, so that a later command need not encode again."),
@@ -50,7 +53,8 @@ def train(
     option: Annotated[
         list[str] | None,
         typer.Option(
-            "--option", help="NAME=VALUE of SAELens's training configuration (k=32, l1_coefficient=5); repeat."
+            "--option",
+            help="NAME=VALUE of SAELens's training configuration (k=32, l1_coefficient=5); repeat. A TopK SAE has k=100 unless given.",
         ),
     ] = None,
     rows: Annotated[
@@ -69,9 +73,8 @@ def train(
     - `probekit sae train store/ -s blocks.6.hook_resid_post -w 4096 --kind topk --option k=32 -o sae/`
     """
     import saes
-    from probekit.activations import ActivationStore
 
-    activations = ActivationStore.open(store)
+    activations = _opened(store)
     trained = saes.train(
         activations, site=site, width=width, kind=kind.value, out=out, rows=rows, batch=batch, lr=lr, held_out=held_out,
         seed=seed, **_options(option),
@@ -83,9 +86,8 @@ def train(
 def health(folder: Folder, store: Store) -> None:
     """Sparsity, reconstruction, dead and dense features on the sequences that training held out."""
     import saes
-    from probekit.activations import ActivationStore
 
-    typer.echo(saes.health(saes.load(folder), ActivationStore.open(store)))
+    typer.echo(saes.health(saes.load(folder), _opened(store)))
 
 
 @sae.command()
@@ -94,7 +96,7 @@ def score(
     store: Store,
     data: Data,
     text: options.Text,
-    label: options.Labels,
+    label: Labels,
     out: Annotated[Path, typer.Option("--out", "-o", help="CSV to write: each label with its best feature.")],
     group: options.Group = None,
     features: Features = None,
@@ -102,9 +104,8 @@ def score(
 ) -> None:
     """Score every feature against every label; thresholds from one half of the sequences, figures from the other."""
     import saes
-    from probekit.activations import ActivationStore
 
-    activations = ActivationStore.open(store)
+    activations = _opened(store)
     labels = _labels(activations, data, text, label, group)
     found = saes.score(saes.encode(saes.load(folder), activations, out=features), labels, seed=seed)
     frame = found.to_frame().sort_values("f1", ascending=False)
@@ -188,7 +189,6 @@ def name(
     - `probekit sae name sae/ store/ --model gpt2 --endpoint http://localhost:8000/v1 --endpoint-model NAME --cache answers/ -o names.jsonl`
     """
     import saes
-    from probekit.activations import ActivationStore
     from probekit.models import load_model
 
     if label and (data is None or text is None):
@@ -207,7 +207,7 @@ def name(
     if not label and asked is None and not words:
         raise ValueError("nothing to name features with: --no-words leaves nothing, give --label or --endpoint")
     _require_parent(out)
-    sae, activations = saes.load(folder), ActivationStore.open(store)
+    sae, activations = saes.load(folder), _opened(store)
     labels = _labels(activations, data, text, label, group) if label and data and text else None
     read = None if model is None else load_model(model)
     meaning = None if encoder is None else saes.sentence_encoder(encoder)
@@ -240,7 +240,7 @@ def compare(
     probes: Annotated[Path, typer.Option("--probes", help="Folder of a sweep with probes at the SAE's site.")],
     data: Data,
     text: options.Text,
-    label: options.Labels,
+    label: Labels,
     out: Annotated[Path, typer.Option("--out", "-o", help="CSV to write: a row a label.")],
     group: options.Group = None,
     page: Annotated[
@@ -256,12 +256,11 @@ def compare(
     - `probekit sae compare sae/ store/ --probes out/sweep/ -d reviews.csv -t text -l sentiment -o compared.csv --page compared.html`
     """
     import saes
-    from probekit.activations import ActivationStore
     from probekit.cli.output import command_line
     from probekit.probes import SweepResult
 
     _require_parent(out)
-    sae, activations = saes.load(folder), ActivationStore.open(store)
+    sae, activations = saes.load(folder), _opened(store)
     labels = _labels(activations, data, text, label, group)
     encoded = saes.encode(sae, activations, out=features)
     found = saes.compare(SweepResult.load(probes), sae, activations, labels, features=encoded, seed=seed)
@@ -308,12 +307,11 @@ def page(
     - `probekit sae page sae/ store/ --names names.jsonl --model gpt2 --probes out/sweep/ -o features.html`
     """
     import saes
-    from probekit.activations import ActivationStore
     from probekit.cli.output import command_line
     from probekit.models import load_model
     from probekit.probes import SweepResult
 
-    activations, read = ActivationStore.open(store), saes.load(folder)
+    activations, read = _opened(store), saes.load(folder)
     found = None if names is None else saes.Names.load(names)
     sweep = None if probes is None else SweepResult.load(probes)
     written = saes.save_page(
@@ -329,6 +327,15 @@ def page(
         command=command_line(),
     )
     typer.echo(f"page    {written.resolve()}")
+
+
+def _opened(store: Path) -> ActivationStore:
+    """A store whose files are all whole."""
+    from probekit.activations import ActivationStore
+
+    opened = ActivationStore.open(store)
+    opened.verify()
+    return opened
 
 
 def _labels(store: ActivationStore, data: Path, text: str, label: list[str], group: str | None) -> Dataset:

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 _CAPTIONS = (
     "Probes on the features that tell most, on all of them, and on the activations themselves (dense): same rows, same "
     "penalties to choose from. Shaded: 95 % interval of the mean.",
-    "“Precise detectors” are features right at least 95 % of the time on the half they were chosen on; together they "
-    "predict the label on the other half.",
+    "A point a label. Blue: its best single feature. Orange: “precise detectors”, features right at least 95 % of the time on the "
+    "half they were chosen on, any number of them together; so orange may lie above blue.",
     "Activations lie in few directions, so some decoder vector is always near: “by chance” is what random directions with "
-    "the activations' own spectrum reach.",
+    "the activations' own spectrum reach. A point on that line or below is no nearer than chance.",
 )
 _READING = {
+    "verdict": "Whether the interval of the difference lies above zero (probe better), below (SAE better) or holds it.",
     "F1": "Of the best single feature; feature and threshold chosen on one half of the sequences, measured on the other.",
     "1 feature, all features, dense": "AUROC on test sequences of a probe on that many features, or on the activations.",
     "difference": "AUROC of the dense probe less that of the probe on most features, with its paired 95 % interval.",
@@ -40,19 +41,28 @@ def comparison_blocks(comparison: Comparison) -> list[Block]:
     """The verdicts, the three figures and the table of labels."""
     table = _table(comparison)
     verdicts = [
-        {"name": said, "value": f"{count} of {len(comparison.names)}", "detail": "labels"}
+        {
+            "name": said,
+            "value": f"{count} of {len(comparison.names)}",
+            "detail": f"label{'s' * (len(comparison.names) != 1)}",
+        }
         for said, count in comparison.counted().items()
     ]
     figures = [
-        blocks.figure(figure, f"{title} {caption}")
+        blocks.figure(figure, f"{title.removesuffix('?')}{'?' if title.endswith('?') else '.'} {caption}")
         for (title, figure), caption in zip(panels(comparison).items(), _CAPTIONS, strict=True)
     ]
+    reading = {key: text for key, text in _READING.items() if key != "effects" or comparison.causal is not None}
     return [
+        blocks.text(
+            f"Which reads a label better: a linear probe on the activations, or one on {comparison.largest} of the SAE? Judged label by "
+            "label by the difference in AUROC on test sequences, with its paired 95 % interval."
+        ),
         blocks.tiles(verdicts),
         blocks.columns(*figures[:2]),
         blocks.columns(figures[2], blocks.table(_means(comparison), "Means over labels.")),
         blocks.details(f"All {len(table):,} labels", blocks.table(table)),
-        blocks.details("How to read it", blocks.facts(_READING)),
+        blocks.details("How to read it", blocks.facts(reading)),
     ]
 
 
@@ -98,7 +108,7 @@ def _table(comparison: Comparison) -> pd.DataFrame:
     frame = comparison.to_frame()
     shown = {
         "label": [str(name) for name in comparison.names],
-        "feature": frame.feature,
+        "feature": ["–" if f1 != f1 else str(feature) for feature, f1 in zip(frame.feature, frame.f1, strict=True)],
         "F1": frame.f1,
     }
     for probe in comparison.sparse.estimates:

@@ -167,7 +167,7 @@ def _clustered_p(true: np.ndarray, fires: np.ndarray, covered: np.ndarray, rows:
 
 
 def _shuffled(claims: Sequence[Claim], covers: Sequence[Any], firing: Sequence[np.ndarray], seed: int) -> np.ndarray:
-    """`[claim]` mean balanced accuracy of names of other features; NaN where they say nothing about this feature's rows."""
+    """`[claim]` mean balanced accuracy of names of other features; NaN where there is none that says something else."""
     rng = np.random.default_rng([seed, 0x5AFF])
     feature, sample = np.array([(claim.feature, claim.sample) for claim in claims]).T
     covered = np.array([np.count_nonzero(said if known is None else said & known) for said, known in covers])
@@ -178,6 +178,8 @@ def _shuffled(claims: Sequence[Claim], covers: Sequence[Any], firing: Sequence[n
         accuracies = []
         for j in rng.permutation(others)[:SHUFFLES]:
             said, known = covers[j]
+            if covered[j] == covered[i] and np.array_equal(said, covers[i][0]):
+                continue  # the same name: no control
             fires = len(rows) if known is None else np.count_nonzero(known[rows])
             true = np.count_nonzero(said[rows] if known is None else said[rows] & known[rows])
             if fires and counted[j] > fires:

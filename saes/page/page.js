@@ -59,7 +59,7 @@
     shows.push(["holds", "check holds", (card) => card.name?.check?.holds === true], ["fails", "check does not hold", (card) => card.name?.check?.holds === false]);
   }
   const orders = [
-    ...(data.named ? [["evidence", "evidence for the name"]] : []), ["activity", "activity"], ["number", "number"],
+    ...(data.named ? [["evidence", "lower end of the name's evidence"]] : []), ["activity", "activity"], ["number", "number"],
   ];
   const before = {
     evidence: (a, b) => (b.name ? merit(b) : -1) - (a.name ? merit(a) : -1) || data.fired[b.feature] - data.fired[a.feature],

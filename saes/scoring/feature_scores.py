@@ -136,7 +136,8 @@ class FeatureScores:
         return controlled
 
     def __repr__(self) -> str:
-        return f"FeatureScores({len(self.fired):,} features, {len(self.names):,} labels, {self.rows:,} rows)"
+        seen = f", {self.dropped:,} more left out, whose prefix is in the other half" if self.dropped else ""
+        return f"FeatureScores({len(self.fired):,} features, {len(self.names):,} labels, {self.rows:,} rows{seen})"
 
     def coverage(self) -> tuple[float, float, float]:
         """Mean over columns of the best feature's F1, with its 95 % interval (bootstrap over groups).

@@ -390,3 +390,10 @@ def test_sae_train_health_score_and_name(table: Path, tiny_model_folder: Path, t
     done = probekit("sae", "health", tmp_path / "nothing", store)
     assert done.returncode == 1
     assert "neither a folder nor" in done.stderr
+    shard = next(Path(store).glob("shard-*.safetensors"))
+    content = bytearray(shard.read_bytes())
+    content[-8] ^= 0xFF
+    shard.write_bytes(content)
+    done = probekit("sae", "health", tmp_path / "sae", store)
+    assert done.returncode == 1
+    assert "is damaged" in done.stderr

@@ -158,3 +158,11 @@ def test_names_know_how_their_sequences_were_halved(tmp_path):
     assert (names.seed, names.grouped) == (5, False)
     names.save(tmp_path / "names.jsonl")
     assert saes.Names.load(tmp_path / "names.jsonl").seed == 5
+
+
+def test_a_name_is_no_control_of_itself():
+    rng = np.random.default_rng(0)
+    seen = rng.random((2000, 1)) < 0.4
+    names = named(Made(np.repeat(seen, 2, axis=1) * 1.0), labels_of(seen))
+    assert [name.text for name in names] == ["A is yes", "A is yes"]
+    assert all(np.isnan(name.evidence.shuffled) for name in names)

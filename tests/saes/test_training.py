@@ -207,7 +207,7 @@ def test_bad_input_says_what_is_wrong(planted, tmp_path):
         saes.train(planted[0], site=SITE, width=8, k=9, progress=False)
     with pytest.raises(KeyError, match="near it"):
         saes.train(planted[0], site="blocks.1.hook_resid_post", width=8, progress=False)
-    with pytest.raises(ValueError, match="at least as many"):
+    with pytest.raises(ValueError, match="give batch=7,200"):
         saes.train(planted[0], site=SITE, width=8, batch=10_000, progress=False)
     with pytest.raises(ValueError, match="needs data"):
         saes.train(type("M", (), {"run": None, "stream_sites": ()})(), site=SITE, width=8)
