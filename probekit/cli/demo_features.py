@@ -35,10 +35,14 @@ class Features:
 
     def blocks(self) -> list[Block]:
         """The section of the page."""
+        import pandas as pd
+
         from saes.comparing.page import comparison_blocks
 
-        best = self.names.to_frame().sort_values("f1", ascending=False).head(15)
-        shown = best[["feature", "text", "precision", "recall", "f1", "balanced_accuracy", "shuffled"]]
+        frame = self.names.to_frame().sort_values("f1", ascending=False)
+        colour = frame.text.str.contains("mine|theirs")
+        columns = ["feature", "text", "precision", "recall", "f1", "balanced_accuracy", "shuffled"]
+        shown = pd.concat([frame[colour].head(10), frame[~colour].head(5)])[columns]
         shown = shown.rename(
             columns={"text": "name", "balanced_accuracy": "balanced accuracy", "shuffled": "other names"}
         )
@@ -47,12 +51,15 @@ class Features:
             blocks.text(
                 f"The sparse autoencoder that ships for {self.site} cuts the activations into features that fire rarely. Names are "
                 "found on one half of the games and measured on the other; a feature that earns no name has none. "
-                f"{len(self.names)} of {self.names.width} features are named. Precision: of the rows where the feature fires, the share "
-                "that the name covers; recall: of the rows it covers, the share where the feature fires. “other names” is the control: the "
+                f"{len(self.names)} of {self.names.width} features are named, {(~colour).sum()} of them by empty squares alone. "
+                "Precision: of the rows where the feature fires, the share that the name covers; recall: of the rows it covers, the share where the feature fires. “other names” is the control: the "
                 "balanced accuracy of names of other features, where one half is chance. That a square is empty is easily told, as it is "
                 "empty until it is played; that a disc is mine or theirs is not."
             ),
-            blocks.table(shown, f"The {len(shown)} names with the best F1 on games that did not choose them."),
+            blocks.table(
+                shown,
+                "The names with the best F1 on games that did not choose them: ten with colours, then five without.",
+            ),
             blocks.heading("Held against the probes", 3),
             blocks.text(
                 f"On {len(SQUARES)} squares from the corners to the middle ({', '.join(SQUARES)}), to keep the demo short: each for mine, "
