@@ -5,6 +5,7 @@ from saes.comparing.sparse_probes import SparseProbes, sparse_probes
 from saes.concept_bottleneck.fitting import bottleneck
 from saes.concept_bottleneck.result import Bottleneck, Explanation
 from saes.features import SparseFeatures, encode
+from saes.floor import Floor, floor
 from saes.health import Health, Spliced, health
 from saes.loading import load
 from saes.naming.encoders import sentence_encoder
@@ -26,6 +27,7 @@ __all__ = [
     "Evidence",
     "Explanation",
     "FeatureScores",
+    "Floor",
     "Health",
     "LanguageModel",
     "Name",
@@ -40,6 +42,7 @@ __all__ = [
     "bottleneck",
     "compare",
     "encode",
+    "floor",
     "health",
     "intervene",
     "load",

@@ -343,6 +343,12 @@ def _trainer_config(steps: int, batch: int, rate: float) -> Any:
     )
 
 
+def _recipe(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `train` that make an SAE like this one of other rows."""
+    names = ("kind", "width", "batch", "lr", "held_out", "seed", "options")
+    return {name: settings[name] for name in names} | {"rows": settings["steps"] * settings["batch"]}
+
+
 def _new_sae(settings: Mapping[str, Any], site: str, d_in: int, sequences: int) -> Any:
     import sae_lens
     from sae_lens.saes.sae import SAEMetadata, TrainingSAE
@@ -359,7 +365,7 @@ def _new_sae(settings: Mapping[str, Any], site: str, d_in: int, sequences: int) 
         model_name=facts.get("model"),
         hook_name=site,
         probekit={name: facts.get(name) for name in ("model_fingerprint", "data", "data_fingerprint")}
-        | {"held_out": settings["held_out"], "sequences": sequences},
+        | {"held_out": settings["held_out"], "sequences": sequences, "recipe": _recipe(settings)},
     )
     config_class = getattr(sae_lens, KINDS[kind])
     options = {"normalize_activations": "expected_average_only_in"} | options

@@ -1,4 +1,4 @@
-"""`probekit sae train | health | score | name | compare | page`: sparse autoencoders on a store that is already there."""
+"""`probekit sae train | health | floor | score | name | compare | page`: sparse autoencoders on a store that is already there."""
 
 from __future__ import annotations
 
@@ -88,6 +88,36 @@ def health(folder: Folder, store: Store) -> None:
     import saes
 
     typer.echo(saes.health(saes.load(folder), _opened(store)))
+
+
+@sae.command()
+def floor(
+    folder: Folder,
+    store: Store,
+    data: Data,
+    text: options.Text,
+    model: options.Model,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for `store` and `sae` of the random model.")],
+    seed: options.Seed = 0,
+) -> None:
+    """Do the same with random weights: capture the same rows of the same architecture, and train an SAE by the same recipe.
+
+    What `score` and `name` find in OUT/sae and OUT/store is no sign of learning.
+
+    **Example**
+
+    - `probekit sae floor sae/ store/ -d reviews.csv -t text -m gpt2 -o floor/`
+    """
+    import saes
+    from probekit.data import read_csv
+    from probekit.models import load_model
+
+    found = saes.floor(
+        saes.load(folder), _opened(store), load_model(model), read_csv(data, text=text, label=[]), out=out, seed=seed
+    )
+    typer.echo(
+        f"{saes.health(found.sae, found.activations)}\nstore   {out.resolve() / 'store'}\nsae     {out.resolve() / 'sae'}"
+    )
 
 
 @sae.command()

@@ -333,6 +333,11 @@ def test_sae_train_health_score_and_name(table: Path, tiny_model_folder: Path, t
     assert (tmp_path / "sae" / "sae_weights.safetensors").is_file()
     done = probekit("sae", "health", tmp_path / "sae", store)
     assert "L0 4.0" in done.stdout
+    of_data = ["-d", table, "-t", "sentence", "-m", tiny_model_folder, "-o", tmp_path / "floor"]
+    done = probekit("sae", "floor", tmp_path / "sae", store, *of_data)
+    assert done.returncode == 0, done.stderr
+    floor = probekit("sae", "health", tmp_path / "floor" / "sae", tmp_path / "floor" / "store")
+    assert floor.stdout.strip() in done.stdout, floor.stdout
     labels = ["-d", table, "-t", "sentence", "-l", "colour", "--features", tmp_path / "features"]
     done = probekit("sae", "score", tmp_path / "sae", store, *labels, "-o", tmp_path / "scores.csv")
     assert done.returncode == 0, done.stderr
