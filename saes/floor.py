@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probekit.activations import capture
+from probekit.activations import ActivationStore, capture
 from probekit.data import Dataset, as_dataset
-from saes.loading import site_of
+from saes.loading import check_fits, site_of
 from saes.training import train
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from probekit.activations import ActivationStore
     from probekit.models import Model
 
 
@@ -60,7 +59,9 @@ def floor(
         progress: Whether to draw bars (on stderr).
 
     Raises:
+        KeyError: the store lacks the SAE's site.
         ValueError: an SAE that does not know its recipe; a store of another model or other data.
+        TypeError: arrays in place of a store.
     """
     recipe = (sae.cfg.metadata.get("probekit") or {}).get("recipe")
     if recipe is None:
@@ -68,9 +69,12 @@ def floor(
             "this SAE's configuration does not hold the recipe of its training (saes.train writes it): capture "
             f"model.randomized({seed}) and train an SAE on it as this one was trained"
         )
+    if not isinstance(activations, ActivationStore):
+        raise TypeError("the floor captures the same rows again, so it needs the activation store, not arrays")
     data = as_dataset(data)
     activations.check(model=model, data=data)
     site, manifest = site_of(sae), activations.manifest
+    check_fits(sae, activations, site)
     folder = None if out is None else Path(out)
     store = capture(
         model.randomized(seed),

@@ -8,6 +8,7 @@ import torch
 
 import probekit as pk
 import saes
+from probekit.activations import ArrayActivations
 
 SITE = "blocks.2.hook_resid_post"
 SMALL = {"width": 96, "kind": "topk", "k": 8, "rows": 30 * 512, "batch": 512, "lr": 1e-3, "progress": False}
@@ -62,6 +63,10 @@ def test_what_has_no_recipe_or_does_not_fit_is_refused(world):
         saes.floor(sae, store, model, pk.testbeds.othello.sample_games(60, seed=8))
     with pytest.raises(ValueError, match="not from"):
         saes.floor(sae, store, model.randomized(1), games)
+    with pytest.raises(TypeError, match="not arrays"):
+        saes.floor(sae, ArrayActivations({SITE: store.read(SITE)}), model, games)
+    with pytest.raises(KeyError, match="blocks"):
+        saes.floor(sae, pk.capture(model, games, "blocks.0.hook_resid_post", progress=False), model, games)
     del sae.cfg.metadata["probekit"]["recipe"]
     with pytest.raises(ValueError, match=r"recipe.*model.randomized\(0\)"):
         saes.floor(sae, store, model, games)
