@@ -11,6 +11,7 @@ import numpy as np
 from probekit.activations import ActivationStore, capture
 from probekit.data import Dataset, as_dataset
 from saes.loading import check_fits, site_of
+from saes.rows import token_ids
 from saes.training import train
 
 if TYPE_CHECKING:
@@ -101,7 +102,6 @@ def _kept(activations: ActivationStore, model: Model, data: Dataset) -> np.ndarr
     if activations.manifest.pool != "all":
         kept, rows = np.zeros(len(data), bool), activations.sequence
     else:
-        tokens = data.tokens if data.tokens is not None else model.tokenize(data.texts or ())[0]
-        kept, rows = np.zeros(sum(map(len, tokens)), bool), activations.item
+        kept, rows = np.zeros(sum(map(len, token_ids(model, data))), bool), activations.item
     kept[rows] = True
     return kept

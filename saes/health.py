@@ -12,7 +12,7 @@ import torch
 from probekit.data import Dataset, drop_seen_prefixes
 from probekit.models.editing import changed_at
 from saes.loading import check_fits, site_of
-from saes.rows import held_out_sequences
+from saes.rows import held_out_sequences, token_ids
 
 if TYPE_CHECKING:
     from probekit.activations import Activations
@@ -182,7 +182,7 @@ def _rows(sae: Any, activations: Activations) -> tuple[np.ndarray, bool, int]:
 def _spliced(
     sae: Any, site: str, model: Model, data: Dataset, kept: np.ndarray, mean: torch.Tensor, most: int, seed: int
 ) -> Spliced:
-    tokens = data.tokens if data.tokens is not None else model.tokenize(data.texts or ())[0]
+    tokens = token_ids(model, data)
     chosen = [np.asarray(tokens[i])[: model.context] for i in np.flatnonzero(kept) if i < len(tokens)]
     chosen = [t for t in chosen if len(t) > 1][:most]
     if not chosen:

@@ -85,8 +85,7 @@ class ModelBlocks:
     def __init__(self, model: Model, data: Dataset, sites: Sequence[str], kept: np.ndarray) -> None:
         self._model, self.sites = model, tuple(sites)
         self.widths = {site: int(model.site(site).width) for site in self.sites}
-        tokens = data.tokens if data.tokens is not None else model.tokenize(data.texts or ())[0]
-        self._tokens = [np.asarray(t)[: model.context] for t in tokens]
+        self._tokens = [np.asarray(t)[: model.context] for t in token_ids(model, data)]
         self.sequences = len(kept)
         lengths = np.array([len(t) for t in self._tokens])
         used = np.flatnonzero(kept)
@@ -117,6 +116,11 @@ class ModelBlocks:
         mask = torch.arange(tokens.shape[1]) < lengths[:, None]
         read = self._model.run(tokens, None if bool(mask.all()) else mask, list(self.sites))
         return {site: values.float().cpu()[mask] for site, values in read.items()}
+
+
+def token_ids(model: Model, data: Dataset) -> list[np.ndarray]:
+    """Each sequence's token ids: the data's own, not cut to the model's context, or those of its texts."""
+    return list(data.tokens) if data.tokens is not None else model.tokenize(data.texts or ())[0]
 
 
 def held_out_sequences(count: int, share: float) -> np.ndarray:

@@ -19,6 +19,7 @@ from probekit.models.editing import changed_at
 from saes.features import SparseFeatures
 from saes.naming.judging import nearest_features
 from saes.naming.names import Check, Name, Names
+from saes.rows import token_ids
 from saes.scoring.feature_scores import halves
 
 if TYPE_CHECKING:
@@ -118,8 +119,7 @@ def _logits_only_of(model: Model, here: tuple[Tensor, Tensor]) -> Iterator[None]
 def runner_of(model: Model, data: Dataset | Sequence[str], site: str) -> Runner:
     """A runner over the sequences of a data set."""
     data = as_dataset(data)
-    tokens = data.tokens if data.tokens is not None else model.tokenize(data.texts or ())[0]
-    return Runner(model, site, [np.asarray(t)[: model.context] for t in tokens])
+    return Runner(model, site, [np.asarray(t)[: model.context] for t in token_ids(model, data)])
 
 
 def places_of(features: SparseFeatures, rows: np.ndarray) -> np.ndarray:
