@@ -36,7 +36,8 @@ class Family:
     `blocks`, `embed`, `pos_embed` and `final_norm` start at the base model (what `PreTrainedModel.base_model` gives),
     all others at one block. `z` and `mlp_post` are the projections whose *input* is `attn.hook_z` and `mlp.hook_post`;
     `attn_out` and `mlp_out` the modules whose *output* is added to the stream (with Gemma 2 and 3 that is the norm
-    after the sublayer, as in TransformerLens); `mid` the norm whose *input* is the stream between attention and MLP.
+    after the sublayer, as in TransformerLens); `mid` the norm whose *input* is the stream between attention and MLP;
+    `mlp_in` the matrix through which the MLP reads the stream, the gate where there is one.
     """
 
     blocks: str
@@ -47,6 +48,7 @@ class Family:
     mlp_out: str
     mlp_post: str
     mid: str | None
+    mlp_in: str | None = None
     pos_embed: str | None = None
     absent: Mapping[str, str] = field(default_factory=dict)
 
@@ -54,40 +56,43 @@ class Family:
 _LLAMA = Family(
     blocks="layers", embed="embed_tokens", final_norm="norm",
     attn_out="self_attn", z="self_attn.o_proj", mlp_out="mlp", mlp_post="mlp.down_proj", mid="post_attention_layernorm",
+    mlp_in="mlp.gate_proj",
 )  # fmt: skip
 _GEMMA = Family(
     blocks="layers", embed="embed_tokens", final_norm="norm",
     attn_out="post_attention_layernorm", z="self_attn.o_proj",
     mlp_out="post_feedforward_layernorm", mlp_post="mlp.down_proj", mid="pre_feedforward_layernorm",
+    mlp_in="mlp.gate_proj",
 )  # fmt: skip
 _NEOX = Family(
     blocks="layers", embed="embed_in", final_norm="final_layer_norm",
     attn_out="attention", z="attention.dense", mlp_out="mlp", mlp_post="mlp.dense_4h_to_h", mid=None,
+    mlp_in="mlp.dense_h_to_4h",
     absent={"hook_resid_mid": PARALLEL},
 )  # fmt: skip
 _NEOX_SEQUENTIAL = Family(
     blocks="layers", embed="embed_in", final_norm="final_layer_norm",
     attn_out="attention", z="attention.dense", mlp_out="mlp", mlp_post="mlp.dense_4h_to_h",
-    mid="post_attention_layernorm",
+    mid="post_attention_layernorm", mlp_in="mlp.dense_h_to_4h",
 )  # fmt: skip
 _OPT = Family(
     blocks="decoder.layers", embed="decoder.embed_tokens", pos_embed="decoder.embed_positions",
     final_norm="decoder.final_layer_norm",
-    attn_out="self_attn", z="self_attn.out_proj", mlp_out="fc2", mlp_post="fc2", mid="final_layer_norm",
+    attn_out="self_attn", z="self_attn.out_proj", mlp_out="fc2", mlp_post="fc2", mid="final_layer_norm", mlp_in="fc1",
 )  # fmt: skip
 
 # By `config.model_type`.
 FAMILIES: dict[str, Family] = {
     "gpt2": Family(
         blocks="h", embed="wte", pos_embed="wpe", final_norm="ln_f",
-        attn_out="attn", z="attn.c_proj", mlp_out="mlp", mlp_post="mlp.c_proj", mid="ln_2",
+        attn_out="attn", z="attn.c_proj", mlp_out="mlp", mlp_post="mlp.c_proj", mid="ln_2", mlp_in="mlp.c_fc",
     ),
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
     "gemma": _LLAMA,
-    "phi3": _LLAMA,
+    "phi3": replace(_LLAMA, mlp_in="mlp.gate_up_proj"),
     "gemma2": _GEMMA,
     "gemma3_text": _GEMMA,
     "gemma3": replace(
@@ -97,7 +102,7 @@ FAMILIES: dict[str, Family] = {
     "opt": _OPT,
     "phi": Family(
         blocks="layers", embed="embed_tokens", final_norm="final_layernorm",
-        attn_out="self_attn", z="self_attn.dense", mlp_out="mlp", mlp_post="mlp.fc2", mid=None,
+        attn_out="self_attn", z="self_attn.dense", mlp_out="mlp", mlp_post="mlp.fc2", mid=None, mlp_in="mlp.fc1",
         absent={"hook_resid_mid": PARALLEL},
     ),
 }  # fmt: skip

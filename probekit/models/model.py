@@ -32,6 +32,8 @@ class Model:
         d_model: Width of the residual stream.
         context: The most tokens a sequence may have, or None where the configuration names no limit.
         vocab: Number of token ids.
+        padding: While `run` or `visit` runs a batch with padding, its mask `[batch, pos]`, for edits that have to tell
+            padding from tokens; else None.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Model:
         self._forward = forward
         self._rebuild = rebuild
         self._fingerprint: tuple[object, str] | None = None
+        self.padding: Tensor | None = None
         self.sites: tuple[str, ...] = tuple(layout.sites)
         posts = tuple(f"blocks.{layer}.hook_resid_post" for layer in range(layout.n_layers))
         self.stream_sites: tuple[str, ...] = ("blocks.0.hook_resid_pre", *posts)
@@ -89,6 +92,10 @@ class Model:
             self._fingerprint = (version, fingerprint_model(self.hf))
         return self._fingerprint[1]
 
+    def remember_fingerprint(self, fingerprint: str) -> None:
+        """Take a fingerprint as that of the weights as they are: for an edit that was undone bit for bit."""
+        self._fingerprint = (weights_version(self.hf), fingerprint)
+
     def site(self, name: str) -> Site:
         """The site called `name`.
 
@@ -100,6 +107,10 @@ class Model:
             return self._layout.sites[name]
         message = describe_unknown(name, self._layout.sites, self.n_layers, self._layout.absent)
         raise (KeyError if isinstance(name, str) else TypeError)(message)
+
+    def why_absent(self, kind: str) -> str | None:
+        """Why this architecture lacks a kind of site (`hook_resid_mid`) that others have, or None."""
+        return self._layout.absent.get(kind)
 
     def tokenize(self, texts: Sequence[str]) -> tuple[list[np.ndarray], int]:
         """Turn texts into token ids, with the special tokens the tokenizer itself adds.
@@ -194,12 +205,15 @@ class Model:
                 raise _LastSiteRead
 
         with torch.inference_mode(), _evaluating(self.hf), self._reading(wanted.values(), hand_over):
+            self.padding = mask
             try:
                 self._forward(tokens, mask)
             except _LastSiteRead:
                 pass
             else:
                 raise RuntimeError(f"the forward pass never came by {[name for name in wanted if name in left]}")
+            finally:
+                self.padding = None
 
     def randomized(self, seed: int) -> Model:
         """The same architecture with fresh weights, as its own initialisation draws them: the control.

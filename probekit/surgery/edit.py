@@ -1,0 +1,185 @@
+"""`Edit`: a reversible change of a model, and the record of which edits are on which model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from probekit.models import Model, load_model
+
+if TYPE_CHECKING:
+    from probekit.probes.direction import Direction
+
+EditType = TypeVar("EditType", bound="Edit")
+Undo = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class _Applied:
+    """An edit that is on a model, how to take it off, and the fingerprint of the model without it."""
+
+    edit: Edit
+    undo: Undo
+    before: str
+
+
+# By the model itself (`Model.hf`), in the order in which they were put on.
+_ON: WeakKeyDictionary[nn.Module, list[_Applied]] = WeakKeyDictionary()
+
+
+class Edit(ABC):
+    """A reversible change of what a model computes.
+
+    Attributes:
+        name: What it does, in a few words: `ablate blocks.3.hook_resid_post`.
+        model: Fingerprint of the model it was made for.
+        direction: The direction it follows, or None (an erasure, a patch).
+        strength: What `remade` scales, in the units of the edit; None where it has no strength.
+    """
+
+    name: str
+    model: str
+    direction: Direction | None
+    strength: float | None
+    _remake: Callable[[Direction | None, float | None], Edit] | None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.name}>"
+
+    @contextmanager
+    def applied(self, model: Model | Any) -> Iterator[Model]:
+        """While inside, the model is edited; on leaving it is what it was, bit for bit, also after an exception.
+
+        Args:
+            model: The `Model`, or the Hugging Face or TransformerLens model in it.
+
+        Raises:
+            ValueError: another model than the edit was made for, or the edit is on it already.
+        """
+        model = load_model(model)
+        self.apply_(model)
+        try:
+            yield model
+        finally:
+            stack = _ON.get(model.hf, [])
+            if any(one.edit is self for one in stack):
+                while stack[-1].edit is not self:  # put on inside and never taken off
+                    stack[-1].edit.undo_(model)
+                self.undo_(model)
+
+    def apply_(self: EditType, model: Model | Any) -> EditType:
+        """Edit the model until `undo_`.
+
+        Raises:
+            ValueError: as `applied`.
+        """
+        model = load_model(model)
+        stack = _ON.setdefault(model.hf, [])
+        if any(one.edit is self for one in stack):
+            raise ValueError(f"this edit is on {model.name!r} already ({self.name}); undo it before applying it again")
+        self.check(model)
+        before = stack[-1].before if stack and not stack[-1].edit.changes_weights else model.fingerprint
+        undo = self._put_on(model)
+        stack.append(_Applied(self, undo, before))
+        _forget_compiled()
+        return self
+
+    def undo_(self, model: Model | Any) -> None:
+        """Take the edit off again.
+
+        Raises:
+            ValueError: it is not on this model (never applied, or undone already), or another edit was put on after it.
+        """
+        model = load_model(model)
+        stack = _ON.get(model.hf, [])
+        if not any(one.edit is self for one in stack):
+            raise ValueError(f"this edit is not on {model.name!r} ({self.name}): it was not applied, or undone already")
+        if stack[-1].edit is not self:
+            later = ", ".join(one.edit.name for one in reversed(stack) if one.edit is not self)
+            raise ValueError(f"edits are undone in the reverse of their order: first undo {later}")
+        last = stack.pop()
+        last.undo()
+        if self.changes_weights:
+            model.remember_fingerprint(last.before)
+        _forget_compiled()
+
+    def check(self, model: Model) -> None:
+        """Refuse a model that the edit was not made for.
+
+        It must be that model as it is now, or as it was before the edits that are on it.
+
+        Raises:
+            ValueError: another model.
+        """
+        stack = _ON.get(model.hf, [])
+        known = {one.before for one in stack}
+        if self.model not in known and self.model != model.fingerprint:
+            raise ValueError(
+                f"this edit was made for the model {self.model}, but {model.name!r} is {model.fingerprint}"
+                f"{': its weights or configuration differ' if not stack else ', with other edits on it'}; make the edit again for this model"
+            )
+
+    def remade(self, direction: Direction | None = None, strength: float | None = None) -> Edit:
+        """The very same edit along another direction (a control), or with another strength (a dose).
+
+        Raises:
+            TypeError: an edit that has neither.
+        """
+        if self._remake is None:
+            raise TypeError(f"this edit follows no direction and has no strength: {self.name}")
+        return self._remake(direction, strength)
+
+    @property
+    @abstractmethod
+    def changes_weights(self) -> bool:
+        """Whether it changes parameters, rather than activations in passing."""
+
+    @abstractmethod
+    def _put_on(self, model: Model) -> Undo:
+        """Edit the model and return what takes it back."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, object]:
+        """JSON values that say what the edit does, for pages and manifests."""
+
+
+def edits_on(model: Model | Any) -> tuple[Edit, ...]:
+    """The edits that are on a model, in the order in which they were put on."""
+    return tuple(one.edit for one in _ON.get(load_model(model).hf, []))
+
+
+def refuse_other_model(direction: Direction, model: Model) -> None:
+    """Refuse a direction of another model, of a site this model has not, or of another width.
+
+    Raises:
+        KeyError: the model has no such site.
+        ValueError: another model, another width, or no site named.
+    """
+    if direction.site is None:
+        raise ValueError(
+            "this direction does not say which site it lives in: give Direction(vector, site='blocks.3.hook_resid_post')"
+        )
+    width = model.site(direction.site).width
+    if len(direction) != width:
+        raise ValueError(f"the direction has {len(direction)} dimensions, {direction.site} of {model.name!r} {width}")
+    known = {one.before for one in _ON.get(model.hf, [])}
+    if direction.model is not None and direction.model not in known and direction.model != model.fingerprint:
+        raise ValueError(
+            f"the direction was found in the model {direction.model}, but {model.name!r} is {model.fingerprint}: a direction "
+            f"means nothing in another model's space; find it again in this one"
+        )
+
+
+def _forget_compiled() -> None:
+    """Code that `torch.compile` made does not look at hooks again: let it be made anew."""
+    import sys
+
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()

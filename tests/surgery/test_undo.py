@@ -1,0 +1,192 @@
+"""An edit leaves the model as it was, bit for bit, in whatever order edits come; disorder is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from probekit import surgery
+from probekit.surgery import edits_on
+from tests.surgery.worlds import direction, logits, tiny, tokens, weights
+
+pytestmark = pytest.mark.filterwarnings("ignore:at .* the edit adds a vector")
+
+MAKERS = {
+    "steer": lambda m, d: surgery.steer(d, m, 1.0),
+    "steer in weights": lambda m, d: surgery.steer(d, m, 1.0).to_weights(m),
+    "ablate": lambda m, d: surgery.ablate(d, m, layers="all"),
+    "reflect": lambda m, d: surgery.reflect(d, m, where=[0, -1]),
+    "orthogonalize": lambda m, d: surgery.orthogonalize(d, m),
+    "shift rows": lambda m, d: surgery.shift_rows(d, m, 0.5),
+    "neurons": lambda m, d: surgery.scale_neurons(m, 1, [0, 5]),
+    "heads": lambda m, d: surgery.scale_heads(m, 0, [3], 2.0),
+    "embeddings": lambda m, d: surgery.shift_embeddings(d, m, [5, 7], 2.0),
+    "rows": lambda m, d: surgery.replace_rows(m, next(iter(dict(m.hf.named_parameters()))), [2], torch.ones(1, 32)),
+}
+MODELS = {
+    (family, dtype): tiny(family, dtype) for family in ("llama", "gpt2") for dtype in (torch.float32, torch.bfloat16)
+}
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from(sorted(MODELS, key=str)),
+    st.lists(st.sampled_from(sorted(MAKERS)), min_size=1, max_size=4),
+    st.integers(0, 3),
+)
+def test_any_edits_in_any_order_leave_every_bit_as_it_was(which, names, seed):
+    model = MODELS[which]
+    batch, saved, fingerprint, settings_before = tokens(), weights(model), model.fingerprint, model.hf.config.to_dict()
+    before = logits(model, batch)
+    edits = []
+    for i, name in enumerate(names):
+        d = direction(model, seed=seed + i, model=None)
+        edits.append(MAKERS[name](model, d).apply_(model))  # each made for the model as the ones before left it
+    assert edits_on(model) == tuple(edits)
+    for edit in reversed(edits):
+        edit.undo_(model)
+    assert edits_on(model) == ()
+    now = model.hf.state_dict()
+    assert set(now) == set(saved)
+    assert all(torch.equal(now[name], saved[name]) for name in saved)
+    assert model.fingerprint == fingerprint
+    assert model.hf.config.to_dict() == settings_before
+    assert torch.equal(logits(model, batch), before)
+    tied = dict(model.hf.named_parameters(remove_duplicate=False))
+    if model.hf.config.tie_word_embeddings:
+        assert model.hf.get_output_embeddings().weight is model.hf.get_input_embeddings().weight, list(tied)
+
+
+def test_the_fingerprint_remembered_after_undoing_is_the_true_one():
+    model = tiny()
+    edit = surgery.orthogonalize(direction(model), model)
+    before = model.fingerprint
+    with edit.applied(model):
+        assert model.fingerprint != before
+    model._fingerprint = None
+    assert model.fingerprint == before
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_an_exception_inside_undoes(name):
+    model = tiny()
+    saved = weights(model)
+    edit = MAKERS[name](model, direction(model))
+    with pytest.raises(RuntimeError, match="inside"), edit.applied(model):
+        raise RuntimeError("inside")
+    assert edits_on(model) == ()
+    assert all(torch.equal(value, saved[key]) for key, value in model.hf.state_dict().items())
+    with edit.applied(model):  # and it can be used again
+        pass
+
+
+def test_twice_out_of_order_and_never_applied_are_refused_and_change_nothing():
+    model = tiny()
+    batch = tokens()
+    plain = logits(model, batch)
+    one = surgery.orthogonalize(direction(model), model)
+    other = surgery.steer(direction(model, seed=1), model, 1.0)
+    one.apply_(model)
+    with pytest.raises(ValueError, match=r"on .* already"):
+        one.apply_(model)
+    other.apply_(model)
+    edited = logits(model, batch)
+    with pytest.raises(ValueError, match="reverse of their order: first undo steer"):
+        one.undo_(model)
+    assert torch.equal(logits(model, batch), edited)
+    other.undo_(model)
+    one.undo_(model)
+    with pytest.raises(ValueError, match="not applied, or undone already"):
+        one.undo_(model)
+    assert torch.equal(logits(model, batch), plain)
+
+
+def test_an_edit_left_on_inside_a_context_is_taken_off_with_it():
+    model = tiny()
+    plain = logits(model, tokens())
+    with surgery.orthogonalize(direction(model), model).applied(model):
+        surgery.steer(direction(model), model, 1.0).apply_(model)
+    assert edits_on(model) == ()
+    assert torch.equal(logits(model, tokens()), plain)
+
+
+def test_another_model_and_its_directions_are_refused():
+    model, other = tiny(), tiny("gpt2")
+    d = direction(model)
+    edit = surgery.orthogonalize(d, model)
+    with pytest.raises(ValueError, match="made for the model"), edit.applied(other):
+        pass
+    with pytest.raises(ValueError, match="was found in the model"):
+        surgery.steer(d, other, 1.0)
+    with torch.no_grad():
+        next(model.hf.parameters())[0, 0] += 1
+    with pytest.raises(ValueError, match="weights or configuration differ"), edit.applied(model):
+        pass
+
+
+def test_two_edits_from_the_same_original_go_together_unless_they_touch_the_same_weights():
+    model = tiny()
+    d = direction(model)
+    neurons, rows, whole = (
+        surgery.scale_neurons(model, 1, [0]),
+        surgery.shift_rows(d, model, 0.5),
+        surgery.orthogonalize(d, model),
+    )
+    with rows.applied(model), neurons.applied(model):
+        pass
+    with (
+        rows.applied(model),
+        whole.applied(model),
+        pytest.raises(ValueError, match="make it again"),
+        neurons.applied(model),
+    ):
+        pass
+
+
+def test_bad_strengths_vectors_and_sites_are_refused():
+    model = tiny()
+    d = direction(model)
+    with pytest.raises(ValueError, match="finite"):
+        surgery.steer(d, model, float("nan"))
+    with pytest.raises(ValueError, match="measured"):
+        surgery.steer(direction(model, scale=None), model, 1.0)
+    with pytest.raises(KeyError, match="numbered 0 to 2"):
+        surgery.ablate(direction(model), model, layers=["blocks.9.hook_resid_post"])
+    with pytest.raises(ValueError, match="wide"):
+        surgery.orthogonalize(direction(model, "blocks.1.mlp.hook_post"), model)
+    with pytest.raises(ValueError, match="center"):
+        surgery.reflect(direction(model, center=None), model)
+    half = tiny(dtype=torch.float16)
+    with (
+        pytest.raises(ValueError, match="NaN or infinite"),
+        surgery.shift_rows(direction(half), half, 1e6).applied(half),
+    ):
+        pass
+    assert edits_on(half) == ()
+
+
+def test_a_step_longer_than_the_activations_is_said_with_its_ratio():
+    model = tiny()
+    with (
+        pytest.warns(UserWarning, match=r"\d+\.\d times as long as the activations"),
+        surgery.steer(direction(model), model, 1e4).applied(model),
+    ):
+        logits(model, tokens())
+
+
+def test_quantised_and_transformer_lens_weights_are_refused_with_the_reason():
+    import probekit as pk
+    from tests.models.test_editing import hooked
+
+    lens = pk.load_model(hooked())
+    with pytest.raises(ValueError, match="Hugging Face model"):
+        surgery.orthogonalize(direction(lens), lens)
+    model = tiny()
+    linear = model.hf.model.layers[0].mlp.gate_proj
+    quantised = torch.nn.Module()
+    quantised.register_buffer("weight", linear.weight.detach().to(torch.int8))
+    model.hf.model.layers[0].mlp.gate_proj = quantised
+    with pytest.raises(ValueError, match="quantised"):
+        surgery.orthogonalize(direction(model), model)
