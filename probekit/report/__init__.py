@@ -1,7 +1,7 @@
 """Figures of finished results and the self-contained HTML pages that hold them. Nothing is computed here."""
 
 from probekit.report.blocks import Block, Page
-from probekit.report.boards import board_accuracy, game_beliefs
+from probekit.report.boards import Position, board_accuracy, game_beliefs, position_boards
 from probekit.report.figures import plot_sweep, plot_transfer
 from probekit.report.matrices import plot_calibration, plot_confusion, plot_heatmap
 from probekit.report.page import sweep_page, write_sweep_page
@@ -9,6 +9,7 @@ from probekit.report.page import sweep_page, write_sweep_page
 __all__ = [
     "Block",
     "Page",
+    "Position",
     "board_accuracy",
     "game_beliefs",
     "plot_calibration",
@@ -16,6 +17,7 @@ __all__ = [
     "plot_heatmap",
     "plot_sweep",
     "plot_transfer",
+    "position_boards",
     "sweep_page",
     "write_sweep_page",
 ]

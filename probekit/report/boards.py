@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,48 @@ def board_accuracy(
             "ramp": ", ".join(_fill(k / 8) for k in range(9)),
         },
     )
+
+
+@dataclass(frozen=True)
+class Position:
+    """A board and the moves a model holds likely on it.
+
+    Attributes:
+        title: What it shows.
+        discs: `[square]` `"black"`, `"white"` or None, row by row from the top left.
+        moves: `[square]` probability of playing there.
+        legal: `[square]` bool: what the rules allow on this board.
+        turned: Index of the disc that was turned, to mark it.
+    """
+
+    title: str
+    discs: Sequence[str | None]
+    moves: Sequence[float]
+    legal: Sequence[bool]
+    turned: int | None = None
+
+
+def position_boards(positions: Sequence[Position], caption: str = "", columns: int = 8) -> Block:
+    """Boards side by side: discs, each empty square as dark as the model holds a move there likely, legal moves ringed."""
+    drawn = []
+    for one in positions:
+        most = max((float(m) for m in one.moves), default=1.0) or 1.0
+        squares = [
+            {
+                "x": i % columns,
+                "y": i // columns,
+                "disc": None if disc is None else PIECES[disc],
+                "shade": round(float(one.moves[i]) / most, 3),
+                "legal": bool(one.legal[i]),
+                "turned": i == one.turned,
+                "text": f"{square_name(i // columns, i % columns)}: "
+                + (disc or f"{100 * float(one.moves[i]):.1f} %, {'legal' if one.legal[i] else 'not legal'}"),
+            }
+            for i, disc in enumerate(one.discs)
+        ]
+        drawn.append({"title": one.title, "squares": squares})
+    rows = -(-len(positions[0].discs) // columns) if positions else 0
+    return Block("positions", {"boards": drawn, "rows": rows, "columns": columns, "caption": caption})
 
 
 def sweep_boards(scores: Scores, label_set: str, metric: str, best_site: str | None = None) -> Block | None:

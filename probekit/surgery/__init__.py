@@ -9,13 +9,13 @@ _HOME = {
     "ActivationEdit": "activation_edits",
     "AffineMap": "affine",
     "Edit": "edit",
-    "Exported": "export",
+    "Exported": "exporting",
     "WeightEdit": "weight_edits",
     "Where": "where",
     "ablate": "activation_edits",
     "edits_on": "edit",
     "erase": "activation_edits",
-    "export": "export",
+    "export": "exporting",
     "fix": "activation_edits",
     "load_edit": "files",
     "orthogonalize": "folding",
@@ -24,12 +24,14 @@ _HOME = {
     "replace_rows": "rows",
     "row_cosines": "rows",
     "save_edit": "files",
+    "scale_and_shift": "channels",
     "scale_heads": "rows",
     "scale_neurons": "rows",
     "set_feature": "activation_edits",
     "shift_embeddings": "rows",
     "shift_rows": "rows",
     "steer": "activation_edits",
+    "undo_export": "originals",
 }
 
 __all__ = [
@@ -51,21 +53,25 @@ __all__ = [
     "replace_rows",
     "row_cosines",
     "save_edit",
+    "scale_and_shift",
     "scale_heads",
     "scale_neurons",
     "set_feature",
     "shift_embeddings",
     "shift_rows",
     "steer",
+    "undo_export",
 ]
 
 if TYPE_CHECKING:
     from probekit.surgery.activation_edits import ActivationEdit, ablate, erase, fix, patch, reflect, set_feature, steer
     from probekit.surgery.affine import AffineMap
+    from probekit.surgery.channels import scale_and_shift
     from probekit.surgery.edit import Edit, edits_on
-    from probekit.surgery.export import Exported, export
+    from probekit.surgery.exporting import Exported, export
     from probekit.surgery.files import load_edit, save_edit
     from probekit.surgery.folding import orthogonalize
+    from probekit.surgery.originals import undo_export
     from probekit.surgery.rows import (
         replace_rows,
         row_cosines,

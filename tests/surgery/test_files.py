@@ -86,7 +86,7 @@ def test_the_exported_folder_gives_the_same_logits_in_plain_transformers(tmp_pat
         wanted = logits(model, tokens())
         assert found.fingerprint == model.fingerprint
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "edited", dtype=dtype).eval()
-    torch.testing.assert_close(loaded(tokens()).logits, wanted, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(loaded(tokens()).logits, wanted, atol=exact, rtol=exact)
     assert (
         AutoTokenizer.from_pretrained(tmp_path / "edited")("the cat")["input_ids"]
         == make_tokenizer()("the cat")["input_ids"]
@@ -98,9 +98,28 @@ def test_the_exported_folder_gives_the_same_logits_in_plain_transformers(tmp_pat
     assert f"{weights.touched(model):,}" in card
     with surgery.load_edit(tmp_path / "edited" / "edit").applied(model):
         torch.testing.assert_close(logits(model, tokens()), wanted, atol=exact, rtol=exact)
+    surgery.undo_export(tmp_path / "edited", tmp_path / "original")
+    original = pk.load_model(tmp_path / "original", dtype=str(dtype).removeprefix("torch."))
+    assert original.fingerprint == model.fingerprint
+    assert set(original.hf.state_dict()) == set(model.hf.state_dict())
     if dtype == torch.float32 and family == "gpt2":
         lens = make_hooked_transformer(loaded, tmp_path / "lens")
         torch.testing.assert_close(lens(tokens()), wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_an_exported_folder_that_was_changed_is_not_undone(tmp_path):
+    model = tiny("gpt2")
+    surgery.export(model, surgery.scale_neurons(model, 1, [0]), tmp_path / "edited")
+    other = pk.load_model(tmp_path / "edited")
+    with torch.no_grad():
+        other.hf.transformer.wpe.weight[0, 0] += 1
+    other.hf.save_pretrained(tmp_path / "edited")
+    with pytest.raises(ValueError, match="changed after the export"):
+        surgery.undo_export(tmp_path / "edited", tmp_path / "original")
+    (tmp_path / "edited" / "edit" / "originals.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="originals=False"):
+        surgery.undo_export(tmp_path / "edited", tmp_path / "original")
+    assert [p.name for p in tmp_path.iterdir()] == ["edited"]
 
 
 def test_nothing_is_left_of_an_export_that_fails(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from probekit.testbeds.othello.behaviour import LegalRate, legal_rate, legal_tokens, move_logits
 from probekit.testbeds.othello.engine import flips, legal_moves, perft, random_games
 from probekit.testbeds.othello.games import LABEL_SETS, games_dataset, read_pgn, sample_games
+from probekit.testbeds.othello.interventions import Cases, cases_of, read_cases, sample_cases, set_errors
 from probekit.testbeds.othello.pgn import PgnGame, format_pgn, parse_pgn
 from probekit.testbeds.othello.replay import IllegalMove, Replay, replay
 from probekit.testbeds.othello.stability import paper_stable, stable_discs
@@ -21,10 +22,12 @@ __all__ = [
     "PAD",
     "SQUARE_NAMES",
     "VOCABULARY",
+    "Cases",
     "IllegalMove",
     "LegalRate",
     "PgnGame",
     "Replay",
+    "cases_of",
     "flips",
     "format_pgn",
     "games_dataset",
@@ -36,9 +39,12 @@ __all__ = [
     "parse_pgn",
     "perft",
     "random_games",
+    "read_cases",
     "read_pgn",
     "replay",
+    "sample_cases",
     "sample_games",
+    "set_errors",
     "squares_to_tokens",
     "stable_discs",
     "tokens_to_squares",

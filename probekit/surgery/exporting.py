@@ -18,6 +18,7 @@ from probekit.models import Model, load_model
 from probekit.surgery.activation_edits import ActivationEdit
 from probekit.surgery.edit import Edit
 from probekit.surgery.files import new_folder, write_edit
+from probekit.surgery.originals import keep_originals
 from probekit.surgery.weight_edits import WeightEdit
 
 _CHECKED_SEQUENCES, _CHECKED_TOKENS = 4, 32
@@ -50,6 +51,7 @@ def export(
     texts: Sequence[str] | None = None,
     figures: Mapping[str, object] | None = None,
     tolerance: float | None = None,
+    originals: bool = True,
 ) -> Exported:
     """Write the edited model as a folder that `AutoModelForCausalLM.from_pretrained` reads, and the edit beside it.
 
@@ -64,6 +66,7 @@ def export(
         figures: What an evaluation found, for the card: name to value.
         tolerance: Largest difference in logits that is accepted, as a part of their range; None: 1e-4, or 0.02 in half precision
             (a model converted in memory also holds its rotary frequencies in half precision, a loaded one does not).
+        originals: Keep the weights that are replaced in the folder, too, so that `undo_export` can make the original from it.
 
     Raises:
         FileExistsError: the folder holds something; nothing is written.
@@ -82,6 +85,8 @@ def export(
     before = _logits(model, tokens)
     with new_folder(folder) as part:
         write_edit(weights, _made(part / "edit"), model)
+        if originals:
+            keep_originals(weights, model, part / "edit")
         with weights.applied(model):
             edited, fingerprint = _logits(model, tokens), model.fingerprint
             with warnings.catch_warnings():
