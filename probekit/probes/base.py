@@ -36,8 +36,10 @@ class LinearProbe:
         intercept_: `[output]`.
         classes_: The class labels in order; absent for continuous targets.
         scale_: Scores times this are logits; 1 where the family fits logits itself.
-        gap_: `[output]` distance of a class's mean from the others' along its direction, in units of the activations;
-            for continuous targets the standard deviation along it.
+        gap_: `[output]` distance of a class's mean from the others' along its direction, in units of the activations; NaN for
+            continuous targets.
+        deviation_, mean_: `[output]` standard deviation of the training rows along the same direction, and the coordinate of
+            their mean.
         converged_, n_iter_: Whether the solver met its tolerance, and its number of iterations.
         n_features_in_: d.
         site_, target_: Where the probe was fitted and on what, if known.
@@ -52,6 +54,8 @@ class LinearProbe:
     classes_: np.ndarray
     scale_: float
     gap_: np.ndarray
+    deviation_: np.ndarray
+    mean_: np.ndarray
     converged_: bool
     n_iter_: int
     n_features_in_: int
@@ -135,7 +139,9 @@ class LinearProbe:
         self.coef_ = solution.coef[g, t].to("cpu", dtype).numpy()
         self.intercept_ = solution.intercept[g, t].to("cpu", dtype).numpy()
         self.scale_ = float(solution.scale[g, t])
-        self.gap_ = solution.gap[g, t].cpu().numpy()
+        self.gap_, self.deviation_, self.mean_ = (
+            values[g, t].cpu().numpy() for values in (solution.gap, solution.deviation, solution.mean)
+        )
         self.converged_ = bool(solution.converged[g, t])
         self.n_iter_ = int(solution.n_iter[g, t])
         self.n_features_in_ = self.coef_.shape[1]
@@ -180,31 +186,57 @@ class LinearProbe:
         residual = np.square(labels - predicted).sum()
         return float(1 - residual / np.square(labels - labels.mean()).sum())
 
-    def direction(self, class_: object = None) -> Direction:
+    def direction(self, class_: object = None, against: object = None) -> Direction:
         """The unit vector the probe reads along, in raw activation space.
+
+        Its scale and mean are those of the training rows, its gap that of the class means there, and its center is where the
+        score is zero (where there are classes).
 
         Args:
             class_: Which class the vector points to, against the mean of the others. Needed with more than two classes;
                 with two, the default is `classes_[1]`.
+            against: One class in place of all the others: the boundary between the two. Its scale and gap are not known then.
         """
         self._need_fit()
-        weights, gap = torch.from_numpy(self.coef_).double(), self.gap_[0]
         labels = self.classes_.tolist() if hasattr(self, "classes_") else []
         if class_ is not None and not labels:
             raise ValueError("a probe of a continuous target has one direction: leave class_ out")
         if class_ is None and len(labels) > 2:
             raise ValueError(f"this probe has {len(labels)} classes: name the one to point to, class_= one of {labels}")
-        if class_ is not None and class_ not in labels:
-            raise ValueError(f"no class {class_!r}; the classes are {labels}")
+        for named in (class_, against):
+            if named is not None and named not in labels:
+                raise ValueError(f"no class {named!r}; the classes are {labels}")
         k = labels.index(class_) if class_ is not None else len(labels) - 1
+        weights, offsets = (torch.from_numpy(a).double() for a in (self.coef_, self.intercept_))
+        sign, row = 1, k
         if len(weights) > 1:
-            vector, gap = weights[k] - weights.mean(0), self.gap_[k]
+            seen = torch.isfinite(offsets)  # a class that training never saw is not among the others
+            if not seen[k]:
+                raise ValueError(f"training never saw class {labels[k]!r}: the probe has no direction to it")
+            other = seen if against is None else [labels.index(against)]
+            vector, offset = weights[k] - weights[other].mean(0), offsets[k] - offsets[other].mean()
         else:
-            vector = -weights[0] if labels and k == 0 else weights[0]
+            sign, row = (-1 if labels and k == 0 else 1), 0
+            vector, offset = sign * weights[0], sign * offsets[0]
         provenance: dict[str, object] = {"family": self.family, **self.get_params(), "target": self.target_}
         if labels:
             provenance["class"] = str(labels[k])
-        return Direction(vector, self.site_, float(gap), provenance)
+        if against is not None:
+            provenance["against"] = str(against)
+        length = float(vector.norm())
+        center = -float(offset) / length if labels and length > 0 else None
+        scale, gap, mean = (float(values[row]) for values in (self.deviation_, self.gap_, self.mean_))
+        if against is not None and len(weights) > 1:
+            scale = gap = mean = np.nan
+        return Direction(
+            vector,
+            self.site_,
+            scale if scale > 0 and np.isfinite(scale) else None,
+            _known(gap) if labels else None,
+            _known(center),
+            _known(sign * mean),
+            provenance=provenance,
+        )
 
     def _scores(self, X: np.ndarray | Tensor) -> Tensor:
         self._need_fit()
@@ -292,6 +324,10 @@ class ClosedFormProbe(LinearProbe):
             classes,
         )
         return probe
+
+
+def _known(value: float | None) -> float | None:
+    return value if value is not None and np.isfinite(value) else None
 
 
 def log_proba(logits: Tensor) -> Tensor:

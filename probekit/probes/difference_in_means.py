@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from probekit.probes.base import ClosedFormProbe
-from probekit.probes.solution import Solution, centred, class_gap
+from probekit.probes.solution import Solution, centred, class_gap, units
 from probekit.probes.summary import Summary
 
 
@@ -51,6 +51,7 @@ class DifferenceInMeans(ClosedFormProbe):
             intercept - coef @ summary.mean,
             scale,
             class_gap(coef, means, counts),
+            *summary.along(units(coef)),
             torch.ones(shape, dtype=torch.bool),
             torch.ones(shape, dtype=torch.int64),
         )

@@ -13,6 +13,7 @@ from torch import Tensor
 from probekit.data import LabelSet
 from probekit.probes.base import LinearProbe
 from probekit.probes.grid import fit_grid
+from probekit.probes.solution import PER_PROBE
 from probekit.probes.stack import ProbeStack
 
 
@@ -54,16 +55,13 @@ def fit_like(probe: str | LinearProbe, X: Tensor, Y: np.ndarray, chosen: Tensor,
         pieces.append(_fit(probe, X, Y[:, at.numpy()], _grid_of_one(probe, value), labels, named=False).select(0))
         columns.append(at)
     order = torch.argsort(torch.cat(columns))
-    joined = {
-        name: torch.cat([getattr(p, name) for p in pieces])[order]
-        for name in ("coef", "intercept", "scale", "gap", "converged", "n_iter")
-    }
+    joined = {name: torch.cat([getattr(p, name) for p in pieces])[order] for name in PER_PROBE}
     return replace(pieces[0], **joined, targets=tuple(str(i) for i in range(len(order))), chosen=chosen)
 
 
 def targets_of(stack: ProbeStack, which: slice, targets: Sequence[str]) -> ProbeStack:
     """Some consecutive targets of a stack `[target]`, under other names."""
-    names = ("coef", "intercept", "scale", "gap", "converged", "n_iter", "chosen")
+    names = (*PER_PROBE, "chosen")
     taken = {name: getattr(stack, name)[which] for name in names if getattr(stack, name) is not None}
     return replace(stack, **taken, targets=tuple(targets))
 

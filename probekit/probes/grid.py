@@ -12,7 +12,7 @@ from torch import Tensor
 from probekit.data.dataset import Kind
 from probekit.probes.arrays import as_rows, as_targets
 from probekit.probes.base import LinearProbe, warn_unconverged
-from probekit.probes.solution import Solution
+from probekit.probes.solution import PER_PROBE, Solution
 from probekit.probes.stack import ProbeStack
 
 
@@ -98,7 +98,7 @@ def fit_grid(
         raise ValueError("X has no sites")
     joined = {
         name: torch.stack([getattr(s, name) for s in solutions], 1) if many else getattr(solutions[0], name)
-        for name in ("coef", "intercept", "scale", "gap", "converged", "n_iter")
+        for name in PER_PROBE
     }
     warn_unconverged(probe, Solution(**joined))
     names = tuple(sites) if sites is not None else tuple(f"site {i}" for i in range(len(solutions))) if many else ()
@@ -171,6 +171,8 @@ def _solve_site(probe: LinearProbe, X: Tensor, Y: Tensor, n_classes: int | None,
         intercept=torch.zeros(shape, dtype=torch.float64),
         scale=torch.ones(shape[:2], dtype=torch.float64),
         gap=torch.zeros(shape, dtype=torch.float64),
+        deviation=torch.full(shape, torch.nan, dtype=torch.float64),
+        mean=torch.full(shape, torch.nan, dtype=torch.float64),
         converged=torch.ones(shape[:2], dtype=torch.bool),
         n_iter=torch.zeros(shape[:2], dtype=torch.int64),
     )
@@ -232,14 +234,16 @@ def _scatter(
         return
     for name in ("scale", "converged", "n_iter"):
         getattr(whole, name)[:, columns] = getattr(part, name).cpu()
-    coef, intercept, gap = part.coef.cpu(), part.intercept.cpu(), part.gap.cpu()
+    outputs = {name: getattr(part, name).cpu() for name in ("coef", "intercept", "gap", "deviation", "mean")}
     if present is None or len(present) == n_classes:
-        whole.coef[:, columns], whole.intercept[:, columns], whole.gap[:, columns] = coef, intercept, gap
+        for name, values in outputs.items():
+            getattr(whole, name)[:, columns] = values
         return
-    if coef.shape[2] == 1:  # two of many classes: one output becomes two
-        coef, intercept = torch.cat([-coef / 2, coef / 2], 2), torch.cat([-intercept / 2, intercept / 2], 2)
-        gap = gap.expand(-1, -1, 2)
+    if outputs["coef"].shape[2] == 1:  # two of many classes: one output becomes two
+        first = {"coef": -0.5, "intercept": -0.5, "mean": -1.0, "gap": 1.0, "deviation": 1.0}
+        second = {"coef": 0.5, "intercept": 0.5}
+        outputs = {n: torch.cat([first[n] * v, second.get(n, 1.0) * v], 2) for n, v in outputs.items()}
     whole.intercept[:, columns] = float("-inf")
     for i, k in enumerate(present):
-        whole.coef[:, columns, k], whole.intercept[:, columns, k] = coef[:, :, i], intercept[:, :, i]
-        whole.gap[:, columns, k] = gap[:, :, i]
+        for name, values in outputs.items():
+            getattr(whole, name)[:, columns, k] = values[:, :, i]

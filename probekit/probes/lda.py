@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from probekit.probes.base import ClosedFormProbe
-from probekit.probes.solution import Solution, class_gap
+from probekit.probes.solution import Solution, class_gap, units
 from probekit.probes.summary import Summary
 
 
@@ -70,6 +70,7 @@ class LDAProbe(ClosedFormProbe):
             intercept,
             coef.new_ones(shape),
             class_gap(coef, summary.class_means, counts),
+            *summary.along(units(coef)),
             torch.ones(shape, dtype=torch.bool),
             torch.ones(shape, dtype=torch.int64),
         )

@@ -12,7 +12,7 @@ from probekit.probes.base import LinearProbe
 from probekit.probes.lbfgs import Minimum, minimise
 from probekit.probes.logistic_loss import LogisticLoss, PenaltyMetric
 from probekit.probes.proximal import minimise_l1
-from probekit.probes.solution import Solution, class_gap
+from probekit.probes.solution import Solution, class_gap, deviation_of_rows, overall_mean, units
 from probekit.probes.spectrum import Eigenbasis, Standardisation
 
 
@@ -63,11 +63,18 @@ class LogisticProbe(LinearProbe):
         strength /= (Y >= 0).sum(0)[target]  # beside the mean loss
         standardisation = Standardisation.of(X)
         solve = self._solve_l2 if self.penalty == "l2" else self._solve_l1
-        found, weights, intercept, means, counts = solve(standardisation.apply(X), Y, n_classes, strength, target)
+        rows = standardisation.apply(X)
+        found, weights, intercept, means, counts = solve(rows, Y, n_classes, strength, target)
         outputs = weights.shape[1]
         coef, intercept = standardisation.fold(weights.view(g, t, outputs, -1), intercept.view(g, t, outputs))
-        gap = class_gap(coef, means * standardisation.std.double(), counts)
-        return Solution(coef, intercept, coef.new_ones(g, t), gap, found.converged.view(g, t), found.n_iter.view(g, t))
+        std, vectors = standardisation.std.double(), units(coef)
+        gap = class_gap(coef, means * std, counts)
+        kept = None if bool((Y >= 0).all()) else Y >= 0
+        deviation = deviation_of_rows(rows, kept, vectors * std)
+        centre = overall_mean(means, counts) * std + standardisation.mean.double()  # [t, d], of each target's own rows
+        mean = torch.einsum("gtod,td->gto", vectors, centre)
+        done, steps = found.converged.view(g, t), found.n_iter.view(g, t)
+        return Solution(coef, intercept, coef.new_ones(g, t), gap, deviation, mean, done, steps)
 
     def _solve_l2(
         self, X: Tensor, Y: Tensor, n_classes: int, strength: Tensor, target: Tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from probekit.models import Model
+    from probekit.probes.direction import Direction
 
 COLUMNS = ("site", "layer", "label_set", "target", "data", "source", "metric", "value", "low", "high", "n")
 SOURCES = ("model", "majority", "shuffled", "control_task", "random_weights", "surface")
@@ -62,6 +63,7 @@ class Best:
         value, low, high: Mean over targets on test, with its 95 % interval.
         tied: Sites that cannot be told apart from it: the 95 % interval of the paired difference on test, not corrected
             for their number, holds zero. The best site itself is not among them.
+        result: The sweep it is of.
     """
 
     label_set: str
@@ -72,6 +74,13 @@ class Best:
     low: float
     high: float
     tied: tuple[str, ...]
+    result: SweepResult | None = field(default=None, repr=False, compare=False)
+
+    def direction(self, target: int | str = 0, class_: str | None = None, against: str | None = None) -> Direction:
+        """The direction that this site's probe reads along; see `SweepResult.direction`."""
+        if self.result is None:
+            raise ValueError("this best site knows no sweep to take probes from: SweepResult.best makes one that does")
+        return self.result.direction(self.label_set, target, class_, against, site=self.site)
 
 
 @dataclass(frozen=True)
@@ -171,7 +180,43 @@ class SweepResult:
             if i != chosen and not (low > 0 or high < 0):  # NaN, an interval that cannot be given, tells nothing apart
                 tied.append(site)
         value, low, high = self._figure(label_set, metric, "model", self.sites[chosen])
-        return Best(label_set, metric, self.sites[chosen], self.layers[chosen], value, low, high, tuple(tied))
+        return Best(label_set, metric, self.sites[chosen], self.layers[chosen], value, low, high, tuple(tied), self)
+
+    def direction(
+        self,
+        label_set: str,
+        target: int | str = 0,
+        class_: str | None = None,
+        against: str | None = None,
+        *,
+        site: str | None = None,
+    ) -> Direction:
+        """The direction that a probe reads along, with the fingerprint of the model that was probed.
+
+        Args:
+            target: Name or index.
+            class_: Which class it points to; needed with more than two, and by default the second of two.
+            against: The class it points away from; all others when left out.
+            site: Where; the best site when left out.
+
+        Raises:
+            KeyError: no such label set, site or target.
+            ValueError: no such class, or none named where there are several; a probe that read nothing.
+        """
+        where = site or self.best(label_set).site
+        if where not in self.probes[label_set]:
+            raise KeyError(f"no probes at {where!r}; the sites are {', '.join(self.sites)}")
+        found = self.probes[label_set][where].direction(target, class_, against)
+        provenance = {
+            **found.provenance,
+            "label_set": label_set,
+            "fitted_on": "train",  # validation chose the penalty and the site
+            "rows": self.label_set(label_set).rows.get("train"),
+            "seed": self.manifest.get("seed"),
+            "data": {k: (self.manifest.get("data") or {}).get(k) for k in ("name", "fingerprint")},
+        }
+        model = (self.manifest.get("model") or {}).get("fingerprint")
+        return replace(found, site=where, model=model, provenance=provenance)
 
     def _figure(
         self, label_set: str, metric: str, source: str, site: str | None, data: str = "test"

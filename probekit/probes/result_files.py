@@ -15,10 +15,11 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as dump_tensors
 
 from probekit.probes.result import COLUMNS, LabelSummary, SiteTables, SweepResult
+from probekit.probes.solution import PER_PROBE
 from probekit.probes.stack import ProbeStack
 
 FORMAT = 1
-STACK_TENSORS = ("coef", "intercept", "scale", "gap", "converged", "n_iter", "chosen")
+STACK_TENSORS = (*PER_PROBE, "chosen")
 TENSOR_FILES = ("probes.safetensors", "draws.safetensors")
 
 

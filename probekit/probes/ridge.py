@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from probekit.probes.base import ClosedFormProbe
-from probekit.probes.solution import Solution, centred, class_gap
+from probekit.probes.solution import Solution, centred, class_gap, units
 from probekit.probes.summary import Summary
 
 
@@ -72,16 +72,15 @@ class RidgeProbe(ClosedFormProbe):
         g, t = coef.shape[:2]
         if summary.class_counts is None:
             scale = coef.new_ones(g, t)
-            gap = (summary.spread(coef) / summary.n).sqrt() / coef.norm(dim=-1).clamp(
-                min=torch.finfo(torch.float64).tiny
-            )
+            gap = coef.new_full(coef.shape[:3], torch.nan)  # there are no classes
         else:
             assert summary.class_means is not None
             leverage = ((values * shrink).sum(-1) + 1) / summary.n  # [g], of an average row
             scale = self._logit_scale(summary, coef, leverage.clamp(max=1 - 1e-6))
             gap = class_gap(coef, summary.class_means, summary.class_counts)
         done = torch.ones(g, t, dtype=torch.bool)
-        return Solution(coef, intercept, scale, gap, done, torch.ones(g, t, dtype=torch.int64))
+        along = summary.along(units(coef))
+        return Solution(coef, intercept, scale, gap, *along, done, torch.ones(g, t, dtype=torch.int64))
 
     @staticmethod
     def _logit_scale(summary: Summary, coef: Tensor, leverage: Tensor) -> Tensor:

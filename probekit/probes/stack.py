@@ -15,10 +15,10 @@ from probekit.data.dataset import Kind
 from probekit.probes.arrays import as_rows
 from probekit.probes.base import LinearProbe, log_proba
 from probekit.probes.direction import Direction
+from probekit.probes.solution import PER_PROBE
 from probekit.probes.tensor_file import read_tensors
 
 _FORMAT = "probekit.probestack"
-_TENSORS = ("coef", "intercept", "scale", "gap", "converged", "n_iter")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class ProbeStack:
         parameters: Parameters of the estimator that was fitted.
         chosen: `[..., target]` value of the grid that `select` took; None before.
         scale: `[..., target]`: scores times scale are logits.
-        gap: `[..., target, output]`: see `Direction.scale`.
+        gap, deviation, mean: `[..., target, output]`: what a `Direction` knows of the data along it (`scale` there is the
+            deviation); NaN where not known, as in files from before they were kept.
         converged, n_iter: `[..., target]` of the solver.
     """
 
@@ -58,6 +59,8 @@ class ProbeStack:
     chosen: Tensor | None = None
     scale: Tensor | None = None
     gap: Tensor | None = None
+    deviation: Tensor | None = None
+    mean: Tensor | None = None
     converged: Tensor | None = None
     n_iter: Tensor | None = None
 
@@ -82,7 +85,7 @@ class ProbeStack:
         object.__setattr__(self, "classes", tuple(str(c) for c in self.classes))
         defaults = {
             "scale": torch.ones(lead),
-            "gap": torch.ones(self.intercept.shape),
+            **dict.fromkeys(("gap", "deviation", "mean"), torch.full(self.intercept.shape, torch.nan)),
             "converged": torch.ones(lead, dtype=torch.bool),
             "n_iter": torch.zeros(lead, dtype=torch.int64),
         }
@@ -181,7 +184,7 @@ class ProbeStack:
         if int(picked.min()) < 0 or int(picked.max()) >= len(self.grid):
             raise IndexError(f"grid index out of range 0..{len(self.grid) - 1}")
         taken = {}
-        for name in _TENSORS:
+        for name in PER_PROBE:
             tensor: Tensor = getattr(self, name)
             where = picked.view(1, *picked.shape, *[1] * (tensor.ndim - 1 - picked.ndim)).expand(1, *tensor.shape[1:])
             taken[name] = tensor.gather(0, where)[0]
@@ -196,7 +199,7 @@ class ProbeStack:
             raise KeyError(f"no site {site!r}; the sites are {', '.join(self.sites)}")
         i = self.sites.index(site) if isinstance(site, str) else site
         axis = self.axes.index("site")
-        taken = {name: getattr(self, name).select(axis, i) for name in _TENSORS}
+        taken = {name: getattr(self, name).select(axis, i) for name in PER_PROBE}
         chosen = None if self.chosen is None else self.chosen.select(axis, i)
         return replace(
             self, **taken, axes=tuple(a for a in self.axes if a != "site"), sites=(self.sites[i],), chosen=chosen
@@ -218,32 +221,30 @@ class ProbeStack:
                 indices of the classes to keep.
         """
         t = self._single(target)
-        assert self.scale is not None
-        assert self.gap is not None
-        assert self.converged is not None
-        assert self.n_iter is not None
+        scale, converged, n_iter = (getattr(self, name)[t] for name in ("scale", "converged", "n_iter"))
         probe = self._estimator(like)
         if self.chosen is not None and probe.grid_parameter:
             setattr(probe, probe.grid_parameter, float(self.chosen[t]))
-        coef, intercept, gap = self.coef[t], self.intercept[t], self.gap[t]
+        outputs = {name: getattr(self, name)[t] for name in ("coef", "intercept", "gap", "deviation", "mean")}
         if self.kind != "continuous":
             probe.classes_ = np.array(self.classes if classes is None else classes)
             kept = len(probe.classes_)
             if kept < len(self.classes):
                 rows = torch.as_tensor(np.asarray(classes)).long()
-                coef, intercept, gap = coef[rows], intercept[rows], gap[rows]
-            if kept == 2 and len(coef) == 2:
-                coef, intercept, gap = coef[1:] - coef[:1], intercept[1:] - intercept[:1], gap[1:]
-        probe.coef_, probe.intercept_, probe.gap_ = coef.numpy().copy(), intercept.numpy().copy(), gap.numpy().copy()
-        probe.scale_ = float(self.scale[t])
-        probe.converged_, probe.n_iter_ = bool(self.converged[t]), int(self.n_iter[t])
+                outputs = {name: values[rows] for name, values in outputs.items()}
+            if kept == 2 and len(outputs["coef"]) == 2:
+                differ = ("coef", "intercept")
+                outputs = {n: v[1:] - v[:1] if n in differ else v[1:] for n, v in outputs.items()}
+        for name, values in outputs.items():
+            setattr(probe, f"{name}_", values.numpy().copy())
+        probe.scale_, probe.converged_, probe.n_iter_ = float(scale), bool(converged), int(n_iter)
         probe.n_features_in_ = self.coef.shape[-1]
         probe.site_, probe.target_ = (self.sites[0] if self.sites else None), self.targets[t]
         return probe
 
-    def direction(self, target: int | str = 0, class_: str | None = None) -> Direction:
+    def direction(self, target: int | str = 0, class_: str | None = None, against: str | None = None) -> Direction:
         """Unit vector of one target, towards `class_` (default: the second of two); see `LinearProbe.direction`."""
-        return self.probe(target).direction(class_)
+        return self.probe(target).direction(class_, against)
 
     def _single(self, target: int | str) -> int:
         if self.axes:
@@ -274,7 +275,7 @@ class ProbeStack:
 
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {name: getattr(self, name).contiguous() for name in _TENSORS}
+        tensors = {name: getattr(self, name).contiguous() for name in PER_PROBE}
         if self.chosen is not None:
             tensors["chosen"] = self.chosen.contiguous()
         facts = {f: getattr(self, f) for f in ("kind", "classes", "targets", "axes", "sites", "grid", "family")}

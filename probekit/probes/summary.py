@@ -112,6 +112,10 @@ class Summary:
         assert self.rows is not None
         return (weights @ self.rows.T).square().sum(-1)
 
+    def along(self, units: Tensor) -> tuple[Tensor, Tensor]:
+        """Standard deviation of the rows along unit vectors `[..., d]`, and the coordinate of their mean, both `[...]`."""
+        return (self.spread(units).clamp(min=0) / self.n).sqrt(), units @ self.mean
+
     def spread_within(self, weights: Tensor) -> Tensor:
         """The same within classes: `weights [g, t, output, d]` -> `[g, t, output]`."""
         assert self.class_means is not None

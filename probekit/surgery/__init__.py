@@ -9,20 +9,31 @@ _HOME = {
     "ActivationEdit": "activation_edits",
     "AffineMap": "affine",
     "Edit": "edit",
+    "Eraser": "erasers",
     "Exported": "exporting",
+    "Reliability": "reliability",
     "WeightEdit": "weight_edits",
     "Where": "where",
     "ablate": "activation_edits",
+    "contrast": "directions",
+    "decoder_row": "directions",
+    "difference_of_means": "directions",
     "edits_on": "edit",
     "erase": "activation_edits",
     "export": "exporting",
     "fix": "activation_edits",
+    "inlp": "nullspace",
+    "jacobian_directions": "jacobian",
+    "leace": "erasers",
     "load_edit": "files",
     "orthogonalize": "folding",
     "patch": "activation_edits",
+    "principal_components": "directions",
+    "read_control_vector": "control_vector",
     "reflect": "activation_edits",
     "replace_rows": "rows",
     "row_cosines": "rows",
+    "save_control_vector": "control_vector",
     "save_edit": "files",
     "scale_and_shift": "channels",
     "scale_heads": "rows",
@@ -30,7 +41,9 @@ _HOME = {
     "set_feature": "activation_edits",
     "shift_embeddings": "rows",
     "shift_rows": "rows",
+    "split_half_reliability": "reliability",
     "steer": "activation_edits",
+    "together": "joining",
     "undo_export": "originals",
 }
 
@@ -38,20 +51,31 @@ __all__ = [
     "ActivationEdit",
     "AffineMap",
     "Edit",
+    "Eraser",
     "Exported",
+    "Reliability",
     "WeightEdit",
     "Where",
     "ablate",
+    "contrast",
+    "decoder_row",
+    "difference_of_means",
     "edits_on",
     "erase",
     "export",
     "fix",
+    "inlp",
+    "jacobian_directions",
+    "leace",
     "load_edit",
     "orthogonalize",
     "patch",
+    "principal_components",
+    "read_control_vector",
     "reflect",
     "replace_rows",
     "row_cosines",
+    "save_control_vector",
     "save_edit",
     "scale_and_shift",
     "scale_heads",
@@ -59,7 +83,9 @@ __all__ = [
     "set_feature",
     "shift_embeddings",
     "shift_rows",
+    "split_half_reliability",
     "steer",
+    "together",
     "undo_export",
 ]
 
@@ -67,11 +93,18 @@ if TYPE_CHECKING:
     from probekit.surgery.activation_edits import ActivationEdit, ablate, erase, fix, patch, reflect, set_feature, steer
     from probekit.surgery.affine import AffineMap
     from probekit.surgery.channels import scale_and_shift
+    from probekit.surgery.control_vector import read_control_vector, save_control_vector
+    from probekit.surgery.directions import contrast, decoder_row, difference_of_means, principal_components
     from probekit.surgery.edit import Edit, edits_on
+    from probekit.surgery.erasers import Eraser, leace
     from probekit.surgery.exporting import Exported, export
     from probekit.surgery.files import load_edit, save_edit
     from probekit.surgery.folding import orthogonalize
+    from probekit.surgery.jacobian import jacobian_directions
+    from probekit.surgery.joining import together
+    from probekit.surgery.nullspace import inlp
     from probekit.surgery.originals import undo_export
+    from probekit.surgery.reliability import Reliability, split_half_reliability
     from probekit.surgery.rows import (
         replace_rows,
         row_cosines,

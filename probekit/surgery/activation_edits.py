@@ -130,7 +130,9 @@ class _Hook:
             self._warn_if_loud(h)
         if self.where.is_everywhere:
             return changed
-        return torch.where(self.where.chosen(h, self.tokens), changed, h)
+        # OPT runs its MLP on [batch * pos, d].
+        wide = h if self.tokens is None or h.ndim == 3 else h.view(*self.tokens.index.shape, -1)
+        return torch.where(self.where.chosen(wide, self.tokens).view(*h.shape[:-1], 1), changed, h)
 
     def _changed(self, h: Tensor) -> Tensor:
         if not isinstance(self.change, AffineMap):

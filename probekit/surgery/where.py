@@ -94,15 +94,15 @@ class Where:
         return self.tokens == "all" and self.fires is None
 
     def chosen(self, h: Tensor, tokens: Tokens | None) -> Tensor:
-        """`[batch, pos, 1]` bool: which of the activations `[batch, pos, d]` to edit."""
+        """`[..., pos]` bool: which of the activations `[..., pos, d]` to edit."""
         if self.tokens == "all":
-            mask = torch.ones(h.shape[:2], dtype=torch.bool, device=h.device)
+            mask = torch.ones(h.shape[:-1], dtype=torch.bool, device=h.device)
         else:
             assert tokens is not None
-            mask = tokens.among(self).to(h.device).expand(h.shape[:2])
+            mask = tokens.among(self).to(h.device).expand(h.shape[:-1])
         if self.fires is not None:
             mask = mask & (h.float() @ self.fires.to(h.device) > self.threshold)
-        return mask[..., None]
+        return mask
 
 
 class Tokens:

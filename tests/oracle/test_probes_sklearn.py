@@ -92,4 +92,4 @@ def test_difference_in_means_is_the_nearest_centroid(classes):
     binary = DifferenceInMeans().fit(X, y > 0)
     difference = X[y > 0].mean(0) - X[y == 0].mean(0)
     np.testing.assert_allclose(binary.coef_[0], difference, rtol=1e-9)
-    assert binary.direction().scale == pytest.approx(np.linalg.norm(difference))
+    assert binary.direction().gap == pytest.approx(np.linalg.norm(difference))

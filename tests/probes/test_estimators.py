@@ -88,7 +88,7 @@ def test_direction_is_the_contrast_of_the_class_in_raw_space(probe, classes):
     assert float(direction.vector.norm()) == pytest.approx(1, abs=1e-6)
     along = direction.project(X)
     assert along[y == 1].mean() > along[y != 1].mean()
-    assert direction.scale == pytest.approx(along[y == 1].mean() - along[y != 1].mean(), rel=1e-3)
+    assert direction.gap == pytest.approx(along[y == 1].mean() - along[y != 1].mean(), rel=1e-3)
     assert direction.provenance["family"] == probe.family
     if classes == 2:
         assert fitted.direction().cosine(direction) == pytest.approx(1)

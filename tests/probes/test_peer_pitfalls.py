@@ -91,8 +91,8 @@ def test_the_direction_lives_in_raw_space(probe):
     scores = fitted.decision_function(X)
     # The vector orders activations exactly as the probe's own scores do.
     np.testing.assert_allclose(np.corrcoef(direction.project(X), scores)[0, 1], 1, atol=1e-4)
-    # And moving along it by `scale` moves the mean of one class to the level of the other.
-    moved = X[y == 0] + direction.scale * direction.vector.numpy()
+    # And moving along it by `gap` moves the mean of one class to the level of the other.
+    moved = X[y == 0] + direction.gap * direction.vector.numpy()
     assert fitted.decision_function(moved).mean() == pytest.approx(scores[y == 1].mean(), rel=1e-2, abs=1e-2)
 
 

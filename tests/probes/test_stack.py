@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from probekit.probes import Direction, LDAProbe, LogisticProbe, ProbeStack, RidgeProbe, fit_grid
+from probekit.probes.solution import PER_PROBE
 
 SITES = ("blocks.0.hook_resid_pre", "blocks.0.hook_resid_post")
 GRID = (0.1, 10.0, 1000.0)
@@ -154,7 +155,7 @@ def test_files_keep_everything(tmp_path, data, stack):
         loaded = ProbeStack.load(one.save(tmp_path / "deep" / "stack.safetensors"))
         for name in ("classes", "targets", "axes", "sites", "grid", "family", "kind", "parameters"):
             assert getattr(loaded, name) == getattr(one, name)
-        for name in ("coef", "intercept", "scale", "gap", "converged", "n_iter"):
+        for name in PER_PROBE:
             assert torch.equal(getattr(loaded, name), getattr(one, name))
     assert loaded.probe(2).alpha == 1.0 * GRID[1]
     np.testing.assert_array_equal(loaded.log_proba(X[1]), one.log_proba(X[1]))
@@ -173,11 +174,14 @@ def test_other_files_are_refused(tmp_path):
 
 
 def test_direction(tmp_path):
-    direction = Direction(torch.tensor([3.0, 4.0]), "blocks.1.hook_mlp_out", 2.5, {"family": "ridge", "C": 0.1})
+    facts = {"scale": 2.5, "gap": 4.0, "center": -1.25, "mean": 0.5, "model": "0123456789abcdef"}
+    origin = {"family": "ridge", "C": 0.1}
+    direction = Direction(torch.tensor([3.0, 4.0]), "blocks.1.hook_mlp_out", **facts, provenance=origin)
     assert direction.vector.tolist() == pytest.approx([0.6, 0.8])
     loaded = Direction.load(direction.save(tmp_path / "d.safetensors"))
     assert torch.equal(loaded.vector, direction.vector)
-    assert (loaded.site, loaded.scale, loaded.provenance) == (direction.site, direction.scale, direction.provenance)
+    assert (loaded.site, loaded.provenance) == ("blocks.1.hook_mlp_out", origin)
+    assert {name: getattr(loaded, name) for name in facts} == facts
     json.dumps(loaded.provenance)
     assert (-direction).cosine(direction) == pytest.approx(-1)
     np.testing.assert_allclose(direction.project(np.array([[1.0, 0.0], [3.0, 4.0]])), [0.6, 5.0], rtol=1e-6)
@@ -186,5 +190,7 @@ def test_direction(tmp_path):
             Direction(bad)
     with pytest.raises(ValueError, match="one vector"):
         Direction(torch.ones(2, 2))
+    with pytest.raises(TypeError, match="gap of a direction is a number"):
+        Direction(torch.ones(2), "site", 1.0, origin)
     with pytest.raises(ValueError, match="3 wide, the direction 2"):
         direction.project(np.ones((1, 3)))

@@ -248,6 +248,9 @@ def test_manifest_says_how_to_run_it_again(of_model: SweepResult, tiny: Model, s
     assert manifest["seed"] == 0
     assert manifest["model"]["fingerprint"] == tiny.fingerprint
     assert manifest["data"]["fingerprint"] == sequences.fingerprint()
+    direction = of_model.best("last").direction()
+    assert (direction.site, direction.model) == (of_model.best("last").site, tiny.fingerprint)
+    assert direction.provenance["data"] == {"name": "sequences", "fingerprint": sequences.fingerprint()}
     assert manifest["arguments"]["labels"] == ["now", "last", "size"]
     assert manifest["arguments"]["max_rows"] == 800
     assert {"python", "probekit", "torch"} <= set(manifest["versions"])

@@ -179,6 +179,24 @@ def test_a_model_that_was_compiled_before_the_edit_is_edited():
             torch.testing.assert_close(compiled(batch).logits, plain)
 
 
+@pytest.mark.parametrize("family", ["opt", "llama"])
+@pytest.mark.parametrize("kind", ["hook_mlp_out", "hook_attn_out", "mlp.hook_post", "attn.hook_z"])
+def test_some_tokens_of_what_a_layer_puts_out(family, kind):
+    model = tiny(family)
+    site = f"blocks.1.{kind}"
+    d = direction(model, site)
+    batch = tokens(2, 6)
+    plain = model.run(batch, None, [site])[site]
+    for where in (Where((1, -1)), Where((1, -1)).where_probe_fires(d, float((plain @ d.vector).median()))):
+        with surgery.ablate(d, model, where=where).applied(model):
+            got = model.run(batch, None, [site])[site]
+        changed = (got != plain).any(-1)
+        allowed = torch.tensor([False, True, False, False, False, True]).expand(2, -1)
+        if where.fires is not None:
+            allowed = allowed & (plain @ d.vector > where.threshold)
+        assert torch.equal(changed, allowed)
+
+
 def test_bad_places_are_refused():
     model = tiny()
     d = direction(model)

@@ -1,0 +1,31 @@
+"""Several edits as one do what they do one after the other."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from probekit import surgery
+from tests.surgery.worlds import direction, logits, tiny, tokens
+
+pytestmark = pytest.mark.filterwarnings("ignore:at .* the edit adds a vector")
+
+
+def test_together_is_one_after_the_other():
+    model = tiny()
+    sites = ("blocks.0.hook_resid_post", "blocks.1.hook_resid_post", "blocks.1.hook_resid_post")
+    edits = [surgery.reflect(direction(model, site, seed=i), model) for i, site in enumerate(sites)]
+    both = surgery.together(*edits)
+    assert both.sites == sites[:2]
+    with both.applied(model):
+        got = logits(model, tokens())
+    with edits[0].applied(model), edits[1].applied(model), edits[2].applied(model):
+        torch.testing.assert_close(got, logits(model, tokens()), atol=1e-5, rtol=1e-5)
+    half = both.remade(strength=0.5)
+    assert half.strength == 0.5
+    control = both.remade(direction=direction(model, seed=9, center=None))
+    assert control.sites == both.sites
+    with pytest.raises(ValueError, match="different tokens"):
+        surgery.together(edits[0], surgery.reflect(direction(model), model, where=[0]))
+    with pytest.raises(ValueError, match="not both"):
+        surgery.together(edits[1], surgery.patch(model, sites[1], torch.zeros(9, 32)))
