@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import capture, features, games, precision, probes
+from benchmarks import capture, features, games, precision, probes, surgery
 from benchmarks.table import write_page
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
@@ -25,6 +25,9 @@ def main() -> None:
     rows += [*more, *capture.measure(arguments.quick)]
     print("features", flush=True)
     more, told = features.measure(arguments.quick)
+    rows, notes = rows + more, notes + told
+    print("surgery", flush=True)
+    more, told = surgery.measure(arguments.quick)
     rows, notes = rows + more, notes + told
     print("precision", flush=True)
     notes += precision.measure()

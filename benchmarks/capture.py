@@ -43,7 +43,7 @@ def measure_speed(sequences: int = 128, repeats: int = 2) -> list[Row]:
     """
     model = load_smollm2()
     tokens = uneven_tokens(sequences, model.vocab)
-    lens = _as_transformer_lens(model)
+    lens = as_transformer_lens(model)
     width = len(model.stream_sites) * model.d_model * 4
     plan = make_plan(model, pk.data.as_dataset(tokens), "all", 1, None, 8192, width, width)
     backbone = getattr(model.hf, model.hf.base_model_prefix)
@@ -68,7 +68,7 @@ def measure_speed(sequences: int = 128, repeats: int = 2) -> list[Row]:
                 for site in model.stream_sites:
                     cache[site][mask.bool()].numpy()
 
-    seconds = _best_interleaved({"ours": ours, "bare": bare, "peer": peer}, repeats)
+    seconds = best_interleaved({"ours": ours, "bare": bare, "peer": peer}, repeats)
     computed, padding = plan.totals()
     rate = sum(map(len, tokens)) / seconds["ours"]
     what = f"{model.name}, {sequences} uneven sequences, {rate:.0f} tokens/s, {padding / computed:.1%} padding"
@@ -111,7 +111,7 @@ def measure(quick: bool = False) -> list[Row]:
     return [*measure_speed(16, 1), *measure_memory(20)] if quick else [*measure_speed(), *measure_memory()]
 
 
-def _best_interleaved(runs: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
+def best_interleaved(runs: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
     best = dict.fromkeys(runs, float("inf"))
     for _ in range(repeats):
         for name, run in runs.items():
@@ -138,7 +138,7 @@ def load_smollm2() -> Any:
     return pk.load_model(_random_llama(576, 1536, 30, 49_152))
 
 
-def _as_transformer_lens(model: Any) -> Any:
+def as_transformer_lens(model: Any) -> Any:
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import AutoTokenizer
 

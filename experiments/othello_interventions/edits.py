@@ -87,6 +87,44 @@ def reflect(
     return ActivationEdit(f"turn a disc (x{strength:g})", model, {site: change_at(site) for site in sites})
 
 
+def class_means(model: pk.Model, games: pk.Dataset, sites: Sequence[str]) -> dict[str, tuple[Tensor, Tensor]]:
+    """At each site, for each square, the mean activation where its disc is mine, and where it is theirs: `[64, d]` each."""
+    tile = games.label_set("tile")
+    found = {}
+    for site, moments in pk.activations.capture_moments(model, games, tile, list(sites), progress=False).items():
+        means = torch.from_numpy(np.nan_to_num(moments.class_means())).float()
+        found[site] = (means[:, tile.classes.index(MINE)], means[:, tile.classes.index(THEIRS)])
+    return found
+
+
+def move_to_mean(
+    model: pk.Model,
+    means: dict[str, tuple[Tensor, Tensor]],
+    cases: othello.Cases,
+    sites: Sequence[str],
+    strength: float,
+) -> ActivationEdit:
+    """Set the coordinate along the difference of the class means: at strength 1 to the mean of the wanted class."""
+    here = (torch.arange(len(cases)), torch.from_numpy(cases.length - 1))
+    square, mine = torch.from_numpy(cases.square), torch.from_numpy(cases.mine)[:, None]
+
+    def change_at(site: str):
+        of_mine, of_theirs = (m[square] for m in means[site])
+        now, then = torch.where(mine, of_mine, of_theirs), torch.where(mine, of_theirs, of_mine)
+        way = (then - now) / (then - now).norm(dim=1, keepdim=True).clamp(min=1e-6)
+        middle, half = ((then + now) / 2 * way).sum(1), ((then - now) / 2 * way).sum(1)
+
+        def change(h: Tensor) -> Tensor:
+            last = h[here]
+            changed = h.clone()
+            changed[here] = last + (middle + strength * half - (last * way).sum(1))[:, None] * way
+            return changed
+
+        return change
+
+    return ActivationEdit(f"move to the mean (x{strength:g})", model, {site: change_at(site) for site in sites})
+
+
 def fit_networks(
     model: pk.Model, games: pk.Dataset, sites: Sequence[str], seed: int, epochs: int = 6
 ) -> dict[str, nn.Module]:

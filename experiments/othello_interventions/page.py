@@ -75,7 +75,7 @@ def errors(results: Mapping[str, Mapping[str, Any]]) -> go.Figure:
 def doses(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> go.Figure:
     """Error against strength: a line a layer, and one for all layers."""
     fig = go.Figure()
-    each = curves["probe direction, one layer"] + curves["probe direction, all layers"]
+    each = [*curves["probe direction, one layer"], *curves["probe direction, all layers"]]
     groups: dict[str, list[tuple[float, float]]] = {}
     for one in each:
         groups.setdefault(short(one["sites"]), []).append((one["strength"], one["error"]))

@@ -25,8 +25,9 @@ from probekit.surgery import ActivationEdit
 from probekit.testbeds import othello
 from probekit.versions import versions_of
 
-STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
-RATES = (0.01, 0.03, 0.1)
+STRENGTHS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+SINGLE, EVERY = "probe direction, one layer", "probe direction, all layers"
+RATES = (0.03, 0.1, 0.3, 1.0)
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def main() -> None:
     parser.add_argument("--cases", type=Path, required=True, help="the published cases (JSON)")
     parser.add_argument("--out", type=Path, default=Path("out/othello_interventions"))
     parser.add_argument("--games", type=int, default=2000, help="random games that probes are found on")
-    parser.add_argument("--select", type=int, default=500, help="cases from other random games, to choose settings on")
+    parser.add_argument("--select", type=int, default=300, help="cases from other random games, to choose settings on")
     parser.add_argument("--random", type=int, default=20, help="random directions")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -60,27 +61,39 @@ def main() -> None:
     games = othello.sample_games(args.games, seed=args.seed)
     linear = pk.sweep(model, games, labels=["tile"], controls=False, seed=args.seed)
     lines = ways.boundaries(linear, sites)
+    means = ways.class_means(model, games, sites)
     networks = ways.fit_networks(model, othello.sample_games(args.games // 2, seed=args.seed + 1), sites, args.seed)
     features = ways.fit_features(model, othello.sample_games(args.games // 4, seed=args.seed + 2), sites)
     select, report = othello.sample_cases(args.select, seed=args.seed + 3), othello.read_cases(args.cases)
     print(f"{len(select)} cases to select on, {len(report)} published cases to report on")
 
-    single = tuple((site,) for site in sites)
-    runs = tuple(sites[i:] for i in range(len(sites)))  # from a layer to the last
-    both = [(places, s) for places in (*single, sites) for s in STRENGTHS]
+    spans = [sites[i:j] for i in range(len(sites)) for j in range(i + 1, len(sites) + 1)]
+    both = [(places, s) for places in spans for s in STRENGTHS]
+    one, every = tuple(b for b in both if len(b[0]) == 1), tuple(b for b in both if b[0] == sites)
+    to_last = tuple((places, rate) for places in spans if places[-1] == sites[-1] for rate in RATES)
     found = [
-        Way("probe direction, one layer", tuple((p, s) for p, s in both if len(p) == 1), lambda c, p, s: ways.reflect(model, lines, c, p, s)),
-        Way("probe direction, all layers", tuple((p, s) for p, s in both if p == sites), lambda c, p, s: ways.reflect(model, lines, c, p, s)),
-        Way("gradient of a non-linear probe", tuple((p, s) for p in runs for s in RATES), lambda c, p, s: ways.descend(model, networks, c, p, s)),
-        Way("SAE features, one layer", tuple((p, s) for p, s in both if len(p) == 1), lambda c, p, s: ways.swap_features(model, features, c, p, s)),
-        Way("SAE features, all layers", tuple((p, s) for p, s in both if p == sites), lambda c, p, s: ways.swap_features(model, features, c, p, s)),
-    ]  # fmt: skip
-    results: dict[str, dict[str, object]] = {}
+        Way(SINGLE, one, lambda c, p, s: ways.reflect(model, lines, c, p, s)),
+        Way(EVERY, every, lambda c, p, s: ways.reflect(model, lines, c, p, s)),
+        Way("probe direction, layers chosen", tuple(both), lambda c, p, s: ways.reflect(model, lines, c, p, s)),
+        Way(
+            "difference of means, layers chosen", tuple(both), lambda c, p, s: ways.move_to_mean(model, means, c, p, s)
+        ),
+        Way("gradient of a non-linear probe", to_last, lambda c, p, s: ways.descend(model, networks, c, p, s)),
+        Way("SAE features, one layer", one, lambda c, p, s: ways.swap_features(model, features, c, p, s)),
+        Way("SAE features, all layers", every, lambda c, p, s: ways.swap_features(model, features, c, p, s)),
+    ]
+    results: dict[str, dict[str, object]] = {"the true board, no edit": row(errors(model, report, None, turned=False))}
     plain_select, plain = errors(model, select, None), errors(model, report, None)
     results["no edit"] = row(plain)
-    curves = {}
+    curves, known = {}, {}
     for way in found:
-        tried = {setting: errors(model, select, way.edit(select, *setting)) for setting in way.settings}
+        if way.name.startswith("probe direction"):  # the same settings, asked for in three ways
+            for setting in way.settings:
+                if setting not in known:
+                    known[setting] = errors(model, select, way.edit(select, *setting))
+            tried = {setting: known[setting] for setting in way.settings}
+        else:
+            tried = {setting: errors(model, select, way.edit(select, *setting)) for setting in way.settings}
         best = min(tried, key=lambda setting: tried[setting].mean())
         after = errors(model, report, way.edit(report, *best))
         results[way.name] = row(after, plain) | {
@@ -90,7 +103,7 @@ def main() -> None:
         }
         curves[way.name] = [{"sites": list(s[0]), "strength": s[1], "error": e.mean()} for s, e in tried.items()]
         print(way.name, {k: v for k, v in results[way.name].items() if k != "sites"}, flush=True)
-    chosen = results["probe direction, all layers"]
+    chosen = results[EVERY]
     strays = [
         errors(
             model,
@@ -104,10 +117,10 @@ def main() -> None:
         "least": means.min(),
         "most": means.max(),
     }
-    by_layer = [
-        {"site": p[0], "error": errors(model, report, ways.reflect(model, lines, report, p, _best(curves, p))).mean()}
-        for p in single
-    ]
+    by_layer = []
+    for site in sites:
+        after = errors(model, report, ways.reflect(model, lines, report, (site,), _best(curves, site)))
+        by_layer.append({"site": site, "error": after.mean()})
     summary = {
         "unedited model on its own board": errors(model, report, None, turned=False).mean(),
         "selection, no edit": plain_select.mean(),
@@ -124,8 +137,9 @@ def main() -> None:
     print(f"page    {args.out / 'report.html'}")
 
 
-def _best(curves: dict[str, list[dict[str, object]]], places: tuple[str, ...]) -> float:
-    here = [one for one in curves["probe direction, one layer"] if one["sites"] == list(places)]
+def _best(curves: dict[str, list[dict[str, object]]], site: str) -> float:
+    """The strength with the least error on selection at one layer."""
+    here = [one for one in curves[SINGLE] if one["sites"] == [site]]
     return float(min(here, key=lambda one: float(one["error"]))["strength"])
 
 

@@ -1,4 +1,4 @@
-"""The command line: `probekit probe | capture | sweep | report | demo | models | sae`."""
+"""The command line: `probekit probe | capture | sweep | report | demo | models | sae | edit`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def main() -> None:
     except KeyboardInterrupt:
         goes_on = "the same command goes on from what is already written"
         print(
-            f"stopped; {goes_on if sys.argv[1:2] in (['capture'], ['sae']) else 'no result was written'}",
+            f"stopped; {goes_on if sys.argv[1:2] in (['capture'], ['sae'], ['edit']) else 'no result was written'}",
             file=sys.stderr,
         )
         raise SystemExit(130) from None

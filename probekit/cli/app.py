@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from probekit.cli import capture, demo, models, probe, report, sae, sweep
+from probekit.cli import capture, demo, edit, models, probe, report, sae, sweep
 
 app = typer.Typer(
     name="probekit",
@@ -12,10 +12,12 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Read what language models compute: where in a model a concept can be read, with the controls beside it.\n\n"
+    help="Read and edit what language models compute: where a concept can be read, with the controls beside it, and what "
+    "changes when it is edited.\n\n"
     "Start with `probekit demo`, then `probekit probe --help` for a CSV of your own.",
 )
 
 for command in (probe.probe, capture.capture, sweep.sweep, report.report, models.models, demo.demo):
     app.command()(command)
 app.add_typer(sae.sae, name="sae")
+app.add_typer(edit.edit, name="edit")

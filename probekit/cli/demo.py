@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from probekit.cli.demo_features import read_features, shipped_sites
+from probekit.cli.demo_intervention import turn_discs
 from probekit.cli.output import finish, require_folder
 
 
@@ -19,8 +20,8 @@ def demo(
     """Where does a model that only ever saw moves keep the Othello board? Every layer, all 64 squares, in minutes.
 
     Reads the shipped `othello-mini` on fresh random games: mine / theirs / empty, and stable discs, at every layer,
-    beside the controls; then what single features of the SAE at the best layer say. Writes the result, the probes and one
-    page.
+    beside the controls; then a disc turned inside the model, and what single features of the SAE at the best layer say.
+    Writes the result, the probes and one page.
 
     **Example**
 
@@ -50,12 +51,14 @@ def demo(
         start=30,
     )
     best = result.best("tile").site
+    turned = turn_discs(model, result, seed + 2)
     features = read_features(model, result, best, seed + 1000) if best in shipped_sites() else None
     finish(
         result,
         out,
         title="Othello: the board inside othello-mini",
-        extra_blocks=[board, *(features.blocks() if features else [])],
+        extra_blocks=[board, *turned.blocks(), *(features.blocks() if features else [])],
     )
+    typer.echo(f"\n{turned.summary()}")
     if features:
-        typer.echo(f"\n{features.summary()}")
+        typer.echo(features.summary())

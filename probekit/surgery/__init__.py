@@ -12,6 +12,7 @@ _HOME = {
     "Eraser": "erasers",
     "Exported": "exporting",
     "Reliability": "reliability",
+    "Search": "searching",
     "WeightEdit": "weight_edits",
     "Where": "where",
     "ablate": "activation_edits",
@@ -38,6 +39,7 @@ _HOME = {
     "scale_and_shift": "channels",
     "scale_heads": "rows",
     "scale_neurons": "rows",
+    "search": "searching",
     "set_feature": "activation_edits",
     "shift_embeddings": "rows",
     "shift_rows": "rows",
@@ -54,6 +56,7 @@ __all__ = [
     "Eraser",
     "Exported",
     "Reliability",
+    "Search",
     "WeightEdit",
     "Where",
     "ablate",
@@ -80,6 +83,7 @@ __all__ = [
     "scale_and_shift",
     "scale_heads",
     "scale_neurons",
+    "search",
     "set_feature",
     "shift_embeddings",
     "shift_rows",
@@ -113,6 +117,7 @@ if TYPE_CHECKING:
         shift_embeddings,
         shift_rows,
     )
+    from probekit.surgery.searching import Search, search
     from probekit.surgery.weight_edits import WeightEdit
     from probekit.surgery.where import Where
 

@@ -50,7 +50,7 @@ class AffineMap:
     @property
     def rank(self) -> int:
         """k."""
-        return self.left.shape[1]
+        return int(self.left.shape[1])
 
     @property
     def is_shift(self) -> bool:

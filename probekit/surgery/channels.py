@@ -76,7 +76,7 @@ def scale_and_shift(
     frozen = {name: p.requires_grad for name, p in model.hf.named_parameters()}
     training = model.hf.training
     bar = Bar(progress, steps, "scale and shift")
-    values = []
+    values: list[float] = []
     try:
         model.hf.requires_grad_(False)
         model.hf.eval()
@@ -97,7 +97,10 @@ def scale_and_shift(
         model.hf.train(training)
         for name, parameter in model.hf.named_parameters():
             parameter.requires_grad_(frozen[name])
-    return fold_channels(model, channels, {"steps": steps, "rate": rate, "seed": seed, "loss": [values[0], values[-1]]})
+    edit: WeightEdit = fold_channels(
+        model, channels, {"steps": steps, "rate": rate, "seed": seed, "loss": [values[0], values[-1]]}
+    )
+    return edit
 
 
 def new_channels(model: Model) -> list[Channels]:

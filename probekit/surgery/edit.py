@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -42,12 +42,15 @@ class Edit(ABC):
         model: Fingerprint of the model it was made for.
         direction: The direction it follows, or None (an erasure, a patch).
         strength: What `remade` scales, in the units of the edit; None where it has no strength.
+        recipe: How it was made, as `making.make_edit` takes it, so that a saved edit can be made again; None where numbers
+            alone do not say.
     """
 
     name: str
     model: str
     direction: Direction | None
     strength: float | None
+    recipe: Mapping[str, Any] | None = None
     _remake: Callable[[Direction | None, float | None], Edit] | None
 
     def __repr__(self) -> str:

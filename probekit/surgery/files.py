@@ -20,6 +20,7 @@ from probekit.probes.direction import Direction
 from probekit.surgery.activation_edits import ActivationEdit
 from probekit.surgery.affine import AffineMap
 from probekit.surgery.edit import Edit
+from probekit.surgery.making import remaker
 from probekit.surgery.weight_edits import AddedBias, FoldedMap, Part, Replacement, Shift, WeightEdit
 from probekit.surgery.where import Where
 from probekit.versions import versions_of
@@ -71,6 +72,7 @@ def write_edit(edit: Edit, folder: Path, model: Model | Any | None = None) -> No
         "versions": versions_of("torch", "transformers"),
     }
     facts.pop("parameters", None)
+    facts["recipe"] = edit.recipe
     facts["direction"] = None if edit.direction is None else _direction_facts(edit.direction, tensors)
     if isinstance(edit, WeightEdit):
         facts["config"] = edit.config
@@ -93,8 +95,13 @@ def write_edit(edit: Edit, folder: Path, model: Model | Any | None = None) -> No
     (folder / "edit.json").write_text(json.dumps(facts, indent=1, default=str) + "\n", encoding="utf-8")
 
 
-def load_edit(folder: str | Path) -> Edit:
+def load_edit(folder: str | Path, model: Model | Any | None = None) -> Edit:
     """Read an edit that `save_edit` wrote; `edit.applied(model)` then refuses any model but the one it was made for.
+
+    Args:
+        folder: What `save_edit` wrote.
+        model: The model it is for; given, the edit can also be made again with another strength or direction (`remade`), where
+            the file says how.
 
     Raises:
         FileNotFoundError: no such folder, or no edit in it.
@@ -120,9 +127,13 @@ def load_edit(folder: str | Path) -> Edit:
         raise ValueError(f"{folder / 'edit.safetensors'} is not the file that edit.json was written for: it was changed or cut")  # fmt: skip
     tensors = load_file(str(folder / "edit.safetensors"))
     direction = None if facts["direction"] is None else _direction(facts["direction"], tensors)
-    common = {"direction": direction, "strength": facts["strength"]}
+    recipe = facts.get("recipe")
+    common: dict[str, Any] = {"direction": direction, "strength": facts["strength"]}
+    if recipe is not None and direction is not None and model is not None:
+        common["remake"] = remaker(recipe, direction, facts["strength"], load_model(model))
+    edit: Edit
     if facts["kind"] == "weights":
-        return WeightEdit(
+        edit = WeightEdit(
             facts["name"],
             facts["model"],
             [_part(one, tensors) for one in facts["parts"]],
@@ -131,16 +142,14 @@ def load_edit(folder: str | Path) -> Edit:
             details=facts["details"],
             **common,
         )
-    tokens = facts["where"]["tokens"]
+        edit.recipe = recipe
+        return edit
     fires = facts["where"]["fires"]
-    where = Where(
-        tokens if isinstance(tokens, str) else tuple(tokens),
-        facts["where"]["first"],
-        None if fires is None else tensors[fires],
-        facts["where"]["threshold"],
-    )
+    where = Where.from_json(**(facts["where"] | {"fires": None if fires is None else tensors[fires]}))
     changes = {site: _map(one, tensors) for site, one in facts["changes"].items()}
-    return ActivationEdit(facts["name"], facts["model"], changes, where, **common)
+    edit = ActivationEdit(facts["name"], facts["model"], changes, where, **common)
+    edit.recipe = recipe
+    return edit
 
 
 @contextmanager

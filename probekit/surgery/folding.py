@@ -56,6 +56,7 @@ def orthogonalize(direction: Direction, model: Model, *, layers: Layers = "all")
     words = "everything that writes to the stream" if layers == "all" else f"{len(edit.parameters)} weights"
     edit.name = f"orthogonalize {words} to the direction of {direction.site}"
     edit._remake = lambda other, strength: orthogonalize(other or direction, model, layers=layers)
+    edit.recipe = {"how": "orthogonalize", "layers": layers if isinstance(layers, str | int) else list(layers)}
     return edit
 
 
@@ -96,7 +97,7 @@ def fold(edit: ActivationEdit, model: Model) -> WeightEdit:
         assert isinstance(made, ActivationEdit)
         return fold(made, model)
 
-    return WeightEdit(
+    folded = WeightEdit(
         f"{edit.name}, in the weights",
         model,
         plan.parts,
@@ -106,6 +107,8 @@ def fold(edit: ActivationEdit, model: Model) -> WeightEdit:
         strength=edit.strength,
         remake=None if edit._remake is None else remake,
     )
+    folded.recipe = None if edit.recipe is None else {**edit.recipe, "in_weights": True}
+    return folded
 
 
 def _fold_output(plan: _Plan, model: Model, site: str, change: AffineMap) -> None:

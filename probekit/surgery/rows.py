@@ -89,7 +89,7 @@ def shift_rows(
         )
 
     what = name if gate else f"{name} (the MLP's input; there is no gate)"
-    return WeightEdit(
+    edit = WeightEdit(
         f"shift the {count:,} rows of {what} most {rows} to the direction of {direction.site} by {strength:+.4g} row lengths",
         model,
         parts,
@@ -104,6 +104,13 @@ def shift_rows(
             "greatest_cosine": float(cosines[chosen].max()),
         },
     )
+    edit.recipe = {
+        "how": "shift_rows",
+        "share": share,
+        "rows": rows,
+        "layers": None if layers is None else list(layers),
+    }
+    return edit
 
 
 def scale_neurons(model: Model, layer: int, neurons: Sequence[int], factor: float = 0.0) -> WeightEdit:

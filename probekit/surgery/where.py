@@ -11,10 +11,10 @@ from torch import Tensor
 
 from probekit.models import Model
 from probekit.models.transformer_lens import is_transformer_lens
+from probekit.probes.direction import Direction
 
 if TYPE_CHECKING:
     from probekit.probes.base import LinearProbe
-    from probekit.probes.direction import Direction
 
 Place: TypeAlias = "Where | Literal['all', 'prompt', 'generated'] | Sequence[int]"
 
@@ -56,6 +56,11 @@ class Where:
             return place
         return cls(place if isinstance(place, str) else tuple(place))
 
+    @classmethod
+    def from_json(cls, tokens: Any, first: bool, fires: Tensor | None = None, threshold: float = 0.0) -> Where:
+        """From what a saved edit says: positions come as a list."""
+        return cls(tokens if isinstance(tokens, str) else tuple(tokens), first, fires, threshold)  # type: ignore[arg-type]
+
     def where_probe_fires(self, probe: LinearProbe | Direction, threshold: float | None = None) -> Where:
         """The same, but only at tokens whose activation a probe reads as its second class.
 
@@ -66,7 +71,7 @@ class Where:
         Raises:
             ValueError: a probe of several classes, or a direction that does not know its center.
         """
-        if hasattr(probe, "coef_"):
+        if not isinstance(probe, Direction):
             if len(probe.coef_) != 1:
                 raise ValueError("this probe has several classes: give probe.direction(class_) and a threshold")
             limit = (0.0 if threshold is None else threshold) - float(probe.intercept_[0])
@@ -173,6 +178,7 @@ class Tokens:
             return real & (index >= prompt[:, None] - (1 if where.first else 0))
         found = torch.zeros_like(real)
         for position in where.tokens:
+            assert isinstance(position, int)
             if position >= 0:
                 found |= index == position
             elif prompt is not None:

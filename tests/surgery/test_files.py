@@ -37,6 +37,27 @@ def test_a_saved_edit_does_the_same_to_another_copy_of_the_model(tmp_path, name)
         pass
 
 
+@pytest.mark.parametrize("name", ["steer", "steer in weights", "ablate", "reflect", "orthogonalize", "shift rows"])
+def test_a_loaded_edit_can_be_made_again_with_another_strength_or_direction(tmp_path, name):
+    model = tiny()
+    edit = MAKERS[name](model, direction(model))
+    surgery.save_edit(edit, tmp_path / "edit")
+    loaded = surgery.load_edit(tmp_path / "edit", model)
+    other = direction(model, seed=5)
+    same = [edit.remade(direction=other), loaded.remade(direction=other)]
+    if edit.strength is not None:
+        same = [one.remade(strength=0.3) for one in same]
+    wanted = []
+    for one in same:
+        with one.applied(model):
+            wanted.append(logits(model, tokens()))
+    assert torch.equal(*wanted)
+    assert type(same[0]) is type(same[1])
+    assert same[0].name == same[1].name
+    with pytest.raises(TypeError, match="no direction"):
+        surgery.load_edit(tmp_path / "edit").remade(direction=other)
+
+
 def test_what_is_no_edit_or_was_damaged_is_refused(tmp_path):
     model = tiny()
     edit = surgery.orthogonalize(direction(model), model)

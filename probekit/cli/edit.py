@@ -1,0 +1,393 @@
+"""`probekit edit find | apply | evaluate | search | export | undo`: a behaviour found, edited, measured and shipped."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from probekit.cli import options
+from probekit.cli.output import require_folder
+
+if TYPE_CHECKING:
+    from probekit.surgery.behaviour import Behaviour
+
+edit = typer.Typer(
+    no_args_is_help=True,
+    help="Edit a model along a direction, measure what that did and what it broke, and ship the result.\n\n"
+    "First `probekit edit find FILE ...` for a direction, then `apply`, `evaluate` (or `search`), `export`. Find on one file and "
+    "measure on another: what a direction was found on says nothing about it.",
+)
+
+Edit = Annotated[Path, typer.Argument(help="Folder of an edit, as `probekit edit apply` writes it.")]
+Prompts = Annotated[
+    Path,
+    typer.Option("--prompts", help="Prompts, one a line: half of them choose a strength, the other half are reported."),
+]
+Words = Annotated[
+    Path | None,
+    typer.Option(
+        "--words", help="Unwanted words, one a line: the behaviour is their share of the words a model goes on with."
+    ),
+]
+Unwanted = Annotated[
+    list[str] | None,
+    typer.Option("--unwanted", help="Token that should not come next (write the space before it); repeat."),
+]
+Wanted = Annotated[list[str] | None, typer.Option("--wanted", help="Token that should come next instead; repeat.")]
+Neutral = Annotated[
+    Path, typer.Option("--neutral", help="Ordinary text, a paragraph a line, that the edit should not change.")
+]
+New = Annotated[int, typer.Option("--new", min=1, help="Tokens generated after each prompt.")]
+
+
+class Method(StrEnum):
+    """How a direction is found."""
+
+    difference = "difference"
+    probe = "probe"
+    pca = "pca"
+
+
+class How(StrEnum):
+    """Ways to edit along a direction."""
+
+    steer = "steer"
+    fix = "fix"
+    reflect = "reflect"
+    ablate = "ablate"
+    orthogonalize = "orthogonalize"
+    shift_rows = "shift_rows"
+
+
+@edit.command()
+def find(
+    file: options.File,
+    text: options.Text,
+    label: Annotated[str, typer.Option("--label", "-l", help="Column with two classes.")],
+    model: options.Model,
+    out: options.Out,
+    method: Annotated[
+        Method,
+        typer.Option(
+            "--method", help="Difference of the class means; the probe's weights; the first principal component."
+        ),
+    ] = Method.difference,
+    class_: Annotated[str | None, typer.Option("--class", help="The class to point to. Default: the second.")] = None,
+    site: Annotated[
+        str | None,
+        typer.Option(
+            "--site", "-s", help="Where. Default: the layer where a probe reads the label best on validation."
+        ),
+    ] = None,
+    group: options.Group = None,
+    pool: options.PoolOption = options.Pool.mean,
+    seed: options.Seed = 0,
+) -> None:
+    """Find a direction, at every layer, and say whether it can be trusted.
+
+    Writes OUT/direction.safetensors (at the best layer, or at --site), OUT/layers/ (one a layer, for `search`), and the sweep that
+    chose the layer with its page. Says how well two halves of the texts agree on the direction, beside labels that were shuffled.
+
+    **Example**
+
+    - `probekit edit find tweets.csv -t tweet -l toxic -m ./SmolLM2-135M -o toxic/`
+    """
+    from probekit import surgery
+    from probekit.activations import capture
+    from probekit.data import read_csv
+    from probekit.models import load_model
+    from probekit.probes import sweep
+
+    require_folder(out)
+    data = read_csv(file, text=text, label=[label], group=group)
+    labels = data.label_set(label)
+    if labels.kind != "binary" or len(labels.targets) != 1:
+        raise ValueError(f"column {label!r} is {labels.kind}: a direction lies between two classes")
+    if class_ is not None and class_ not in labels.classes:
+        raise ValueError(f"no class {class_!r} in column {label!r}; it has {', '.join(labels.classes)}")
+    to = class_ or labels.classes[1]
+    away = next(c for c in labels.classes if c != to)
+    loaded = load_model(model)
+    store = capture(loaded, data, pool=pool.value, out=out / "store")
+    result = sweep(store, data, label, seed=seed)
+    result.save(out / "sweep")
+    result.save_page(out / "sweep" / "report.html")
+    best = site or result.best(label).site
+    for name in loaded.stream_sites:
+        if method is Method.probe:
+            one = result.direction(label, class_=to, site=name)
+        elif method is Method.difference:
+            one = surgery.difference_of_means(store, labels, site=name, classes=(away, to))
+        else:
+            (one,) = surgery.principal_components(store, site=name, count=1)
+        one.save(out / "layers" / f"{name}.safetensors")
+        if name == best:
+            one.save(out / "direction.safetensors")
+    if best not in loaded.stream_sites:
+        raise ValueError(f"--site {best} is no site of the residual stream")
+    trust = surgery.split_half_reliability(store, labels, site=best, classes=(away, to), seed=seed)
+    typer.echo(f"{result.summary()}\n\n{trust}\n\ndirection  {(out / 'direction.safetensors').resolve()}")
+
+
+@edit.command()
+def apply(
+    direction: Annotated[Path, typer.Argument(help="A saved direction (.safetensors).")],
+    model: options.Model,
+    how: Annotated[How, typer.Option("--how", help="What to do along it.")],
+    out: options.Out,
+    strength: Annotated[
+        float | None,
+        typer.Option(
+            help="steer, fix: in standard deviations of the data; reflect: 1 is the mirror image; shift_rows: in row lengths."
+        ),
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            help="`all`, `writers`, or numbers and names with commas between. Default: the direction's own site; orthogonalize: all."
+        ),
+    ] = None,
+    where: Annotated[
+        str, typer.Option(help="Tokens: `all`, `prompt`, `generated`, or positions with commas between (-1: the last).")
+    ] = "all",
+    share: Annotated[float, typer.Option(help="shift_rows: share of all rows.")] = 0.0465,
+    in_weights: Annotated[
+        bool, typer.Option("--in-weights", help="Fold into the weights, where weights can do it.")
+    ] = False,
+) -> None:
+    """Make an edit and write it as a folder of two files, which applies to this model elsewhere and to no other.
+
+    **Examples**
+
+    - `probekit edit apply toxic/direction.safetensors -m MODEL --how orthogonalize -o edit/`
+
+    - `probekit edit apply toxic/direction.safetensors -m MODEL --how steer --strength -4 --in-weights -o edit/`
+    """
+    from probekit import surgery
+    from probekit.models import load_model
+    from probekit.surgery.making import make_edit
+
+    loaded = load_model(model)
+    given: dict[str, Any] = {}
+    if layers is not None:
+        given["layers"] = _layers(layers)
+    if how in (How.steer, How.fix, How.reflect, How.ablate):
+        given["where"] = (
+            where
+            if where in ("all", "prompt", "generated")
+            else [_number(part, "--where") for part in where.split(",")]
+        )
+        given["in_weights"] = in_weights
+    elif where != "all":
+        raise ValueError(f"--where {where}: {how.value} changes weights, which act at every token")
+    if how is How.shift_rows:
+        given["share"] = share
+    found = make_edit(how.value, _direction(direction), loaded, strength, **given)
+    surgery.save_edit(found, out, loaded)
+    touched = ""
+    if isinstance(found, surgery.WeightEdit):
+        total = sum(parameter.numel() for parameter in loaded.hf.parameters())
+        touched = f"\ntouches {found.touched(loaded):,} of {total:,} parameters in {len(found.parameters)} tensors"
+    typer.echo(f"{found.name}{touched}\nedit    {out.resolve()}")
+
+
+@edit.command()
+def evaluate(
+    folder: Edit,
+    model: options.Model,
+    prompts: Prompts,
+    neutral: Neutral,
+    out: options.Out,
+    words: Words = None,
+    unwanted: Unwanted = None,
+    wanted: Wanted = None,
+    strengths: Annotated[
+        str | None, typer.Option(help="Strengths to choose from, with commas between: -8,-4,-2,2.")
+    ] = None,
+    controls: Annotated[int, typer.Option(help="Random directions of the same length to compare with.")] = 20,
+    prompt: Annotated[
+        str | None, typer.Option(help="Text put before every prompt of the plain model, as a baseline.")
+    ] = None,
+    new: New = 40,
+    seed: options.Seed = 0,
+) -> None:
+    """What does an edit change, and what does it break? Beside random directions, with intervals, on one page.
+
+    Goes on from OUT when it was stopped. Damage: perplexity and next-token divergence on --neutral, and, where text is generated,
+    its repetition, its likelihood under the plain model and its agreement with the plain text.
+
+    **Example**
+
+    - `probekit edit evaluate edit/ -m MODEL --prompts prompts.txt --words slurs.txt --neutral wiki.txt --strengths=-8,-4,-2 -o out/`
+    """
+    from probekit import surgery
+    from probekit.models import load_model
+    from probekit.surgery.evaluation import evaluate as run_evaluation
+
+    require_folder(out)
+    loaded = load_model(model)
+    behaviour, effects = _measures(prompts, neutral, words, unwanted, wanted, new, seed)
+    doses = None if strengths is None else options.grid_of(strengths)
+    report = run_evaluation(
+        loaded, surgery.load_edit(folder, loaded), behaviour=behaviour, side_effects=effects, controls=controls, strengths=doses,
+        prompt=prompt, out=out / "conditions", seed=seed,
+    )  # fmt: skip
+    report.save(out)
+    page = report.save_page(out / "report.html")
+    typer.echo(f"{report.summary()}\n\npage    {Path(page).resolve()}")
+
+
+@edit.command()
+def search(
+    directions: Annotated[
+        Path, typer.Argument(help="Folder of directions, one a layer: `layers` of `probekit edit find`.")
+    ],
+    model: options.Model,
+    prompts: Prompts,
+    neutral: Neutral,
+    out: options.Out,
+    words: Words = None,
+    unwanted: Unwanted = None,
+    wanted: Wanted = None,
+    trials: Annotated[int, typer.Option(min=1, help="Edits to try in all.")] = 60,
+    strongest: Annotated[float, typer.Option(help="Largest strength of steering, in standard deviations.")] = 8.0,
+    new: New = 40,
+    seed: options.Seed = 0,
+) -> None:
+    """Which layers, how strongly, in what way? Tries edits on half of the prompts and writes those on the frontier.
+
+    Two objectives: the behaviour, and perplexity on --neutral. OUT/study.journal keeps every trial; the same command goes on from it.
+    OUT/frontier/N is the edit of trial N: `evaluate` reports it on the other half of the prompts.
+    """
+    from probekit import surgery
+    from probekit.models import load_model
+    from probekit.surgery.searching import search as run_search
+
+    require_folder(out)
+    loaded = load_model(model)
+    files = sorted(directions.glob("*.safetensors"))
+    if not files:
+        raise FileNotFoundError(f"{directions} holds no directions (*.safetensors)")
+    behaviour, effects = _measures(prompts, neutral, words, unwanted, wanted, new, seed)
+    found = run_search(
+        loaded, [_direction(file) for file in files], behaviour=behaviour, side_effect=effects[0], trials=trials, strongest=strongest,
+        out=out / "study.journal", seed=seed,
+    )  # fmt: skip
+    found.to_frame().to_csv(out / "trials.csv", index=False)
+    for trial in found.frontier:
+        place = out / "frontier" / str(trial["number"])
+        if not place.exists():
+            surgery.save_edit(found.edit(trial["number"]), place, loaded)
+        typer.echo(
+            f"{place}  {found.behaviour} {trial['effect']:+.4g}, {found.damage} {trial['damage']:.4g}: {trial['kind']}"
+        )
+
+
+@edit.command()
+def export(
+    folder: Edit,
+    model: options.Model,
+    out: options.Out,
+    texts: Annotated[
+        Path | None, typer.Option("--texts", help="Texts, one a line, whose perplexity is measured on the folder.")
+    ] = None,
+    originals: Annotated[
+        bool,
+        typer.Option(
+            "--originals/--no-originals", help="Keep the weights that are replaced, so that `undo` can bring them back."
+        ),
+    ] = True,
+) -> None:
+    """Write the edited model as an ordinary Hugging Face folder, checked by a process of its own.
+
+    **Example**
+
+    - `probekit edit export edit/ -m MODEL -o edited/`
+    """
+    from probekit import surgery
+    from probekit.models import load_model
+
+    loaded = load_model(model)
+    lines = None if texts is None else _lines(texts)
+    done = surgery.export(loaded, surgery.load_edit(folder, loaded), out, texts=lines, originals=originals)
+    measured = "" if done.perplexity is None else f", perplexity {done.perplexity:.4g}"
+    typer.echo(
+        f"read back by a fresh process: logits within {done.logit_difference:.2g} of the edited model, {done.unedited_difference:.2g} from "
+        f"the original{measured}\nmodel   {out.resolve()}"
+    )
+
+
+@edit.command()
+def undo(
+    folder: Annotated[Path, typer.Argument(help="Folder that `probekit edit export` wrote.")], out: options.Out
+) -> None:
+    """Make the original model's folder from an exported one, bit for bit."""
+    from probekit import surgery
+
+    typer.echo(f"the original, by its fingerprint\nmodel   {surgery.undo_export(folder, out).resolve()}")
+
+
+def _measures(
+    prompts: Path,
+    neutral: Path,
+    words: Path | None,
+    unwanted: list[str] | None,
+    wanted: list[str] | None,
+    new: int,
+    seed: int,
+) -> tuple[Behaviour, list[Behaviour]]:
+    """The behaviour, and the side effects with perplexity first."""
+    from probekit.surgery import behaviours, damage
+    from probekit.surgery.generations import generations, lexicon
+
+    if (words is None) == (unwanted is None):
+        raise ValueError(
+            "say what the behaviour is: --words FILE (of what is generated), or --unwanted TOKEN (of what comes next)"
+        )
+    asked, ordinary = _lines(prompts), _lines(neutral)
+    effects: list[Behaviour] = [damage.perplexity(ordinary, seed=seed), damage.next_token_kl(ordinary, seed=seed)]
+    if unwanted is not None:
+        return behaviours.next_token(
+            asked, unwanted, wanted, name="log odds of the unwanted", less_is_wanted=True, seed=seed
+        ), effects
+    assert words is not None
+    said = generations(
+        asked,
+        lexicon(_lines(words)),
+        max_new_tokens=new,
+        name="share of unwanted words",
+        less_is_wanted=True,
+        seed=seed,
+    )
+    return said, [*effects, damage.repetition(said), damage.coherence(said), damage.agreement(said)]
+
+
+def _lines(path: Path) -> list[str]:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {str(path)!r}")
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not lines:
+        raise ValueError(f"{path} holds no line of text")
+    return lines
+
+
+def _direction(path: Path) -> Any:
+    from probekit.probes.direction import Direction
+
+    return Direction.load(path)
+
+
+def _layers(given: str) -> Any:
+    if given in ("all", "writers"):
+        return given
+    return [int(part) if part.strip().lstrip("-").isdigit() else part.strip() for part in given.split(",")]
+
+
+def _number(part: str, option: str) -> int:
+    try:
+        return int(part)
+    except ValueError:
+        raise ValueError(f"{option}: {part!r} is no position; write whole numbers with commas between") from None

@@ -1,0 +1,142 @@
+"""A behaviour found, edited, measured, searched, shipped and brought back, from the shell."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import probekit as pk
+from tests.cli.test_commands import probekit, write_table
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Path:
+    folder = tmp_path_factory.mktemp("edit")
+    table = write_table(folder / "statements.csv")
+    done = probekit(
+        "edit",
+        "find",
+        table,
+        "-t",
+        "sentence",
+        "-l",
+        "warm",
+        "-m",
+        tiny_model_folder,
+        "-g",
+        "number",
+        "-o",
+        folder / "warm",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "halves" in done.stdout
+    words = [f"the {a} {b}" for a in ("cat", "dog", "city", "red") for b in ("runs", "sleeps", "of", "and", "in")]
+    (folder / "prompts.txt").write_text("\n".join(words))
+    (folder / "neutral.txt").write_text("\n".join(f"{w} is true or false" for w in words[:8]))
+    (folder / "words.txt").write_text("red\nblue\ncat\ndog\nis\nof\nand\n")
+    return folder
+
+
+def test_a_direction_at_every_layer_that_knows_its_model(found: Path, tiny_model_folder: Path) -> None:
+    model = pk.load_model(tiny_model_folder)
+    direction = pk.probes.direction.Direction.load(found / "warm" / "direction.safetensors")
+    assert direction.model == model.fingerprint
+    assert direction.scale > 0
+    layers = sorted(p.stem for p in (found / "warm" / "layers").iterdir())
+    assert layers == sorted(model.stream_sites)
+    assert (found / "warm" / "sweep" / "report.html").exists()
+
+
+def test_apply_evaluate_export_and_undo(found: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    direction = found / "warm" / "direction.safetensors"
+    done = probekit(
+        "edit",
+        "apply",
+        direction,
+        "-m",
+        tiny_model_folder,
+        "--how",
+        "steer",
+        "--strength",
+        "3",
+        "--in-weights",
+        "-o",
+        tmp_path / "edit",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "touches" in done.stdout
+    done = probekit(
+        "edit", "evaluate", tmp_path / "edit", "-m", tiny_model_folder, "--prompts", found / "prompts.txt", "--neutral", found / "neutral.txt",
+        "--words", found / "words.txt", "--strengths=-2,4", "--controls", "2", "--new", "5", "-o", tmp_path / "out",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "<html" in (tmp_path / "out" / "report.html").read_text()
+    done = probekit(
+        "edit",
+        "export",
+        tmp_path / "edit",
+        "-m",
+        tiny_model_folder,
+        "-o",
+        tmp_path / "edited",
+        "--texts",
+        found / "neutral.txt",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "fresh process" in done.stdout
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "edited") is not None
+    done = probekit("edit", "undo", tmp_path / "edited", "-o", tmp_path / "original")
+    assert done.returncode == 0, done.stderr
+    assert pk.load_model(tmp_path / "original").fingerprint == pk.load_model(tiny_model_folder).fingerprint
+    done = probekit("edit", "export", tmp_path / "edit", "-m", tiny_model_folder, "-o", tmp_path / "edited")
+    assert done.returncode == 1
+    assert "nothing was written" in done.stderr
+
+
+def test_search_goes_on_and_its_frontier_can_be_evaluated(found: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+    arguments = [
+        "edit", "search", found / "warm" / "layers", "-m", tiny_model_folder, "--prompts", found / "prompts.txt", "--neutral", found / "neutral.txt",
+        "--unwanted", " cat", "--wanted", " dog",
+    ]  # fmt: skip
+    done = probekit(*arguments, "--trials", "4", "-o", tmp_path / "search")
+    assert done.returncode == 0, done.stderr
+    done = probekit(*arguments, "--trials", "8", "-o", tmp_path / "search")
+    assert done.returncode == 0, done.stderr
+    once = probekit(*arguments, "--trials", "8", "-o", tmp_path / "once")
+    assert once.returncode == 0, once.stderr
+    assert (tmp_path / "search" / "trials.csv").read_text() == (tmp_path / "once" / "trials.csv").read_text()
+    menu = sorted((tmp_path / "once" / "frontier").iterdir())
+    assert menu
+    assert json.loads((menu[0] / "edit.json").read_text())["format"] == "probekit.edit"
+    done = probekit(*arguments, "--trials", "8", "--seed", "1", "-o", tmp_path / "once")
+    assert done.returncode == 1
+    assert "holds a search with another" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["apply", "DIRECTION", "--how", "steer"], "steer needs strength"),
+        (["apply", "DIRECTION", "--how", "ablate", "--strength", "1"], "ablate has no strength"),
+        (["apply", "DIRECTION", "--how", "orthogonalize", "--where", "prompt"], "every token"),
+        (["apply", "DIRECTION", "--how", "ablate", "--layers", "77"], "no layer 77"),
+        (["apply", "DIRECTION", "--how", "ablate", "--where", "first"], "no position"),
+        (["apply", "nothing.safetensors", "--how", "ablate"], "no file"),
+        (["evaluate", "nothing", "--prompts", "PROMPTS", "--neutral", "PROMPTS"], "say what the behaviour is"),
+        (["evaluate", "nothing", "--prompts", "PROMPTS", "--neutral", "PROMPTS", "--unwanted", "cat"], "no saved edit"),
+        (["evaluate", "nothing", "--prompts", "nowhere.txt", "--neutral", "PROMPTS", "--unwanted", "cat"], "no file"),
+    ],
+)
+def test_what_is_wrong_is_said(
+    found: Path, tiny_model_folder: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    files = {"DIRECTION": found / "warm" / "direction.safetensors", "PROMPTS": found / "prompts.txt"}
+    given = [files.get(a, a) for a in arguments]
+    done = probekit("edit", *given, "-m", tiny_model_folder, "-o", tmp_path / "out")
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
