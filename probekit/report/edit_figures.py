@@ -141,22 +141,35 @@ def plot_frontier(report: EditReport, side_effect: str | None = None) -> go.Figu
     _scatter(figure, points(kind="prompt"), "damage", "value", "prompt", PROMPT, mode="markers", marker={"size": 10, "symbol": "diamond"})  # fmt: skip
     _scatter(figure, points(kind="baseline"), "damage", "value", "baselines", BASELINE, mode="markers", marker={"size": 10, "symbol": "square"})  # fmt: skip
     path = sorted(points(kind="edit"), key=lambda row: float(row["strength"] or 0))
-    several = report.verdict.chosen is not None
-    _scatter(
-        figure, path, "damage", "value", "edited", BLUE, mode="lines+markers+text" if several else "markers",
-        line={"width": 2}, marker={"size": 8}, text=[f"{row['strength']:g}" if several else "" for row in path],
-        textposition="top center",
-    )  # fmt: skip
+    if report.verdict.chosen is not None:
+        _scatter(
+            figure, path, "damage", "value", "edited", BLUE, mode="lines+markers+text", line={"width": 2}, marker={"size": 8},
+            text=_labels(path), textposition="top center", cliponaxis=False,
+        )  # fmt: skip
     chosen = [row for row in path if row["condition"] == report.edited]
-    _scatter(figure, chosen, "damage", "value", "strength chosen" if several else "edited", BLUE, mode="markers", marker={"size": 15, "symbol": "star"}, showlegend=several)  # fmt: skip
+    name = "edited" if report.verdict.chosen is None else "strength chosen"
+    _scatter(figure, chosen, "damage", "value", name, BLUE, mode="markers", marker={"size": 15, "symbol": "star"})
     return figure
 
 
+def _labels(path: Sequence[dict[str, Any]]) -> list[str]:
+    """The strength of each point, left out where it would lie on another's."""
+    x, y = ([row[name] for row in path] for name in ("damage", "value"))
+    wide, high = (max(values) - min(values) or 1.0 for values in (x, y))
+    said: list[int] = []
+    for i in reversed(range(len(path))):
+        if all(abs(x[i] - x[j]) > 0.06 * wide or abs(y[i] - y[j]) > 0.08 * high for j in said):
+            said.append(i)
+    return [f"{row['strength']:g}" if i in said else "" for i, row in enumerate(path)]
+
+
 def axis_words(measure: MeasureFacts, of: str) -> str:
-    """What an axis shows, safe for plotly."""
-    if of == "value":
-        return plain(f"{measure.name} ({measure.unit})", 60)
-    return plain(f"{measure.name}: {'ratio to the plain model' if measure.ratio else f'change in {measure.unit}'}", 70)
+    """What an axis shows, safe for plotly; in two lines where it is long."""
+    unit = (
+        measure.unit if of == "value" else "ratio to the plain model" if measure.ratio else f"change in {measure.unit}"
+    )
+    between = "<br>" if len(measure.name) + len(unit) > 34 else ", "
+    return f"{plain(measure.name, 34)}{between}{plain(unit, 34)}"
 
 
 def _kinds(report: EditReport) -> list[str]:
@@ -167,9 +180,9 @@ def _empty(x: str, y: str) -> go.Figure:
     import plotly.graph_objects as go
 
     figure = go.Figure()
-    arrange(figure, height=440, legend=LEGEND, margin=MARGIN | {"t": 90})
+    arrange(figure, height=480, legend=LEGEND, margin=MARGIN | {"t": 90})
     figure.update_xaxes(title_text=x)
-    figure.update_yaxes(title_text=y)
+    figure.update_yaxes(title_text=y, title_font_size=12)
     return figure
 
 

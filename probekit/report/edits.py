@@ -51,6 +51,9 @@ def edit_page(report: EditReport, *, title: str | None = None, command: str | No
     page.heading("The answer").add(blocks.text(report.verdict.words, strong=True), _tiles(report))
     page.heading("Effect and damage").add(_figures(report))
     page.add(blocks.table(change_table(report), _change_caption(report)))
+    if report.tests["p"]:
+        caption = "The changes that the controls make, and the share of them that go as far (p)."
+        page.add(blocks.heading("Beside the controls", 3), blocks.table(control_table(report), caption))
     if report.verdict.chosen is not None:
         page.add(blocks.heading("At every strength", 3), *_doses(report))
     if report.rows(kind="prompt") or report.rows(kind="baseline"):
@@ -102,7 +105,11 @@ def _tiles(report: EditReport) -> Block:
         effect = report.figure(measure.name)
         allowed = "" if measure.limit is None else f"\nallowed: {measure.limit:.3g}"
         items.append(
-            {"name": measure.name, "value": _change(effect, measure), "detail": f"{_interval(effect)}{allowed}".strip()}
+            {
+                "name": measure.name,
+                "value": f"{f'×{wording.SPACE}' if measure.ratio else ''}{_change(effect, measure)}",
+                "detail": f"{_interval(effect)}{allowed}".strip(),
+            }
         )
     return blocks.tiles(
         [{key: wording.shorten(value, 60) if key == "name" else value for key, value in item.items()} for item in items]
@@ -119,33 +126,55 @@ def _figures(report: EditReport) -> Block:
     )
     if not report.side_effects:
         return dose
-    words = "Effect against damage on the items that are reported; numbers at the points are strengths. What is worth having lies "
-    return blocks.columns(
-        dose,
-        blocks.figure(plot_frontier(report), words + "far from the plain model vertically and near it horizontally."),
-    )
+    strengths = " Numbers at the points are strengths." if report.verdict.chosen is not None else ""
+    words = f"Effect against damage on the items that are reported.{strengths} What is worth having lies far from the plain model "
+    return blocks.columns(dose, blocks.figure(plot_frontier(report), words + "vertically and near it horizontally."))
 
 
 def change_table(report: EditReport) -> pd.DataFrame:
-    """A row a measure at the strength reported, beside the controls."""
+    """A row a measure at the strength reported."""
     import pandas as pd
 
-    kinds = _kinds(report)
     rows = []
     for measure in report.measures:
         plain, edited = (report.figure(measure.name, name, of="value") for name in ("plain", report.edited))
         effect = report.figure(measure.name)
-        row = {
-            "": measure.name, "unit": measure.unit, "plain": _number(plain.value), "edited": _number(edited.value),
-            "change": _change(effect, measure), "95 % interval": _interval(effect),
-        }  # fmt: skip
-        for kind in kinds:
-            test = _test(report, measure.name, kind)
-            of = f" ({wording.shorten(kind, 30)})" if len(kinds) > 1 else ""
-            row[f"controls{of}"] = f"{_number(test['low'])} · {_number(test['median'])} · {_number(test['high'])}"
-            row[f"p{of}"] = _number(test["p"])
         found = report.rows(measure=measure.name, condition=report.edited, part="report")[0]
-        rows.append(row | {"items": f"{found['n']:,}", "no score": f"{found['failed']:,}"})
+        rows.append(
+            {
+                "": measure.name,
+                "unit": measure.unit,
+                "plain": _number(plain.value),
+                "edited": _number(edited.value),
+                "change": _change(effect, measure),
+                "95 % interval": _interval(effect),
+                "items": f"{found['n']:,}",
+                "groups": f"{found['groups']:,}",
+                "no score": f"{found['failed']:,}",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def control_table(report: EditReport) -> pd.DataFrame:
+    """A row a measure and kind of control, at the strength reported."""
+    import pandas as pd
+
+    rows = []
+    for measure, kind, count, p, low, median, high in zip(*report.tests.values(), strict=True):
+        facts = report.measure(measure)
+        rows.append(
+            {
+                "": measure,
+                "controls": f"{kind}",
+                "number": f"{count}",
+                "edit": _change(report.figure(measure), facts),
+                "least": _number(low),
+                "median": _number(median),
+                "greatest": _number(high),
+                "p": _number(p),
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -155,7 +184,7 @@ def _change_caption(report: EditReport) -> str:
         if report.verdict.chosen is None
         else f"the items that are reported, at strength {report.verdict.chosen:g}"
     )
-    return f"On {where}. Change: edited less plain, of perplexity edited over plain. Controls: least · median · greatest change."
+    return f"On {where}. Change: edited less plain; of perplexity, edited over plain."
 
 
 def _doses(report: EditReport) -> list[Block]:
@@ -167,7 +196,7 @@ def _doses(report: EditReport) -> list[Block]:
         row = {"strength": f"{strength:g}"}
         for measure in report.measures:
             effect = report.figure(measure.name, condition, part="select")
-            row[wording.shorten(measure.name, 40)] = f"{_change(effect, measure)}{wording.SPACE} ({_interval(effect)})"
+            row[_column(measure)] = f"{_change(effect, measure)} ({_interval(effect)})"
         rows.append(row)
     strong = [i for i, (strength, _) in enumerate(conditions) if strength == report.verdict.chosen]
     caption = "Changes on the select part, where the strength was chosen (marked), with 95 % intervals."
@@ -188,9 +217,7 @@ def others_table(report: EditReport) -> pd.DataFrame:
         for measure in report.measures:
             effect = report.figure(measure.name, name)
             known = effect.value == effect.value
-            row[wording.shorten(measure.name, 40)] = (
-                f"{_change(effect, measure)}{wording.SPACE} ({_interval(effect)})" if known else "–"
-            )
+            row[_column(measure)] = f"{_change(effect, measure)} ({_interval(effect)})" if known else "–"
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -226,7 +253,11 @@ def _make_again(report: EditReport, command: str | None) -> list[Block]:
         "edit": report.edit["name"],
         "model": ", ".join(f"{k} {v}" for k, v in dict(model).items()),
     }
-    facts |= dict(report.manifest.get("arguments", {}))
+    for name, value in dict(report.manifest.get("arguments", {})).items():
+        if isinstance(value, Mapping):
+            value = ", ".join(f"{count} {kind}" for kind, count in value.items())
+        if value not in (None, "", []):
+            facts[name] = value
     facts["versions"] = ", ".join(f"{k} {v}" for k, v in dict(report.manifest.get("versions", {})).items())
     whole = json.dumps({"edit": report.edit, **report.manifest}, indent=2, default=str, ensure_ascii=False)
     return [*out, blocks.facts(facts), blocks.details("The whole manifest", blocks.code(whole))]
@@ -236,11 +267,6 @@ def _kinds(report: EditReport) -> dict[str, int]:
     return dict(zip(report.tests["control"], report.tests["controls"], strict=True))
 
 
-def _test(report: EditReport, measure: str, kind: str) -> dict[str, Any]:
-    rows = [dict(zip(report.tests, row, strict=True)) for row in zip(*report.tests.values(), strict=True)]
-    return next(row for row in rows if row["measure"] == measure and row["control"] == kind)
-
-
 def _number(value: float) -> str:
     return "–" if value != value else f"{value:.3g}".replace("-", "−")
 
@@ -248,7 +274,11 @@ def _number(value: float) -> str:
 def _change(effect: Figure, measure: MeasureFacts) -> str:
     if effect.value != effect.value:
         return "–"
-    return f"×{wording.SPACE}{effect.value:.3g}" if measure.ratio else f"{effect.value:+.3g}".replace("-", "−")
+    return f"{effect.value:.3g}" if measure.ratio else f"{effect.value:+.3g}".replace("-", "−")
+
+
+def _column(measure: MeasureFacts) -> str:
+    return wording.shorten(measure.name, 40) + (", ratio" if measure.ratio else "")
 
 
 def _interval(effect: Figure) -> str:

@@ -189,6 +189,7 @@ def steer(
         where,
         strength,
         make,
+        "steer",
     )
 
 
@@ -218,7 +219,7 @@ def ablate(
         return ablate(d, model, to_mean=to_mean, layers=layers, where=where)
 
     change = AffineMap.replace_coordinates(direction.vector[:, None], [value])
-    return _same_everywhere("ablate", direction, model, change, layers, where, None, make)
+    return _same_everywhere("ablate", direction, model, change, layers, where, None, make, "ablate", to_mean=to_mean)
 
 
 def fix(
@@ -237,7 +238,7 @@ def fix(
 
     change = AffineMap.replace_coordinates(direction.vector[:, None], [target])
     return _same_everywhere(
-        f"set to {value:.4g} standard deviations", direction, model, change, layers, where, value, make
+        f"set to {value:.4g} standard deviations", direction, model, change, layers, where, value, make, "fix"
     )
 
 
@@ -265,7 +266,9 @@ def reflect(
         return reflect(d, model, s, layers=layers, where=where)
 
     change = AffineMap.replace_coordinates(direction.vector[:, None], [direction.center], share=2 * strength)
-    return _same_everywhere(f"reflect ({strength:.4g})", direction, model, change, layers, where, strength, make)
+    return _same_everywhere(
+        f"reflect ({strength:.4g})", direction, model, change, layers, where, strength, make, "reflect"
+    )
 
 
 def erase(erasers: Eraser | Mapping[str, Eraser], model: Model, *, where: Place = "all") -> ActivationEdit:
@@ -377,6 +380,8 @@ def _same_everywhere(
     where: Place,
     strength: float | None,
     make: Callable[[Direction, float], ActivationEdit],
+    how: str,
+    **options: object,
 ) -> ActivationEdit:
     """One map at every site that `layers` names."""
     refuse_other_model(direction, model)
@@ -387,10 +392,19 @@ def _same_everywhere(
             "(ablate) makes sense there; give layers='all' or numbers of layers"
         )
     remake = partial(_remade, direction, strength, make)
-    name = f"{what} at {_span(sites)}"
-    return ActivationEdit(
-        name, model, dict.fromkeys(sites, change), where, direction=direction, strength=strength, remake=remake
+    edit = ActivationEdit(
+        f"{what} at {_span(sites)}",
+        model,
+        dict.fromkeys(sites, change),
+        where,
+        direction=direction,
+        strength=strength,
+        remake=remake,
     )
+    if edit.where.fires is None:
+        there = {"tokens": edit.where.tokens, "first": edit.where.first}
+        edit.recipe = {"how": how, "layers": layers if layers is None or isinstance(layers, str | int) else list(layers), "where": there, **options}  # fmt: skip
+    return edit
 
 
 def _remade(

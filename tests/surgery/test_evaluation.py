@@ -1,0 +1,396 @@
+"""An evaluation finds what was planted and nothing else, leaves the model as it was, goes on after a kill, and says its doubts."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from probekit.probes import LogisticProbe
+from probekit.probes.direction import Direction
+from probekit.surgery.activation_edits import ablate, steer
+from probekit.surgery.behaviours import custom, next_token
+from probekit.surgery.conditions import digest_of
+from probekit.surgery.damage import agreement, coherence, next_token_kl, perplexity, repetition
+from probekit.surgery.edit import edits_on
+from probekit.surgery.edit_report import COLUMNS, EditReport
+from probekit.surgery.effects import Comparing, p_value
+from probekit.surgery.evaluation import evaluate
+from probekit.surgery.generations import generations, lexicon
+from probekit.surgery.readings import reading
+from probekit.surgery.weight_edits import Replacement, WeightEdit
+from tests.surgery.spoken import LAST, speaking, texts, to_paris, unchanged, weights
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*expect nonsense")
+PROMPTS = texts(24, 5, seed=1)
+OTHER = texts(20, 12, seed=2)
+
+
+def paris(**options):
+    return next_token(PROMPTS, ["paris"], name="paris", **options)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return speaking()
+
+
+@pytest.fixture(scope="module")
+def planted(model) -> EditReport:
+    side = [perplexity(OTHER), next_token_kl(OTHER, 100)]
+    return evaluate(
+        model, steer(to_paris(model), model, 1.0), behaviour=paris(), side_effects=side, strengths=(0, 1, 3, 9), damage_limit=1.2,
+        prompt="paris paris ", progress=False,
+    )  # fmt: skip
+
+
+def test_a_planted_direction_steers_and_controls_do_not(planted):
+    verdict = planted.verdict
+    assert verdict.works
+    assert verdict.chosen == 3
+    assert verdict.worth == (1, 3)
+    assert planted.p() == pytest.approx(1 / 21)
+    assert planted.figure("paris").low > 1
+    controls = planted.rows(measure="paris", kind="control", strength=3.0, part="report")
+    assert len(controls) == 20
+    assert max(row["effect"] for row in controls) < planted.figure("paris").value
+    assert planted.figure("perplexity", "strength 9", part="select").value > 1.2  # why 9 was not chosen
+    assert planted.figure("paris", "strength 9", part="select").value > planted.figure("paris", part="select").value
+
+
+def test_a_random_direction_does_not_steer(model):
+    vector = torch.randn(32, generator=torch.Generator().manual_seed(6))
+    edit = steer(Direction(vector, LAST, 1.0, model=model.fingerprint), model, 2.0)
+    report = evaluate(model, edit, behaviour=paris(), strengths=(1, 3), progress=False)
+    assert not report.verdict.works
+    assert report.p() > 0.05
+    assert report.verdict.words.startswith("This direction does not steer this at strength")
+
+
+def test_an_effect_the_other_way_does_not_count(model):
+    edit = steer(-to_paris(model), model, 2.0)
+    report = evaluate(model, edit, behaviour=paris(), controls=0, progress=False)
+    assert "moves the other way" in report.verdict.words
+    less = evaluate(model, edit, behaviour=paris(less_is_wanted=True), controls=19, progress=False)
+    assert less.verdict.works
+    assert less.p() == pytest.approx(1 / 20)
+
+
+def test_every_number_is_of_the_part_it_says(model, planted):
+    measure = paris()
+    edit = steer(to_paris(model), model, 3.0)
+    plain = measure.measure(model)
+    with edit.applied(model):
+        edited = measure.measure(model)
+    for part in ("select", "report"):
+        rows = measure.parts == part
+        assert planted.figure("paris", part=part).value == pytest.approx((edited - plain)[rows].mean())
+        assert planted.figure("paris", part=part, of="value").value == pytest.approx(edited[rows].mean())
+    ratio = perplexity(OTHER)
+    ratio.measure(model)
+    lost, rows = planted.scores, ~ratio.in_select
+    by_hand = np.exp(np.average((lost["strength 3"]["perplexity"] - lost["plain"]["perplexity"])[rows], weights=ratio.weights[rows]))  # fmt: skip
+    assert planted.figure("perplexity").value == pytest.approx(by_hand)
+
+
+def test_the_interval_is_that_of_resampled_groups():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(30), 4)
+    behaviour = custom("x", range(120), lambda model: [], groups=groups)
+    plain = rng.standard_normal(120)
+    edited = plain + 0.3 + rng.standard_normal(30)[groups] + 0.1 * rng.standard_normal(120)
+    weights = rng.integers(1, 9, 120).astype(float)
+    found = Comparing(behaviour, plain, weights, np.ones(120, bool), 4000, 0).compare(edited)
+    draws = []
+    for _ in range(4000):  # the slow way
+        rows = np.concatenate([np.flatnonzero(groups == g) for g in rng.integers(0, 30, 30)])
+        draws.append(np.average((edited - plain)[rows], weights=weights[rows]))
+    low, high = np.quantile(draws, [0.025, 0.975])
+    assert found.effect.value == pytest.approx(np.average(edited - plain, weights=weights))
+    assert found.effect.low == pytest.approx(low, abs=0.04)
+    assert found.effect.high == pytest.approx(high, abs=0.04)
+    assert found.groups == 30
+
+
+def test_answers_that_all_stay_the_same_are_not_known_for_certain():
+    behaviour = custom("x", range(20), lambda model: [])
+    behaviour.unit_range = True
+    same = Comparing(behaviour, np.ones(20), np.ones(20), np.ones(20, bool), 500, 0).compare(np.ones(20))
+    slack = 1 - 0.025 ** (1 / 20)
+    assert (same.level.low, same.level.high) == (pytest.approx(1 - slack), 1)
+    assert (same.effect.low, same.effect.high) == (pytest.approx(-slack), pytest.approx(slack))
+
+
+def test_p_values_are_never_zero():
+    assert p_value(1.0, [0.0] * 20) == pytest.approx(1 / 21)
+    assert p_value(1.0, [1.0, 2.0, 0.0]) == pytest.approx(3 / 4)
+    assert p_value(1.0, [0.0, float("nan")]) == pytest.approx(2 / 3)
+    assert np.isnan(p_value(1.0, []))
+
+
+def test_a_failed_scorer_gives_null_and_is_counted(model):
+    calls = []
+
+    def scorer(made):
+        calls.append(made)
+        return [None if i % 4 == 0 else float("paris" in text) for i, text in enumerate(made)]
+
+    measure = generations(PROMPTS, scorer, max_new_tokens=3, name="paris")
+    edit = steer(to_paris(model), model, 4.0)
+    report = evaluate(model, edit, behaviour=measure, controls=19, progress=False)
+    row = report.rows(measure="paris", kind="edit")[0]
+    assert (row["failed"], row["n"]) == (6, 18)
+    assert np.isnan(report.scores["plain"]["paris"][::4]).all()
+    assert any("6 of 24 items have no score in the plain model and 6 in the edited" in note for note in report.notes)
+    assert len(calls) == 1 + 1 + 19
+
+
+def test_a_side_effect_that_cannot_be_measured_rules_a_strength_out(model):
+    def breaks(m):
+        return [1.0] * 8 if not edits_on(m) or edits_on(m)[0].strength < 2 else [1.0] * 7 + [None]
+
+    report = evaluate(
+        model, steer(to_paris(model), model, 1.0), behaviour=paris(), side_effects=[custom("fragile", range(8), breaks)],
+        strengths=(1, 3), progress=False,
+    )  # fmt: skip
+    assert report.verdict.chosen == 1
+
+
+@pytest.mark.parametrize("when", [1, 2, 5])
+def test_the_edit_is_off_after_an_exception_in_a_scorer(model, when):
+    before, fingerprint, calls = weights(model), model.fingerprint, []
+
+    def scorer(made):
+        calls.append(made)
+        if len(calls) == when:
+            raise RuntimeError("the judge is gone")
+        return [0.0] * len(made)
+
+    measure = generations(PROMPTS, scorer, max_new_tokens=2)
+    for edit in (steer(to_paris(model), model, 1.0), steer(to_paris(model), model, 1.0, layers="all")):
+        calls.clear()
+        with pytest.raises(RuntimeError, match="the judge is gone"):
+            evaluate(model, edit, behaviour=measure, progress=False)
+        assert not edits_on(model)
+        assert unchanged(model, before)
+        assert model.fingerprint == fingerprint
+
+
+def test_an_evaluation_goes_on_after_a_kill(model, tmp_path):
+    calls = []
+
+    def evaluated(folder, stop=None):
+        def scorer(made):
+            calls.append(made)
+            if len(calls) == stop:
+                raise KeyboardInterrupt
+            return [float("paris" in text) for text in made]
+
+        measure = generations(PROMPTS, scorer, max_new_tokens=3, name="paris")
+        side = [
+            perplexity(OTHER),
+            next_token_kl(OTHER, 60),
+            repetition(measure),
+            coherence(measure),
+            agreement(measure),
+        ]
+        return evaluate(
+            model, steer(to_paris(model), model, 1.0), behaviour=measure, side_effects=side, strengths=(1, 4), controls=3, cloud=1,
+            prompt="paris ", out=folder, progress=False,
+        )  # fmt: skip
+
+    whole = evaluated(None)
+    total = len(calls)
+    calls.clear()
+    with pytest.raises(KeyboardInterrupt):
+        evaluated(tmp_path, stop=5)
+    calls.clear()
+    resumed = evaluated(tmp_path)
+    assert len(calls) == total - 4
+    calls.clear()
+    again = evaluated(tmp_path)
+    assert not calls
+    for report in (resumed, again):
+        assert report.summary() == whole.summary()
+        assert report.figures == whole.figures
+        assert report.examples == whole.examples
+    damaged = sorted(tmp_path.glob("plain-*.json"))[0]
+    damaged.write_text(damaged.read_text()[:-20])
+    with pytest.raises(ValueError, match="is damaged"):
+        evaluated(tmp_path)
+
+
+def test_what_was_kept_is_not_taken_for_another_edit_or_behaviour(model, tmp_path):
+    options = {"controls": 0, "out": tmp_path, "progress": False}
+    one = evaluate(model, steer(to_paris(model), model, 1.0), behaviour=paris(), **options)
+    files = set(tmp_path.iterdir())
+    assert evaluate(model, steer(to_paris(model), model, 1.0), behaviour=paris(), **options).figures == one.figures
+    assert set(tmp_path.iterdir()) == files
+    assert evaluate(model, steer(-to_paris(model), model, 1.0), behaviour=paris(), **options).figures != one.figures
+    assert len(list(tmp_path.iterdir())) == len(files) + 1  # the plain model is known
+    evaluate(
+        model, steer(to_paris(model), model, 1.0), behaviour=next_token(PROMPTS, ["rome"], name="paris"), **options
+    )
+    assert len(list(tmp_path.iterdir())) == len(files) + 3
+
+
+def test_edits_that_are_not_numbers_are_not_kept(model, tmp_path):
+    from probekit.surgery.activation_edits import ActivationEdit
+
+    edit = ActivationEdit("double", model, {LAST: lambda h: 2 * h})
+    with pytest.raises(TypeError, match="without out="):
+        evaluate(model, edit, behaviour=paris(), out=tmp_path, progress=False)
+    report = evaluate(model, edit, behaviour=paris(), progress=False)
+    assert any("follows no direction" in note for note in report.notes)
+    assert report.verdict.words.startswith(("This edit", "It steers"))
+
+
+def test_digests_tell_edits_apart(model):
+    d = to_paris(model)
+    each = [steer(d, model, 1.0), steer(d, model, 2.0), steer(-d, model, 1.0), ablate(d, model), steer(d, model, 1.0, where="prompt"), steer(d, model, 1.0, where=[0, 1])]  # fmt: skip
+    zero, one = (WeightEdit("same name", model, [Replacement("lm_head.weight", 0, torch.tensor([5]), torch.full((1, 32), v))]) for v in (0.0, 1.0))  # fmt: skip
+    assert len({digest_of(edit) for edit in (*each, zero, one)}) == 8
+    assert digest_of(steer(d, model, 1.0)) == digest_of(each[0])
+
+
+def test_the_same_seed_gives_the_same_report(model, planted):
+    def evaluated(seed):
+        return evaluate(model, steer(to_paris(model), model, 2.0), behaviour=paris(), controls=4, seed=seed, n_boot=200, progress=False)  # fmt: skip
+
+    one, two, other = evaluated(0), evaluated(0), evaluated(1)
+    assert one.figures == two.figures
+    assert one.tests == two.tests
+    assert one.figures != other.figures
+
+
+def test_controls_of_other_kinds_and_baselines_stand_beside(model):
+    d = to_paris(model)
+    given = {
+        "random": [-d, Direction(torch.ones(32), LAST, 99.0)],
+        "as edits": [steer(-d, model, 1.0), ablate(d, model)],
+    }
+    weight = model.hf.lm_head.weight.detach()
+    baseline = WeightEdit("louder", model, [Replacement("lm_head.weight", 0, None, 1.1 * weight)])
+    report = evaluate(
+        model, steer(d, model, 2.0), behaviour=paris(), control_directions=given, baselines={"louder": baseline}, progress=False
+    )  # fmt: skip
+    frame = report.tests_frame()
+    assert frame.control.tolist() == ["random", "as edits"]
+    assert frame.controls.tolist() == [2, 2]
+    assert frame.p.tolist() == pytest.approx([1 / 3, 1 / 3])
+    assert any("too few for p" in note for note in report.notes)
+    assert "was not tested" in report.verdict.words
+    assert np.isfinite(report.figure("paris", "louder").value)
+    longest = report.scores["random 1"]["paris"] - report.scores["plain"]["paris"]
+    with steer(Direction(torch.ones(32), LAST, 1.0), model, 2.0).applied(model):
+        assert np.allclose(longest, paris().measure(model) - report.scores["plain"]["paris"])
+
+
+def test_a_reading_the_edit_cannot_reach_is_refused(model):
+    probe = LogisticProbe().fit(np.random.default_rng(0).standard_normal((20, 32)), np.arange(20) % 2)
+    d = Direction(torch.ones(32), "blocks.1.hook_resid_post", 1.0)
+    early = reading(OTHER, probe, "blocks.0.hook_resid_post")
+    with pytest.raises(ValueError, match="before the edit"):
+        evaluate(model, steer(d, model, 1.0), behaviour=early, controls=0, progress=False)
+    same = reading(OTHER, probe, "blocks.1.hook_resid_post")
+    report = evaluate(model, steer(d, model, 1.0), behaviour=same, controls=0, progress=False)
+    assert any("where the edit itself writes" in note for note in report.notes)
+
+
+def test_what_makes_no_sense_is_refused(model):
+    edit = steer(to_paris(model), model, 1.0)
+    refused = [
+        ({"side_effects": [paris()]}, ValueError, "two measures are called 'paris'"),
+        ({"damage_limit": 1.1}, ValueError, "no perplexity is among"),
+        ({"damage_limit": {"x": 1}}, ValueError, "none of the side effects"),
+        ({"strengths": ()}, ValueError, "one or more"),
+        ({"strengths": (1, float("nan"))}, ValueError, "finite"),
+        ({"strengths": (1,), "behaviour": paris(groups=[0] * 24)}, ValueError, "one group only"),
+        ({"baselines": {"plain": edit}}, ValueError, "two conditions are called 'plain'"),
+    ]
+    for options, error, words in refused:
+        with pytest.raises(error, match=words):
+            evaluate(model, edit, **{"behaviour": paris(), "controls": 0, "progress": False, **options})
+    with pytest.raises(TypeError, match="no strength to choose"):
+        evaluate(model, ablate(to_paris(model), model), behaviour=paris(), strengths=(1, 2), progress=False)
+    with pytest.raises(ValueError, match="made for the model"):
+        evaluate(speaking(seed=4), edit, behaviour=paris(), progress=False)
+
+
+def test_damage_beyond_its_limit_is_said(model):
+    side = [perplexity(OTHER)]
+    report = evaluate(
+        model, steer(to_paris(model), model, 1.0), behaviour=paris(), side_effects=side, strengths=(9,), damage_limit=1.0, progress=False
+    )  # fmt: skip
+    assert not report.verdict.works
+    assert report.verdict.steers
+    assert "not within the damage allowed" in report.verdict.words
+    assert report.verdict.worth == ()
+
+
+def test_a_report_survives_the_disk(planted, tmp_path):
+    planted.save(tmp_path / "report")
+    back = EditReport.load(tmp_path / "report")
+    assert back.summary() == planted.summary()
+    assert back.to_frame().equals(planted.to_frame())
+    assert back.tests_frame().equals(planted.tests_frame())
+    assert (back.verdict, back.measures, back.examples, back.notes) == (planted.verdict, planted.measures, planted.examples, planted.notes)  # fmt: skip
+    for name, scores in planted.scores.items():
+        assert all(np.array_equal(scores[m], back.scores[name][m], equal_nan=True) for m in scores)
+    assert back.rows(kind="edit") == planted.rows(kind="edit")
+    (tmp_path / "report" / "scores.safetensors").write_bytes(b"x")
+    with pytest.raises(ValueError, match="another report"):
+        EditReport.load(tmp_path / "report")
+    (tmp_path / "report" / "report.json").write_text(json.dumps({"format": "x"}))
+    with pytest.raises(ValueError, match="not a report"):
+        EditReport.load(tmp_path / "report")
+    with pytest.raises(FileNotFoundError, match=r"no report\.json"):
+        EditReport.load(tmp_path / "nowhere")
+
+
+def test_the_frame_has_every_condition(planted):
+    frame = planted.to_frame()
+    assert tuple(frame.columns) == COLUMNS
+    assert set(frame.kind) == {"plain", "edit", "control", "prompt"}
+    at_chosen = frame[(frame.kind == "control") & (frame.strength == 3)]
+    elsewhere = frame[(frame.kind == "control") & (frame.strength == 9)]
+    assert at_chosen.condition.nunique() == 20
+    assert elsewhere.condition.nunique() == 5
+    assert (frame[frame.condition == "plain"].effect == frame[frame.condition == "plain"].measure.map({"paris": 0, "perplexity": 1, "next-token KL": 0})).all()  # fmt: skip
+    with pytest.raises(KeyError, match="no measure"):
+        planted.figure("x")
+    with pytest.raises(KeyError, match="no condition"):
+        planted.figure("paris", "x")
+
+
+def test_what_is_said_has_intervals_controls_and_parts(planted):
+    words = planted.summary()
+    for part in ("Worth shipping at strength 1 and 3", "20 controls (random)", "p = 0.048", "held back", "prompt: change", "note: Strength 3 was chosen on the select part"):  # fmt: skip
+        assert part in words
+
+
+def test_texts_before_and_after_are_of_the_reported_part(model):
+    measure = generations(PROMPTS, lexicon(["paris"]), max_new_tokens=3)
+    report = evaluate(
+        model, steer(to_paris(model), model, 1.0), behaviour=measure, strengths=(4,), controls=0, progress=False
+    )
+    shown = [example["prompt"] for example in report.examples]
+    assert shown == [p for p, part in zip(PROMPTS, measure.parts, strict=True) if part == "report"]
+    plain = measure.generate(model).texts
+    with steer(to_paris(model), model, 4.0).applied(model):
+        edited = measure.generate(model).texts
+    rows = np.flatnonzero(~measure.in_select)
+    assert [example["before"] for example in report.examples] == [plain[i] for i in rows]
+    assert [example["after"] for example in report.examples] == [edited[i] for i in rows]
+    assert plain != edited
+
+
+def test_the_prompt_is_measured_where_there_is_one(model):
+    scored = custom("scored", range(24), lambda m: [1.0] * 24)
+    report = evaluate(model, steer(to_paris(model), model, 1.0), behaviour=paris(), side_effects=[scored], prompt="paris ", controls=0, progress=False)  # fmt: skip
+    by_hand = next_token(["paris " + prompt for prompt in PROMPTS], ["paris"]).measure(model)
+    np.testing.assert_allclose(report.scores["prompt"]["paris"], by_hand)
+    assert np.isnan(report.scores["prompt"]["scored"]).all()
+    assert any("scored was not measured with the prompt" in note for note in report.notes)
