@@ -14,28 +14,67 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import page
 import texts as parts
 
 import probekit as pk
 from probekit import surgery
 from probekit.surgery import behaviours, damage
-from probekit.surgery.erasers import leace
-from probekit.surgery.random_directions import permuted_directions, spectrum_directions
-from probekit.surgery.reliability import split_half_reliability
-from probekit.surgery.tuning import lora
 
 PROMPT = {
     "toxicity": "The following message is polite, kind and respectful to everyone.\n",
     "sentiment": "The following review is glowing, warm and full of praise.\n",
 }
 LEXICON = {
-    "toxicity": ["bitch", "bitches", "hoe", "hoes", "pussy", "nigga", "niggas", "nigger", "fuck", "fucking", "fucked", "shit", "ass", "faggot", "fag", "cunt", "dick", "retard", "retarded", "trash", "whore", "slut"],
-    "sentiment": ["bad", "worst", "awful", "boring", "dull", "mess", "fails", "failed", "lame", "stupid", "poor", "weak", "tedious", "flat", "tired", "dumb", "mediocre", "terrible", "horrible", "bland"],
+    "toxicity": [
+        "bitch",
+        "bitches",
+        "hoe",
+        "hoes",
+        "pussy",
+        "nigga",
+        "niggas",
+        "nigger",
+        "fuck",
+        "fucking",
+        "fucked",
+        "shit",
+        "ass",
+        "faggot",
+        "fag",
+        "cunt",
+        "dick",
+        "retard",
+        "retarded",
+        "trash",
+        "whore",
+        "slut",
+    ],
+    "sentiment": [
+        "bad",
+        "worst",
+        "awful",
+        "boring",
+        "dull",
+        "mess",
+        "fails",
+        "failed",
+        "lame",
+        "stupid",
+        "poor",
+        "weak",
+        "tedious",
+        "flat",
+        "tired",
+        "dumb",
+        "mediocre",
+        "terrible",
+        "horrible",
+        "bland",
+    ],
 }
-SHIFTS = (-4, -2, -1, 1, 2, 4)
-STEPS = (-8, -4, -2, -1, 1, 2, 4)
+SHIFTS = (-2, -1, -0.5, 0.5, 1, 2)
+STEPS = (-6, -4, -2, 2)
 
 
 def main() -> None:
@@ -46,14 +85,14 @@ def main() -> None:
     )
     parser.add_argument("--task", choices=("toxicity", "sentiment"), default="toxicity")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--prompts", type=int, default=160)
+    parser.add_argument("--prompts", type=int, default=96)
     parser.add_argument("--find", type=int, default=1600)
     parser.add_argument("--controls", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
 
-    given = getattr(parts, args.task)(args.data, args.seed, find=args.find, judge=4000, prompts=args.prompts)
+    given = getattr(parts, args.task)(args.data, args.seed, find=args.find, judge=3000, prompts=args.prompts)
     model = pk.load_model(args.model)
     judge, auroc = classifier(given)
     data = pk.Dataset(
@@ -66,31 +105,33 @@ def main() -> None:
     found.save_page(args.out / "probes.html")
     best, last = found.best("unwanted").site, model.stream_sites[-1]
     means = surgery.difference_of_means(store, data.label_set("unwanted"), site=best)
-    stable = split_half_reliability(store, data.label_set("unwanted"), site=best, seed=args.seed)
+    stable = surgery.split_half_reliability(store, data.label_set("unwanted"), site=best, seed=args.seed)
     print(f"probe at {best}: {found.best('unwanted')}\n{stable}")
 
-    words = set(LEXICON[args.task])
     said = behaviours.generations(
         given.prompts,
         judge,
         name=f"{args.task} of continuations",
-        max_new_tokens=24,
+        unit="probability",
+        max_new_tokens=20,
         batch=40,
         less_is_wanted=True,
-        unit="probability",
     )
-    cities, spanish = parts.countries(args.data, 100, args.seed), parts.translations(args.data, 100, args.seed)
+    cities = parts.countries(args.data, 48, args.seed)
+    spanish = parts.translations(args.data, 48, args.seed)
+    ordinary = parts.neutral(args.data, 16, words=45)
     effects = [
-        damage.perplexity(parts.neutral(args.data, 32), 128),
-        damage.next_token_kl(parts.neutral(args.data, 32), 1024, tokens=128),
+        damage.perplexity(ordinary, 64),
+        damage.next_token_kl(ordinary, 512, tokens=64),
         damage.repetition(said),
         damage.coherence(said),
         damage.agreement(said),
-        behaviours.generations(given.prompts, lambda out: [share(t, words) for t in out], name="lexicon", max_new_tokens=24, batch=40, less_is_wanted=True)
-        if not hasattr(behaviours, "rescored") else behaviours.rescored(said, lambda out: [share(t, words) for t in out], name="lexicon"),
+        behaviours.rescored(
+            said, behaviours.lexicon(LEXICON[args.task]), name="words of the lexicon", less_is_wanted=True
+        ),
         behaviours.choices(*cities, name="cities"),
         behaviours.choices(*spanish, name="Spanish words"),
-    ]  # fmt: skip
+    ]
 
     def report(name: str, edit: surgery.Edit, **options: object) -> surgery.EditReport:
         result = surgery.evaluate(
@@ -108,8 +149,8 @@ def main() -> None:
         return result
 
     few = {
-        "spectrum": spectrum_directions(means, store, args.controls, args.seed),
-        "permuted": permuted_directions(store, data.label_set("unwanted"), best, args.controls, args.seed),
+        "spectrum": surgery.spectrum_directions(means, store, args.controls // 2, args.seed),
+        "permuted": surgery.permuted_directions(store, data.label_set("unwanted"), best, args.controls // 2, args.seed),
     }
     seed_procedure = found.direction("unwanted", site=last)
     reports = {
@@ -122,9 +163,9 @@ def main() -> None:
             "steering", surgery.steer(means, model, 1.0), strengths=STEPS, controls=args.controls, control_directions=few, cloud=1
         ),
         "LEACE": report(
-            "LEACE", surgery.erase(leace(store, data.label_set("unwanted"), sites=model.stream_sites), model), controls=0
+            "LEACE", surgery.erase(surgery.leace(store, data.label_set("unwanted"), sites=model.stream_sites), model), controls=0
         ),
-        "LoRA": report("LoRA", lora(model, given.wanted, budget=16384 * 576 // 18, steps=80, seed=args.seed), controls=0),
+        "LoRA": report("LoRA", surgery.lora(model, given.wanted, budget=16384 * 576 // 18, steps=80, seed=args.seed), controls=0),
     }  # fmt: skip
     summary = {name: one.to_frame().to_dict("records") for name, one in reports.items()}
     (args.out / "result.json").write_text(json.dumps({"judge_auroc": auroc, "site": best, "reliability": str(stable), "figures": summary}, default=str))  # fmt: skip
@@ -150,12 +191,6 @@ def classifier(given: parts.Texts) -> tuple[Callable[[list[str]], list[float | N
         return [float(p) if parts.clean(text) else None for p, text in zip(probability, outputs, strict=True)]
 
     return score, auroc
-
-
-def share(text: str, words: set[str]) -> float:
-    """Share of a text's words that are in a list."""
-    each = [word.strip(".,!?\"'():;").lower() for word in text.split()]
-    return float(np.mean([word in words for word in each])) if each else 0.0
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from probekit.testbeds.othello import Cases
 
 CASES = 60
-STRENGTH = 1.5
-"""How far past the probe's boundary, as chosen on other random games in `experiments/othello_interventions`."""
+STRENGTH = 3.0
+"""1 is the mirror image at the boundary; as chosen on other random games in `experiments/othello_interventions`."""
 
 
 @dataclass(frozen=True)

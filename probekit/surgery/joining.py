@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
 
 from probekit.probes.direction import Direction
 from probekit.surgery.activation_edits import ActivationEdit, Change
 from probekit.surgery.affine import AffineMap
 from probekit.surgery.edit import Edit
+from probekit.surgery.where import Where
 
 
 def together(*edits: ActivationEdit) -> ActivationEdit:
@@ -26,9 +30,10 @@ def together(*edits: ActivationEdit) -> ActivationEdit:
     for edit in edits:
         if edit.model != first.model:
             raise ValueError(f"edits of different models: {first.model} and {edit.model}")
-        if edit.where != first.where or (edit.where.fires is None) != (first.where.fires is None):
+        if edit.where.tokens != first.where.tokens or edit.where.first != first.where.first:
             raise ValueError(f"edits at different tokens ({first.where}; {edit.where}): apply them one after the other")
-        for site, change in edit.changes.items():
+        for site, own in edit.changes.items():
+            change = own if edit.where.fires is None else _WhereFires(own, edit.where)
             before = changes.get(site)
             if before is None:
                 changes[site] = change
@@ -55,8 +60,21 @@ def together(*edits: ActivationEdit) -> ActivationEdit:
         name,
         first.model,
         changes,
-        first.where,
+        replace(first.where, fires=None),
         direction=first.direction,
         strength=strengths.pop() if len(strengths) == 1 else None,
         remake=None if any(edit._remake is None for edit in edits) else remake,
     )
+
+
+@dataclass(frozen=True)
+class _WhereFires:
+    """A change at the tokens only where the probe of its own site fires."""
+
+    change: Change
+    where: Where
+
+    def __call__(self, h: Tensor) -> Tensor:
+        assert self.where.fires is not None
+        fires = h.float() @ self.where.fires.to(h.device) > self.where.threshold
+        return torch.where(fires[..., None], self.change(h), h)

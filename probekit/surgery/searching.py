@@ -123,12 +123,7 @@ def search(
         raise ValueError(f"kinds are some of {', '.join(KINDS)}, not {list(kinds)}")
     if trials < 1 or not strongest > 0:
         raise ValueError(f"trials must be 1 or more and strongest above 0, got {trials} and {strongest}")
-    wanted, harm = behaviour, side_effect
-    for measure in (wanted, harm):
-        if not measure.in_select.any():
-            raise ValueError(
-                f"{measure.name!r} has items of one group only: none can be kept for the report. Give more"
-            )
+    wanted, harm = behaviour.only("select"), side_effect.only("select")
     asked = {
         "model": model.fingerprint,
         "behaviour": wanted.describe(),
@@ -275,7 +270,7 @@ def _finished(study: optuna.Study) -> list[Any]:
 
 
 def _mean(measure: Behaviour, scores: np.ndarray) -> float:
-    known = np.isfinite(scores) & measure.in_select
+    known = np.isfinite(scores)
     if not known.any():
         raise ValueError(f"{measure.name}: no item of the select part could be scored")
     return float(np.average(scores[known], weights=measure.weights[known]))
@@ -283,7 +278,7 @@ def _mean(measure: Behaviour, scores: np.ndarray) -> float:
 
 def _change(measure: Behaviour, scores: np.ndarray, plain: float) -> float:
     """NaN where nothing could be scored."""
-    return _mean(measure, scores) - plain if np.isfinite(scores[measure.in_select]).any() else math.nan
+    return _mean(measure, scores) - plain if np.isfinite(scores).any() else math.nan
 
 
 def _shown(measure: Behaviour, change: float) -> float:
