@@ -31,6 +31,7 @@ class Intervention:
         cases: The cases.
         plain, edited, random: `[case]` error of the predicted legal moves on the board with the disc turned: without an edit,
             with the probes' directions, with random directions of the same length.
+        own: `[case]` error of the unedited model on the true board.
         moves: `[2, case, 64]` probability of each square as the next move, without and with the edit.
     """
 
@@ -38,6 +39,7 @@ class Intervention:
     plain: np.ndarray
     edited: np.ndarray
     random: np.ndarray
+    own: np.ndarray
     moves: np.ndarray
 
     def summary(self) -> str:
@@ -49,7 +51,8 @@ class Intervention:
 
     def blocks(self) -> list[Block]:
         """The section of the page."""
-        shown = int(np.argmax((self.cases.before != self.cases.after).sum(1) + 1e-3 * (self.plain - self.edited)))
+        change = (self.cases.before != self.cases.after).sum(1)
+        shown = int(np.argmax(np.where(self.own == 0, change, -1)))
         return [
             blocks.heading("Does the model use the board? One disc turned"),
             blocks.text(
@@ -62,7 +65,8 @@ class Intervention:
             position_boards(
                 _boards(self, shown),
                 "Squares are as orange as the model holds a move there likely; rings are the moves that the rules allow on the board "
-                "drawn; the frame marks the disc that is turned. Shown is the position whose legal moves change most.",
+                "drawn; the frame marks the disc that is turned. Of the positions whose legal moves the model knows without an edit, "
+                "the one is shown where turning the disc changes most.",
             ),
         ]
 
@@ -98,8 +102,9 @@ def turn_discs(model: Model, result: SweepResult, seed: int) -> Intervention:
                 found[name].append(_last(model, tokens))
     logits = {name: np.stack(each) for name, each in found.items()}
     errors = {name: othello.set_errors(each, cases.after) for name, each in logits.items()}
+    own = othello.set_errors(logits["plain"], cases.before)
     moves = np.stack([_on_squares(logits["plain"]), _on_squares(logits["edited"])])
-    return Intervention(cases, errors["plain"], errors["edited"], errors["random"], moves)
+    return Intervention(cases, errors["plain"], errors["edited"], errors["random"], own, moves)
 
 
 def _last(model: Model, tokens: Tensor) -> np.ndarray:

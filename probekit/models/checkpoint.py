@@ -21,7 +21,7 @@ def read_checkpoint(source: str | Path, dtype: torch.dtype, **where: Any) -> Pre
     """
     from transformers import AutoModelForCausalLM
 
-    with _without_bars() if where.get("local_files_only") else nullcontext():
+    with without_bars() if where.get("local_files_only") else nullcontext():
         hf, loaded = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True, **where)
     if missing := sorted(loaded["missing_keys"]):
         hint = (
@@ -35,7 +35,7 @@ def read_checkpoint(source: str | Path, dtype: torch.dtype, **where: Any) -> Pre
 
 
 @contextmanager
-def _without_bars() -> Iterator[None]:
+def without_bars() -> Iterator[None]:
     """Files that are here are read without the progress bars of transformers; a download keeps them."""
     from transformers.utils import logging
 

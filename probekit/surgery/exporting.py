@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from probekit.models import Model, load_model
+from probekit.models.checkpoint import without_bars
 from probekit.surgery.activation_edits import ActivationEdit
 from probekit.surgery.edit import Edit
 from probekit.surgery.files import new_folder, write_edit
@@ -91,7 +92,8 @@ def export(
             edited, fingerprint = _logits(model, tokens), model.fingerprint
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".*generation config.*")
-                model.hf.save_pretrained(part)
+                with without_bars():
+                    model.hf.save_pretrained(part)
             if model.tokenizer is not None:
                 model.tokenizer.save_pretrained(part)
             touched = weights.touched(model)

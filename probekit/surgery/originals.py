@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from probekit.models import Model, load_model
+from probekit.models.checkpoint import without_bars
 from probekit.surgery.files import load_edit, new_folder
 from probekit.surgery.weight_edits import AddedBias, WeightEdit
 
@@ -65,7 +66,8 @@ def undo_export(folder: str | Path, out: str | Path) -> Path:
                 f"what comes out is {model.fingerprint}, the original was {edit.model}: {folder} was changed after the export, or "
                 "saved by another version of transformers"
             )
-        model.hf.save_pretrained(part)
+        with without_bars():
+            model.hf.save_pretrained(part)
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(part)
     return out
