@@ -32,8 +32,18 @@ from probekit.versions import versions_of
 
 STANDARD = (1, 2, 4)
 """Lengths of steps in standard deviations of the data along the direction."""
-COMMON = 2.0
-"""The length that is the same for all directions, in standard deviations of the data along a typical difference of means."""
+COMMON = 0.25
+"""The length that is the same for all directions, as a share of the usual (median) length of an activation at the site."""
+SIZES = {
+    "find": ("games (or texts of a kind) to find directions on, and as many to fit probes on", 400, 160),
+    "measure": ("games (or texts of a kind) to measure on", 100, 24),
+    "components": ("principal components", 8, 8),
+    "jacobian": ("directions of each Jacobian", 8, 4),
+    "sequences": ("sequences that a Jacobian is the mean of", 9, 4),
+    "iterations": ("of the Jacobian's subspace", 6, 4),
+    "inputs": ("inputs with a Jacobian direction of their own", 12, 8),
+    "random": ("random directions of each of the two sorts", 20, 8),
+}
 SHOWN = (kinds.PCA, kinds.TO_LOGITS, kinds.TO_LATER, kinds.MEANS, kinds.PROBE, kinds.SPECTRUM, kinds.RANDOM)
 
 
@@ -45,36 +55,32 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--site", help="where directions are found and added")
     parser.add_argument("--later", help="where probes read what they moved")
-    parser.add_argument("--find", type=int, help="games (or texts of a kind) to find on, and as many to fit probes on")
-    parser.add_argument("--measure", type=int, help="games (or texts of a kind) to measure on")
-    parser.add_argument("--components", type=int, default=8)
-    parser.add_argument("--jacobian", type=int, default=4, help="directions of each Jacobian")
-    parser.add_argument("--sequences", type=int, default=9, help="sequences that a Jacobian is the mean of")
-    parser.add_argument("--iterations", type=int, default=4, help="of the Jacobian's subspace")
-    parser.add_argument("--inputs", type=int, default=12, help="inputs with a Jacobian direction of their own")
-    parser.add_argument("--random", type=int, default=20, help="random directions of each of the two sorts")
+    for name, what in SIZES.items():
+        parser.add_argument(f"--{name}", type=int, help=f"{what[0]}; {what[1]} for othello, {what[2]} for texts")
     parser.add_argument("--draws", type=int, default=1000, help="of the bootstrap")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.world == "texts" and not (args.model and args.data):
         parser.error("texts need --model and --data")
+    for name, (_, *sizes) in SIZES.items():
+        if getattr(args, name) is None:
+            setattr(args, name, sizes[args.world == "texts"])
     began = time.perf_counter()
     args.out.mkdir(parents=True, exist_ok=True)
     if args.world == "othello":
         site, later = args.site or "blocks.2.hook_resid_post", args.later or "blocks.4.hook_resid_post"
-        world = othello_world(site, later, args.find or 400, args.measure or 100, args.seed, args.out)
+        world = othello_world(site, later, args.find, args.measure, args.seed, args.out)
     else:
         site, later = args.site or "blocks.14.hook_resid_post", args.later or "blocks.22.hook_resid_post"
-        world = text_world(
-            args.model, args.data, site, later, args.find or 300, args.measure or 60, args.seed, args.out
-        )
+        world = text_world(args.model, args.data, site, later, args.find, args.measure, args.seed, args.out)
     tables, facts, measured = compare(world, args)
     facts["minutes"] = (time.perf_counter() - began) / 60
     for name, table in tables.items():
         table.to_csv(args.out / f"{name}.csv", index=False)
-        print(f"\n{name}\n\n{summary.words(table).to_markdown(index=False)}")
+        if name not in ("each", "disentangling_by_label", "promoted"):  # long; on the page
+            print(f"\n{name}\n\n{summary.words(table).to_markdown(index=False)}")
     (args.out / "facts.json").write_text(json.dumps(facts, indent=1, default=str) + "\n")
-    page.write(args.out / "report.html", world, measured, tables, facts)
+    page.write(args.out / "report.html", measured, tables, facts, SHOWN)
     print(f"\n{facts['minutes']:.1f} min; page: {args.out / 'report.html'}")
 
 
@@ -93,9 +99,9 @@ def compare(
     say("labelled directions found")
     found = kinds.unsupervised(world, args.components, args.jacobian, args.sequences, args.iterations) + labelled
     say("unsupervised directions found")
-    means = [f.direction for f in labelled if f.kind == kinds.MEANS]
-    found += kinds.controls(world, means[0], args.random, args.seed)
-    length = COMMON * float(np.median([d.scale for d in means]))
+    found += kinds.controls(world, labelled[0].direction, args.random, args.seed)
+    usual = float(np.median(np.linalg.norm(world.find[0].read(world.site), axis=1)))
+    length = COMMON * usual
     every = np.ones(len(judge.group), bool)
     draws = [Draws(judge.group, rows, args.draws, args.seed) for rows in (every, judge.choose, ~judge.choose)]
     effects: dict[tuple[str, str], dict[str, Effect]] = {}
@@ -111,10 +117,11 @@ def compare(
     say("disentangled directions measured")
     variants, each = summary.disentangling(measured, others)
     tables = {
+        "each": summary.every_direction(measured, SHOWN),
         "movement": summary.movement(measured, SHOWN, [f"{k} sd" for k in STANDARD]),
         "selectivity": summary.selectivity(measured, SHOWN),
         "selectivity_1sd": summary.selectivity(measured, SHOWN, "1 sd"),
-        "behaviour": summary.behaviour(measured, SHOWN),
+        "behaviour": summary.behaviour(measured, (*SHOWN, *kinds.DISENTANGLED)),
         "disentangling": variants,
         "disentangling_by_label": each,
         "alignment": summary.alignment(measured, 500, args.seed),
@@ -123,14 +130,12 @@ def compare(
         "promoted": summary.promoted(measured, (kinds.MEANS, kinds.PROBE, kinds.PCA, kinds.TO_LOGITS, kinds.TO_LATER), 8),
     }  # fmt: skip
     say("tables made")
-    store = world.find[0]
-    usual = float(np.median(np.linalg.norm(store.read(world.site), axis=1)))
     facts = {
         "model": world.model.name,
         "fingerprint": world.model.fingerprint,
         "site": world.site,
         "later": world.later,
-        "rows to find on": len(store),
+        "rows to find on": len(world.find[0]),
         "rows to fit the reading probes on": len(world.read[0]),
         "rows measured": len(world.tokens),
         "groups measured": len(np.unique(world.group)),

@@ -85,6 +85,17 @@ def movement(m: Measured, shown: Sequence[str], steps: Sequence[str]) -> pd.Data
     return pd.DataFrame(rows)
 
 
+def every_direction(m: Measured, shown: Sequence[str]) -> pd.DataFrame:
+    """A row a direction: what a step of the same length does, and which label it moves."""
+    rows = []
+    for f in (f for kind in shown for f in m.of(kind)):
+        own, others = own_and_others(m, f, SAME)
+        row: dict[str, object] = {"kind": f.kind, "direction": f.name, "standard deviation": f.direction.scale}
+        row |= three("KL", m.everywhere.mean(m.effect(f, SAME).kl)) | {"moves": m.judge.world.labels[m.own(f)]}
+        rows.append(row | three("own", own) | three("others", others) | three("selectivity", own / others))
+    return pd.DataFrame(rows)
+
+
 def selectivity(m: Measured, shown: Sequence[str], step: str = SAME) -> pd.DataFrame:
     """By kind: how far the own label moves, how far the others, their ratio, and how much of it is the step handed on."""
     rows = []
