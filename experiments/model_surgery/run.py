@@ -107,7 +107,10 @@ def main() -> None:
     store = pk.capture(model, data, pool="span:after the first word", out=args.out / "store")
     found = pk.sweep(store, data, "unwanted", seed=args.seed)
     found.save_page(args.out / "probes.html")
-    best, last = found.best("unwanted").site, model.stream_sites[-1]
+    # At the embedding the words themselves are read; an edit there could only swap words. So: the middle half of the layers.
+    middle = model.stream_sites[model.n_layers // 4 : 3 * model.n_layers // 4 + 1]
+    best = pk.sweep(store, data, "unwanted", sites=middle, controls=False, seed=args.seed).best("unwanted").site
+    last = model.stream_sites[-1]
     means = surgery.difference_of_means(store, data.label_set("unwanted"), site=best)
     stable = surgery.split_half_reliability(store, data.label_set("unwanted"), site=best, seed=args.seed)
     print(f"probe at {best}: {found.best('unwanted')}\n{stable}")
