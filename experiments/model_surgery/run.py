@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import page
 import texts as parts
 
@@ -86,7 +87,7 @@ def main() -> None:
     parser.add_argument("--task", choices=("toxicity", "sentiment"), default="toxicity")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--prompts", type=int, default=96)
-    parser.add_argument("--find", type=int, default=1600)
+    parser.add_argument("--find", type=int, default=1200)
     parser.add_argument("--controls", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -99,8 +100,11 @@ def main() -> None:
         args.task,
         texts=tuple(given.find),
         labels={"unwanted": pk.LabelSet.from_values("unwanted", given.find_unwanted.astype(int))},
+        # The first token is an attention sink: its activations are a hundred times as long as others, and in a mean over a
+        # text they tell how long the text is and little else.
+        spans={"after the first word": np.array([[text.index(" ") + 1, len(text)] for text in given.find])},
     )
-    store = pk.capture(model, data, pool="mean", out=args.out / "store")
+    store = pk.capture(model, data, pool="span:after the first word", out=args.out / "store")
     found = pk.sweep(store, data, "unwanted", seed=args.seed)
     found.save_page(args.out / "probes.html")
     best, last = found.best("unwanted").site, model.stream_sites[-1]
