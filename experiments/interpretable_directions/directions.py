@@ -10,7 +10,7 @@ from worlds import World
 
 import probekit as pk
 from probekit.surgery import difference_of_means, jacobian_directions, principal_components
-from probekit.surgery.random_directions import random_directions, spectrum_directions
+from probekit.surgery.directions.random_directions import random_directions, spectrum_directions
 
 PCA, TO_LOGITS, TO_LATER = "principal components", "Jacobian of the logits", "Jacobian of the later site"
 MEANS, PROBE = "difference of means", "probe"

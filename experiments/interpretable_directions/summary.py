@@ -13,7 +13,7 @@ from measures import Draws, Effect, Judge, LastToken, both_ways, interval, kl_fr
 from worlds import World
 
 from probekit.surgery import jacobian_directions
-from probekit.surgery.random_directions import random_directions, spectrum_directions
+from probekit.surgery.directions.random_directions import random_directions, spectrum_directions
 
 SAME = "same length"
 COMMON_TOKEN = 2e-4

@@ -12,7 +12,7 @@ from probekit.cli import options
 from probekit.cli.output import require_folder
 
 if TYPE_CHECKING:
-    from probekit.surgery.behaviour import Behaviour
+    from probekit.surgery.evaluating.behaviour import Behaviour
 
 edit = typer.Typer(
     no_args_is_help=True,
@@ -168,7 +168,7 @@ def apply(
     """
     from probekit import surgery
     from probekit.models import load_model
-    from probekit.surgery.making import make_edit
+    from probekit.surgery.edits.making import make_edit
 
     loaded = load_model(model)
     given: dict[str, Any] = {}
@@ -225,7 +225,7 @@ def evaluate(
     """
     from probekit import surgery
     from probekit.models import load_model
-    from probekit.surgery.evaluation import evaluate as run_evaluation
+    from probekit.surgery.evaluating.evaluation import evaluate as run_evaluation
 
     require_folder(out)
     loaded = load_model(model)
@@ -264,7 +264,7 @@ def search(
     """
     from probekit import surgery
     from probekit.models import load_model
-    from probekit.surgery.searching import search as run_search
+    from probekit.surgery.evaluating.searching import search as run_search
 
     require_folder(out)
     loaded = load_model(model)
@@ -341,7 +341,7 @@ def _measures(
 ) -> tuple[Behaviour, list[Behaviour]]:
     """The behaviour, and the side effects with perplexity first."""
     from probekit.surgery import behaviours, damage
-    from probekit.surgery.generations import generations, lexicon
+    from probekit.surgery.evaluating.generations import generations, lexicon
 
     if (words is None) == (unwanted is None):
         raise ValueError(

@@ -11,7 +11,7 @@ from probekit.report.wording import plain
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from probekit.surgery.edit_report import EditReport, MeasureFacts
+    from probekit.surgery.evaluating.edit_report import EditReport, MeasureFacts
 
 BLUE, GREY, INK = (
     SOURCE_STYLES["model"]["color"],

@@ -15,8 +15,8 @@ from probekit.report.edit_figures import plot_dose, plot_edit, plot_frontier
 if TYPE_CHECKING:
     import pandas as pd
 
-    from probekit.surgery.edit_report import EditReport, MeasureFacts
-    from probekit.surgery.effects import Figure
+    from probekit.surgery.evaluating.edit_report import EditReport, MeasureFacts
+    from probekit.surgery.evaluating.effects import Figure
 
 __all__ = ["edit_page", "plot_dose", "plot_edit", "plot_frontier", "write_edit_page"]
 

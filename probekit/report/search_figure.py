@@ -9,7 +9,7 @@ from probekit.report.style import SERIES_COLORS, SERIES_SYMBOLS, arrange
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from probekit.surgery.searching import Search
+    from probekit.surgery.evaluating.searching import Search
 
 
 def plot_search(search: Search) -> go.Figure:

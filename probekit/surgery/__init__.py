@@ -6,56 +6,56 @@ import importlib
 from typing import TYPE_CHECKING
 
 _HOME = {
-    "ActivationEdit": "activation_edits",
-    "AffineMap": "affine",
-    "Behaviour": "behaviour",
-    "Edit": "edit",
-    "EditReport": "edit_report",
-    "Eraser": "erasers",
-    "Exported": "exporting",
-    "Reliability": "reliability",
-    "Search": "searching",
-    "WeightEdit": "weight_edits",
-    "Where": "where",
-    "ablate": "activation_edits",
-    "contrast": "directions",
-    "decoder_row": "directions",
-    "difference_of_means": "directions",
-    "edits_on": "edit",
-    "erase": "activation_edits",
-    "evaluate": "evaluation",
-    "export": "exporting",
-    "fix": "activation_edits",
-    "inlp": "nullspace",
-    "jacobian_directions": "jacobian",
-    "leace": "erasers",
-    "load_edit": "files",
-    "lora": "tuning",
-    "mezo": "tuning",
-    "orthogonalize": "folding",
-    "patch": "activation_edits",
-    "permuted_directions": "random_directions",
-    "principal_components": "directions",
-    "read_control_vector": "control_vector",
-    "reflect": "activation_edits",
-    "replace_rows": "rows",
-    "row_cosines": "rows",
-    "save_control_vector": "control_vector",
-    "save_edit": "files",
-    "scale_and_shift": "channels",
-    "scale_heads": "rows",
-    "scale_neurons": "rows",
-    "search": "searching",
-    "set_feature": "activation_edits",
-    "shift_embeddings": "rows",
-    "shift_rows": "rows",
-    "spectrum_directions": "random_directions",
-    "split_half_reliability": "reliability",
-    "steer": "activation_edits",
-    "together": "joining",
-    "undo_export": "originals",
+    "ActivationEdit": "edits.activation_edit",
+    "AffineMap": "edits.affine",
+    "Behaviour": "evaluating.behaviour",
+    "Edit": "edits.edit",
+    "EditReport": "evaluating.edit_report",
+    "Eraser": "directions.erasers",
+    "Exported": "shipping.exporting",
+    "Reliability": "directions.reliability",
+    "Search": "evaluating.searching",
+    "WeightEdit": "edits.weight_edits",
+    "Where": "edits.where",
+    "ablate": "edits.linear",
+    "contrast": "directions.finding",
+    "decoder_row": "directions.finding",
+    "difference_of_means": "directions.finding",
+    "edits_on": "edits.edit",
+    "erase": "edits.linear",
+    "evaluate": "evaluating.evaluation",
+    "export": "shipping.exporting",
+    "fix": "edits.linear",
+    "inlp": "directions.nullspace",
+    "jacobian_directions": "directions.jacobian",
+    "leace": "directions.erasers",
+    "load_edit": "shipping.files",
+    "lora": "evaluating.tuning",
+    "mezo": "evaluating.tuning",
+    "orthogonalize": "edits.folding",
+    "patch": "edits.substitution",
+    "permuted_directions": "directions.random_directions",
+    "principal_components": "directions.finding",
+    "read_control_vector": "directions.control_vector",
+    "reflect": "edits.linear",
+    "replace_rows": "edits.rows",
+    "row_cosines": "edits.rows",
+    "save_control_vector": "directions.control_vector",
+    "save_edit": "shipping.files",
+    "scale_and_shift": "edits.channels",
+    "scale_heads": "edits.rows",
+    "scale_neurons": "edits.rows",
+    "search": "evaluating.searching",
+    "set_feature": "edits.substitution",
+    "shift_embeddings": "edits.rows",
+    "shift_rows": "edits.rows",
+    "spectrum_directions": "directions.random_directions",
+    "split_half_reliability": "directions.reliability",
+    "steer": "edits.linear",
+    "together": "edits.joining",
+    "undo_export": "shipping.originals",
 }
-_MODULES = ("behaviours", "damage")
+_MODULES = {"behaviours": "evaluating.behaviours", "damage": "evaluating.damage"}
 """What an edit is measured by; their names (`perplexity`, `choices`) are read best with the module before them."""
 
 __all__ = [
@@ -112,27 +112,21 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from probekit.surgery import behaviours, damage
-    from probekit.surgery.activation_edits import ActivationEdit, ablate, erase, fix, patch, reflect, set_feature, steer
-    from probekit.surgery.affine import AffineMap
-    from probekit.surgery.behaviour import Behaviour
-    from probekit.surgery.channels import scale_and_shift
-    from probekit.surgery.control_vector import read_control_vector, save_control_vector
-    from probekit.surgery.directions import contrast, decoder_row, difference_of_means, principal_components
-    from probekit.surgery.edit import Edit, edits_on
-    from probekit.surgery.edit_report import EditReport
-    from probekit.surgery.erasers import Eraser, leace
-    from probekit.surgery.evaluation import evaluate
-    from probekit.surgery.exporting import Exported, export
-    from probekit.surgery.files import load_edit, save_edit
-    from probekit.surgery.folding import orthogonalize
-    from probekit.surgery.jacobian import jacobian_directions
-    from probekit.surgery.joining import together
-    from probekit.surgery.nullspace import inlp
-    from probekit.surgery.originals import undo_export
-    from probekit.surgery.random_directions import permuted_directions, spectrum_directions
-    from probekit.surgery.reliability import Reliability, split_half_reliability
-    from probekit.surgery.rows import (
+    from probekit.surgery.directions.control_vector import read_control_vector, save_control_vector
+    from probekit.surgery.directions.erasers import Eraser, leace
+    from probekit.surgery.directions.finding import contrast, decoder_row, difference_of_means, principal_components
+    from probekit.surgery.directions.jacobian import jacobian_directions
+    from probekit.surgery.directions.nullspace import inlp
+    from probekit.surgery.directions.random_directions import permuted_directions, spectrum_directions
+    from probekit.surgery.directions.reliability import Reliability, split_half_reliability
+    from probekit.surgery.edits.activation_edit import ActivationEdit
+    from probekit.surgery.edits.affine import AffineMap
+    from probekit.surgery.edits.channels import scale_and_shift
+    from probekit.surgery.edits.edit import Edit, edits_on
+    from probekit.surgery.edits.folding import orthogonalize
+    from probekit.surgery.edits.joining import together
+    from probekit.surgery.edits.linear import ablate, erase, fix, reflect, steer
+    from probekit.surgery.edits.rows import (
         replace_rows,
         row_cosines,
         scale_heads,
@@ -140,10 +134,18 @@ if TYPE_CHECKING:
         shift_embeddings,
         shift_rows,
     )
-    from probekit.surgery.searching import Search, search
-    from probekit.surgery.tuning import lora, mezo
-    from probekit.surgery.weight_edits import WeightEdit
-    from probekit.surgery.where import Where
+    from probekit.surgery.edits.substitution import patch, set_feature
+    from probekit.surgery.edits.weight_edits import WeightEdit
+    from probekit.surgery.edits.where import Where
+    from probekit.surgery.evaluating import behaviours, damage
+    from probekit.surgery.evaluating.behaviour import Behaviour
+    from probekit.surgery.evaluating.edit_report import EditReport
+    from probekit.surgery.evaluating.evaluation import evaluate
+    from probekit.surgery.evaluating.searching import Search, search
+    from probekit.surgery.evaluating.tuning import lora, mezo
+    from probekit.surgery.shipping.exporting import Exported, export
+    from probekit.surgery.shipping.files import load_edit, save_edit
+    from probekit.surgery.shipping.originals import undo_export
 
 
 def __getattr__(name: str) -> object:
@@ -152,5 +154,5 @@ def __getattr__(name: str) -> object:
         globals()[name] = value
         return value
     if name in _MODULES:
-        return importlib.import_module(f"probekit.surgery.{name}")
+        return importlib.import_module(f"probekit.surgery.{_MODULES[name]}")
     raise AttributeError(f"module 'probekit.surgery' has no attribute {name!r}; it has: {', '.join(__all__)}")

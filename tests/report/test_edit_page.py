@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from probekit.report.edits import edit_page, plot_dose, plot_edit, plot_frontier, question, write_edit_page
-from probekit.surgery.edit_report import COLUMNS, TEST_COLUMNS, EditReport, MeasureFacts, Verdict
+from probekit.surgery.evaluating.edit_report import COLUMNS, TEST_COLUMNS, EditReport, MeasureFacts, Verdict
 from tests.report.test_page import HOSTILE, Reader
 
 STRENGTHS = (0.0, 1.0, 2.0, 4.0)

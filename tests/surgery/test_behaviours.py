@@ -8,10 +8,10 @@ import torch
 
 import probekit as pk
 from probekit.probes import LogisticProbe, RidgeProbe
-from probekit.surgery.activation_edits import steer
-from probekit.surgery.behaviours import choices, custom, generations, lexicon, next_token, reading, rescored
-from probekit.surgery.damage import agreement, coherence, next_token_kl, other_probes, perplexity, repetition
-from probekit.surgery.running import continuations, token_ids
+from probekit.surgery.edits.linear import steer
+from probekit.surgery.evaluating.behaviours import choices, custom, generations, lexicon, next_token, reading, rescored
+from probekit.surgery.evaluating.damage import agreement, coherence, next_token_kl, other_probes, perplexity, repetition
+from probekit.surgery.evaluating.running import continuations, token_ids
 from tests.models.tiny import CONFIGS, make_tokenizer
 from tests.surgery.spoken import LAST, PARIS, speaking, texts, to_paris
 

@@ -7,7 +7,7 @@ import torch
 
 import probekit as pk
 from probekit import surgery
-from probekit.surgery.channels import fold_channels, new_channels, next_token_loss, unfolded
+from probekit.surgery.edits.channels import fold_channels, new_channels, next_token_loss, unfolded
 from tests.models.tiny import make_model, make_tokenizer
 from tests.surgery.worlds import FAMILIES, logits, tiny, tokens, weights
 

@@ -11,7 +11,7 @@ import torch
 
 import probekit as pk
 from probekit.probes import Direction
-from probekit.surgery.control_vector import read_control_vector, save_control_vector
+from probekit.surgery.directions.control_vector import read_control_vector, save_control_vector
 from tests.models.tiny import make_model
 
 

@@ -12,13 +12,13 @@ import torch
 import probekit as pk
 from probekit.models.editing import changed_at
 from probekit.probes import LogisticProbe
-from probekit.surgery.activation_edits import ablate, steer
-from probekit.surgery.behaviour import Behaviour
-from probekit.surgery.damage import agreement, coherence, next_token_kl, perplexity, repetition
-from probekit.surgery.generations import generations
-from probekit.surgery.harness import lm_eval_tasks
-from probekit.surgery.readings import other_probes
-from probekit.surgery.running import token_ids
+from probekit.surgery.edits.linear import ablate, steer
+from probekit.surgery.evaluating.behaviour import Behaviour
+from probekit.surgery.evaluating.damage import agreement, coherence, next_token_kl, perplexity, repetition
+from probekit.surgery.evaluating.generations import generations
+from probekit.surgery.evaluating.harness import lm_eval_tasks
+from probekit.surgery.evaluating.readings import other_probes
+from probekit.surgery.evaluating.running import token_ids
 from tests.surgery.spoken import LAST, speaking, texts, to_paris
 
 MIXED = tuple(text for n in (3, 8, 20) for text in texts(3, n, seed=n))

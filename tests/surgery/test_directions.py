@@ -16,9 +16,9 @@ import probekit as pk
 from probekit.activations import ArrayActivations
 from probekit.data import Dataset, LabelSet
 from probekit.probes import DifferenceInMeans, Direction
-from probekit.surgery.directions import contrast, decoder_row, difference_of_means, principal_components
-from probekit.surgery.labelled import Labelled, sums_by
-from probekit.surgery.reliability import split_half_reliability
+from probekit.surgery.directions.finding import contrast, decoder_row, difference_of_means, principal_components
+from probekit.surgery.directions.labelled import Labelled, sums_by
+from probekit.surgery.directions.reliability import split_half_reliability
 from tests.models.tiny import make_model
 
 SITE = "blocks.1.hook_resid_post"
@@ -331,7 +331,7 @@ def test_halves_against_a_plain_loop():
     activations, y = grouped(4.0)
     found = split_half_reliability(activations, y, site=SITE, halves=3, seed=5)
     X, sequence = activations.read(SITE).astype(np.float64), activations.sequence
-    from probekit.surgery.reliability import _Cells, _deal
+    from probekit.surgery.directions.reliability import _Cells, _deal
 
     cells, number = np.unique(2 * sequence + y, return_inverse=True)
     sums, counts = sums_by(activations, SITE, number, len(cells))

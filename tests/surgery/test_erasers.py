@@ -18,9 +18,9 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from probekit.activations import ArrayActivations
 from probekit.data import LabelSet
 from probekit.probes import LogisticProbe
-from probekit.surgery.affine import AffineMap
-from probekit.surgery.erasers import Eraser, leace
-from probekit.surgery.nullspace import inlp
+from probekit.surgery.directions.erasers import Eraser, leace
+from probekit.surgery.directions.nullspace import inlp
+from probekit.surgery.edits.affine import AffineMap
 
 SITE = "blocks.1.hook_resid_post"
 

@@ -10,17 +10,17 @@ import torch
 
 from probekit.probes import LogisticProbe
 from probekit.probes.direction import Direction
-from probekit.surgery.activation_edits import ablate, steer
-from probekit.surgery.behaviours import custom, next_token
-from probekit.surgery.conditions import digest_of
-from probekit.surgery.damage import agreement, coherence, next_token_kl, perplexity, repetition
-from probekit.surgery.edit import edits_on
-from probekit.surgery.edit_report import COLUMNS, EditReport
-from probekit.surgery.effects import Comparing, p_value
-from probekit.surgery.evaluation import evaluate
-from probekit.surgery.generations import generations, lexicon
-from probekit.surgery.readings import reading
-from probekit.surgery.weight_edits import Replacement, WeightEdit
+from probekit.surgery.edits.edit import edits_on
+from probekit.surgery.edits.linear import ablate, steer
+from probekit.surgery.edits.weight_edits import Replacement, WeightEdit
+from probekit.surgery.evaluating.behaviours import custom, next_token
+from probekit.surgery.evaluating.conditions import digest_of
+from probekit.surgery.evaluating.damage import agreement, coherence, next_token_kl, perplexity, repetition
+from probekit.surgery.evaluating.edit_report import COLUMNS, EditReport
+from probekit.surgery.evaluating.effects import Comparing, p_value
+from probekit.surgery.evaluating.evaluation import evaluate
+from probekit.surgery.evaluating.generations import generations, lexicon
+from probekit.surgery.evaluating.readings import reading
 from tests.surgery.spoken import LAST, speaking, texts, to_paris, unchanged, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*expect nonsense")
@@ -237,7 +237,7 @@ def test_what_was_kept_is_not_taken_for_another_edit_or_behaviour(model, tmp_pat
 
 
 def test_edits_that_are_not_numbers_are_not_kept(model, tmp_path):
-    from probekit.surgery.activation_edits import ActivationEdit
+    from probekit.surgery.edits.activation_edit import ActivationEdit
 
     edit = ActivationEdit("double", model, {LAST: lambda h: 2 * h})
     with pytest.raises(TypeError, match="without out="):

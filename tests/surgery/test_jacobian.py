@@ -10,7 +10,7 @@ from torch import Tensor
 import probekit as pk
 from probekit.activations import ArrayActivations
 from probekit.models.editing import changed_at
-from probekit.surgery.jacobian import jacobian_directions
+from probekit.surgery.directions.jacobian import jacobian_directions
 from tests.models.tiny import make_model
 
 SITE, LATER = "blocks.0.hook_resid_post", "blocks.2.hook_resid_post"

@@ -11,8 +11,9 @@ import torch
 from probekit.activations import ArrayActivations
 from probekit.data import LabelSet
 from probekit.probes.direction import Direction
-from probekit.surgery.activation_edits import ActivationEdit, ablate, fix, reflect, steer
-from probekit.surgery.random_directions import permuted_directions, random_directions, spectrum_directions
+from probekit.surgery.directions.random_directions import permuted_directions, random_directions, spectrum_directions
+from probekit.surgery.edits.activation_edit import ActivationEdit
+from probekit.surgery.edits.linear import ablate, fix, reflect, steer
 from tests.surgery.worlds import SITE, direction, tiny
 
 ROWS = 4000

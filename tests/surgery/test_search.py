@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from probekit import surgery
-from probekit.surgery.behaviours import next_token
-from probekit.surgery.damage import next_token_kl
-from probekit.surgery.searching import bell
+from probekit.surgery.evaluating.behaviours import next_token
+from probekit.surgery.evaluating.damage import next_token_kl
+from probekit.surgery.evaluating.searching import bell
 from tests.surgery.worlds import direction, tiny, tokens, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:at .* the edit adds a vector", "ignore:.*experimental:Warning")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from probekit.surgery.activation_edits import steer
-from probekit.surgery.behaviours import next_token
-from probekit.surgery.damage import perplexity
-from probekit.surgery.edit import edits_on
-from probekit.surgery.evaluation import evaluate
-from probekit.surgery.tuning import lora, mezo
+from probekit.surgery.edits.edit import edits_on
+from probekit.surgery.edits.linear import steer
+from probekit.surgery.evaluating.behaviours import next_token
+from probekit.surgery.evaluating.damage import perplexity
+from probekit.surgery.evaluating.evaluation import evaluate
+from probekit.surgery.evaluating.tuning import lora, mezo
 from tests.surgery.spoken import speaking, texts, to_paris, unchanged, weights
 
 WANTED = ["paris paris paris paris", "the paris", "of paris in paris"]

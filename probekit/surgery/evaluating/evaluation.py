@@ -1,0 +1,235 @@
+"""`evaluate`: what an edit changes and what it breaks, beside controls, with every choice made on other items than are reported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from probekit.models import Model, load_model
+from probekit.probes.direction import Direction
+from probekit.surgery.directions.random_directions import random_directions
+from probekit.surgery.edits.edit import Edit
+from probekit.surgery.evaluating.behaviour import Behaviour
+from probekit.surgery.evaluating.conditions import Condition, Measured, Measuring
+from probekit.surgery.evaluating.edit_notes import notes_of, place_notes
+from probekit.surgery.evaluating.edit_report import EditReport, MeasureFacts
+from probekit.surgery.evaluating.edit_tables import BesidePlain, examples_of, figure_columns, test_columns, tests_of
+from probekit.surgery.evaluating.verdict import RATIO_LIMIT, choose, judge
+from probekit.versions import versions_of
+
+Controls: TypeAlias = Mapping[str, Sequence[Direction | Edit]]
+"""Controls by what kind they are: directions the edit is made again along, or edits as they are."""
+
+
+def evaluate(
+    model: Model | Any,
+    edit: Edit,
+    *,
+    behaviour: Behaviour,
+    side_effects: Sequence[Behaviour] = (),
+    controls: int = 20,
+    control_directions: Controls | None = None,
+    baselines: Mapping[str, Edit] | None = None,
+    strengths: Sequence[float] | None = None,
+    prompt: str | None = None,
+    damage_limit: float | Mapping[str, float] | None = None,
+    cloud: int = 5,
+    out: str | Path | None = None,
+    seed: int = 0,
+    n_boot: int = 2000,
+    progress: bool = True,
+) -> EditReport:
+    """Measure what an edit does to a behaviour and to everything beside it.
+
+    The plain model, the edited one and every control are measured on the same items, so that differences are paired. Given
+    `strengths`, one is chosen on the items of the select part and reported on the others. Whatever a scorer raises, the model is
+    what it was afterwards.
+
+    Args:
+        model: That the edit was made for; as it is now it is "plain".
+        edit: Of activations or of weights.
+        behaviour: What it is to change: `generations`, `reading`, `next_token`, `choices`, `custom`.
+        side_effects: What it should leave alone: `perplexity`, `next_token_kl`, `repetition`, ..., or any behaviour.
+        controls: Random directions as long as the edit's own to compare with (p can reach 0.05 from 19 on). An edit that
+            follows no direction has none.
+        control_directions: Further kinds of control by name, or others in place of `"random"`: `spectrum_directions`,
+            `permuted_directions`, or edits.
+        baselines: Other ways to the same end, by name: edits, such as those of `mezo` and `lora`.
+        strengths: In the units of the edit; the edit as it is when left out, and then all items are reported.
+        prompt: Text put before every prompt of the plain model instead: what prompting does.
+        damage_limit: Most damage a strength may do to be chosen: ratio of perplexities (1.05 where perplexity is among the side
+            effects), or by name of a side effect, a ratio or a change for the worse.
+        cloud: Controls of each kind that are measured at every strength, and not only at the one chosen.
+        out: Folder where each condition is kept, so that an evaluation that was killed goes on when called again.
+        seed: Of the random directions and the bootstrap.
+        n_boot: Draws of the bootstrap.
+        progress: Whether to draw a bar (on stderr).
+
+    Raises:
+        TypeError: strengths for an edit that has none; with `out`, an edit that is more than numbers.
+        ValueError: another model's edit, two measures of one name, a limit on what is not measured, strengths but items of one
+            group only, or a reading that the edit cannot reach.
+    """
+    model = load_model(model)
+    edit.check(model)
+    measures = (behaviour, *side_effects)
+    facts = _facts(measures, _limits(side_effects, damage_limit))
+    doses = None if strengths is None else _strengths(edit, strengths, measures)
+    notes = place_notes(model, edit, behaviour)
+    kinds = _controls(edit, controls, control_directions, seed, notes)
+    measuring = Measuring(model, measures, None if out is None else Path(out))
+    plain = Condition("plain", "plain")
+    number_ = sum(map(len, kinds.values()))
+    few = sum(min(cloud, len(each)) for each in kinds.values()) * (len(doses) - 1 if doses else 0)
+    total = 1 + len(doses or (0,)) + number_ + few + (prompt is not None) + len(baselines or {})
+    measured: dict[Condition, Measured] = {}
+
+    with _bar(progress, total) as advance, measuring:
+
+        def take(condition: Condition) -> None:
+            if any(condition.name == other.name for other in measured):
+                raise ValueError(
+                    f"two conditions are called {condition.name!r}: give the baseline or kind of control another name"
+                )
+            advance(condition.name, 0)
+            measured[condition] = measuring.of(condition)
+            advance(None, 1)
+
+        take(plain)
+        compare = BesidePlain(measures, measured[plain], n_boot, seed, chosen=doses is not None)
+        choice = None
+        if doses is None:
+            chosen = Condition("edited", "edit", edit, edit.strength)
+            take(chosen)
+        else:
+            each = {s: Condition(f"strength {s:g}", "edit", edit.remade(strength=s), s) for s in doses}
+            for condition in each.values():
+                take(condition)
+            on_select = {s: compare(measured[condition], "select") for s, condition in each.items()}
+            choice = choose(facts, on_select, compare(measured[plain], "select"))
+            chosen = each[choice.strength]
+        for kind, made in kinds.items():
+            for i, control in enumerate(made):
+                for s in [chosen.strength] + ([d for d in doses or () if d != chosen.strength] if i < cloud else []):
+                    name = f"{kind} {i}" + ("" if doses is None else f", strength {s:g}")
+                    take(Condition(name, "control", _control(edit, control, None if doses is None else s), s, kind))
+        if prompt is not None:
+            take(Condition("prompt", "prompt", prefix=prompt))
+        for name, other in (baselines or {}).items():
+            take(Condition(name, "baseline", other, other.strength))
+
+    found = compare(measured[chosen], "report")
+    tests = tests_of(facts, found, measured, compare, chosen)
+    verdict = judge(
+        facts, found, compare(measured[plain], "report"), tests, choice, along_direction=edit.direction is not None
+    )
+    notes += notes_of(facts, measures, measured, compare, choice, tests, plain, chosen)
+    return EditReport(
+        edit=(chosen.edit or edit).describe(),
+        measures=facts,
+        figures=figure_columns(measured, compare),
+        tests=test_columns(tests),
+        verdict=verdict,
+        examples=examples_of(measuring.generating, measured[plain], measured[chosen]),
+        scores={condition.name: each.scores for condition, each in measured.items()},
+        parts={measure.name: measure.in_select if doses is not None else np.zeros(len(measure), bool) for measure in measures},
+        notes=tuple(notes),
+        manifest={
+            "model": {"name": model.name, "fingerprint": model.fingerprint},
+            "arguments": {
+                "controls": {kind: len(made) for kind, made in kinds.items()},
+                "strengths": doses, "prompt": prompt, "baselines": list(baselines or {}), "cloud": cloud, "seed": seed, "n_boot": n_boot,
+            },
+            "measures": [measure.describe() for measure in measures],
+            "versions": versions_of("torch", "transformers", "numpy"),
+        },
+    )  # fmt: skip
+
+
+def _facts(measures: Sequence[Behaviour], limits: Mapping[str, float]) -> tuple[MeasureFacts, ...]:
+    return tuple(
+        MeasureFacts(
+            m.name, m.unit, m.less_is_wanted, m.compare == "ratio", len(m), int(m.in_select.sum()), int((~m.in_select).sum()),
+            limits.get(m.name), str(m.describe()["digest"]),
+        )
+        for m in measures
+    )  # fmt: skip
+
+
+def _limits(side_effects: Sequence[Behaviour], given: float | Mapping[str, float] | None) -> dict[str, float]:
+    ratios = [m.name for m in side_effects if m.compare == "ratio"]
+    if isinstance(given, Mapping):
+        if unknown := sorted(set(given) - {m.name for m in side_effects}):
+            raise ValueError(f"damage_limit names {unknown[0]!r}, which is none of the side effects: {', '.join(m.name for m in side_effects) or 'none'}")  # fmt: skip
+        return {name: float(limit) for name, limit in given.items()}
+    if given is not None and not ratios:
+        raise ValueError(
+            "damage_limit is a ratio of perplexities, but no perplexity is among the side effects: give {name: limit}"
+        )
+    return dict.fromkeys(ratios, RATIO_LIMIT if given is None else float(given))
+
+
+def _strengths(edit: Edit, given: Sequence[float], measures: Sequence[Behaviour]) -> list[float]:
+    doses = sorted({float(s) for s in given})
+    if not doses or not np.isfinite(doses).all():
+        raise ValueError(f"strengths must be finite numbers, one or more, not {list(given)}")
+    if edit.strength is None:
+        raise TypeError(f"this edit has no strength to choose ({edit.name}): leave strengths out")
+    for measure in measures:
+        if not measure.in_select.any():
+            raise ValueError(
+                f"{measure.name!r} has items of one group only, so a strength cannot be chosen on some and reported on others: give "
+                "more, or leave strengths out"
+            )
+    return doses
+
+
+def _controls(
+    edit: Edit, count: int, given: Controls | None, seed: int, notes: list[str]
+) -> dict[str, list[Direction | Edit]]:
+    kinds: dict[str, list[Direction | Edit]] = {}
+    own = edit.direction
+    if own is not None and count > 0:
+        kinds["random"] = list(random_directions(own, count, seed))
+    for name, made in (given or {}).items():
+        if own is None and any(isinstance(one, Direction) for one in made):
+            raise ValueError(
+                f"{edit.name!r} follows no direction, so it cannot be made along others: give controls as edits"
+            )
+        # A control must be as long as the edit: strengths are counted in the scale of its own direction.
+        kinds[name] = [
+            replace(one, scale=own.scale) if isinstance(one, Direction) and own is not None else one for one in made
+        ]
+    if not any(kinds.values()):
+        why = "it follows no direction" if own is None else "none was asked for"
+        notes.append(f"There is no control ({why}): that another edit of this size would do the same is not ruled out.")
+    return kinds
+
+
+def _control(edit: Edit, control: Direction | Edit, strength: float | None) -> Edit:
+    if isinstance(control, Direction):
+        return edit.remade(direction=control) if strength is None else edit.remade(direction=control, strength=strength)
+    return control if strength is None or control.strength is None else control.remade(strength=strength)
+
+
+@contextmanager
+def _bar(show: bool, total: int) -> Iterator[Callable[[str | None, int], None]]:
+    if not show:
+        yield lambda text, steps: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("evaluate"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}", markup=False))  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=total)
+
+        def advance(text: str | None, steps: int) -> None:
+            bar.update(task, advance=steps, description=text)
+
+        yield advance
