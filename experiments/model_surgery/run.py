@@ -75,7 +75,7 @@ LEXICON = {
     ],
 }
 SHIFTS = (-2, -1, -0.5, 0.5, 1, 2)
-STEPS = (-6, -4, -2, 2)
+STEPS = (-4, -2, -1, 1)
 
 
 def main() -> None:
@@ -86,7 +86,7 @@ def main() -> None:
     )
     parser.add_argument("--task", choices=("toxicity", "sentiment"), default="toxicity")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--prompts", type=int, default=96)
+    parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--find", type=int, default=1200)
     parser.add_argument("--controls", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
@@ -120,13 +120,13 @@ def main() -> None:
         judge,
         name=f"{args.task} of continuations",
         unit="probability",
-        max_new_tokens=20,
+        max_new_tokens=16,
         batch=40,
         less_is_wanted=True,
     )
-    cities = parts.countries(args.data, 48, args.seed)
-    spanish = parts.translations(args.data, 48, args.seed)
-    ordinary = parts.neutral(args.data, 16, words=45)
+    cities = parts.countries(args.data, 24, args.seed)
+    spanish = parts.translations(args.data, 24, args.seed)
+    ordinary = parts.neutral(args.data, 12, words=45)
     effects = [
         damage.perplexity(ordinary, 64),
         damage.next_token_kl(ordinary, 512, tokens=64),
@@ -155,19 +155,15 @@ def main() -> None:
         print(f"\n## {name}\n{result.summary()}", flush=True)
         return result
 
-    few = {
-        "spectrum": surgery.spectrum_directions(means, store, args.controls // 2, args.seed),
-        "permuted": surgery.permuted_directions(store, data.label_set("unwanted"), best, args.controls // 2, args.seed),
-    }
     seed_procedure = found.direction("unwanted", site=last)
     reports = {
         "model surgery": report(
             "model surgery", surgery.shift_rows(seed_procedure, model, 1.0), strengths=SHIFTS, controls=args.controls,
-            prompt=PROMPT[args.task], cloud=1,
+            prompt=PROMPT[args.task], cloud=0,
         ),
-        "orthogonalisation": report("orthogonalisation", surgery.orthogonalize(means, model), controls=args.controls),
+        "orthogonalisation": report("orthogonalisation", surgery.orthogonalize(means, model), controls=args.controls // 2),
         "steering": report(
-            "steering", surgery.steer(means, model, 1.0), strengths=STEPS, controls=args.controls, control_directions=few, cloud=1
+            "steering", surgery.steer(means, model, 1.0), strengths=STEPS, controls=args.controls, cloud=0
         ),
         "LEACE": report(
             "LEACE", surgery.erase(surgery.leace(store, data.label_set("unwanted"), sites=model.stream_sites), model), controls=0

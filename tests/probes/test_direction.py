@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+import probekit as pk
 from probekit.activations import ArrayActivations
 from probekit.activations.moments import Moments
 from probekit.probes import (
@@ -305,3 +306,21 @@ def test_it_says_what_it_knows():
     assert repr(known) == f"<Direction of 4 dimensions at {SITE}, scale 2, center -1: family ridge>"
     assert repr(Direction(torch.ones(4))) == "<Direction of 4 dimensions at a site not named, scale not known: no provenance>"  # fmt: skip
     assert (-known).center == 1.0
+
+
+def test_against_one_class_is_the_boundary_between_the_two():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(600, 8)).astype("f4")
+    y = rng.integers(0, 3, 600)
+    X[:, 0] += 3 * (y == 1)
+    X[:, 1] += 3 * (y == 2)
+    probe = pk.RidgeProbe(1.0).fit(X, y)
+    direction = probe.direction(1, against=2)
+    scores = probe.decision_function(X)
+    assert np.array_equal(scores[:, 1] > scores[:, 2], direction.project(X) > direction.center)
+    assert direction.scale is None
+    assert direction.provenance["against"] == "2"
+    other = probe.direction(2, against=1)
+    np.testing.assert_allclose(other.vector, -direction.vector, atol=1e-6)
+    with pytest.raises(ValueError, match="no class 7"):
+        probe.direction(1, against=7)
