@@ -29,6 +29,7 @@ def measure(quick: bool = False) -> tuple[list[Row], list[str]]:
     """Rows of the table, and notes."""
     repeats = 2 if quick else 9
     model = load_smollm2()
+    lens = as_transformer_lens(load_smollm2())  # a bridge takes the modules of the model it wraps apart
     tokens = torch.randint(3, model.vocab, (BATCH, POSITIONS), generator=torch.Generator().manual_seed(0))
     vector = torch.randn(model.d_model, generator=torch.Generator().manual_seed(1))
     site = f"blocks.{model.n_layers // 2}.hook_resid_post"
@@ -37,7 +38,6 @@ def measure(quick: bool = False) -> tuple[list[Row], list[str]]:
     steer = surgery.steer(direction, model, 1.0, layers=posts)
     ablate = surgery.ablate(direction, model, layers="writers")
     weights = surgery.orthogonalize(direction, model)
-    lens = as_transformer_lens(model)
     step = direction.vector * direction.scale
 
     prompt = tokens[:1, :16]

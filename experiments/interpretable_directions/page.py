@@ -29,7 +29,7 @@ def write(
     page.text(
         f"Every direction is added and subtracted at the last token of {facts['rows measured']} sequences of {facts['groups measured']} "
         f"groups (games, or texts about one thing) that no direction and no probe was found on. “Same length” is a step of "
-        f"{number(facts['same length'], 3)}, a quarter of the usual length of an activation there. In brackets, 95 % intervals from a "
+        f"{number(facts['same length'], 3)}, a quarter of how far activations there lie from their mean. In brackets, 95 % intervals from a "
         "bootstrap over groups."
     )
     page.heading("How much moves")
@@ -61,8 +61,9 @@ def write(
     page.table(
         words(tables["selectivity"]).drop(columns="directions"),
         "The own label is the one a direction is meant for; for kinds that are meant for none, the one it moves most on the other half of "
-        "the sequences. Selectivity: its change over the mean change of the others; medians over directions. Carried: the own label's "
-        "change if the step reached the later site as it is.",
+        "the sequences. Selectivity: its change over the mean change of the others; medians over directions. Any label: the same for "
+        "each label in turn, what to compare a label with that was not chosen. Carried: the own label's change if the step reached the "
+        "later site as it is.",
     )
     if len(tables["behaviour"]):
         page.table(

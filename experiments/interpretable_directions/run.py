@@ -33,9 +33,9 @@ from probekit.versions import versions_of
 STANDARD = (1, 2, 4)
 """Lengths of steps in standard deviations of the data along the direction."""
 COMMON = 0.25
-"""The length that is the same for all directions, as a share of the usual (median) length of an activation at the site."""
+"""The length that is the same for all directions, as a share of how far activations lie from their mean (root mean square)."""
 SIZES = {
-    "find": ("games (or texts of a kind) to find directions on, and as many to fit probes on", 400, 160),
+    "find": ("games (or texts of a kind) to find directions on, and as many to fit probes on", 400, 400),
     "measure": ("games (or texts of a kind) to measure on", 100, 24),
     "components": ("principal components", 8, 8),
     "jacobian": ("directions of each Jacobian", 8, 4),
@@ -100,8 +100,8 @@ def compare(
     found = kinds.unsupervised(world, args.components, args.jacobian, args.sequences, args.iterations) + labelled
     say("unsupervised directions found")
     found += kinds.controls(world, labelled[0].direction, args.random, args.seed)
-    usual = float(np.median(np.linalg.norm(world.find[0].read(world.site), axis=1)))
-    length = COMMON * usual
+    spread = float(np.sqrt(world.find[0].read(world.site).var(0).sum()))
+    length = COMMON * spread
     every = np.ones(len(judge.group), bool)
     draws = [Draws(judge.group, rows, args.draws, args.seed) for rows in (every, judge.choose, ~judge.choose)]
     effects: dict[tuple[str, str], dict[str, Effect]] = {}
@@ -140,7 +140,7 @@ def compare(
         "rows measured": len(world.tokens),
         "groups measured": len(np.unique(world.group)),
         "same length": length,
-        "usual length of an activation": usual,
+        "usual distance from the mean": spread,
         "Jacobian residuals": [f.direction.provenance["residual"] for f in found if "residual" in f.direction.provenance],
         "Jacobian gains": [f.direction.provenance["gain"] for f in found if "gain" in f.direction.provenance],
         "plain errors": None if judge.plain_error is None else float(judge.plain_error.mean()),

@@ -108,7 +108,9 @@ def selectivity(m: Measured, shown: Sequence[str], step: str = SAME) -> pd.DataF
         row: dict[str, object] = {"kind": kind, "directions": len(some)}
         row |= three("own", np.median(own, 0)) | three("others", np.median(others, 0))
         row |= three("selectivity", np.median(own / others, 0))
+        row |= three("any label", np.median([any_label(m, f, step) for f in some], 0))
         row["own moves most"] = int(np.sum(first))
+        row["the right way"] = sum(int(m.moved(f, step)[0, f.own] > 0) for f in some) if some[0].own is not None else None
         row["carried"] = float(np.median(carried))
         pair = [np.concatenate(v) for v in zip(*((m.moved(f, step)[0], m.effect(f, step).carried) for f in some), strict=True)]  # fmt: skip
         row["correlation with carried"] = float(np.corrcoef(*pair)[0, 1])
@@ -142,6 +144,13 @@ def behaviour(m: Measured, shown: Sequence[str]) -> pd.DataFrame:
             row |= three("selectivity", np.median(np.stack(own) / np.stack(rest), 0))
             rows.append(row | {"own moves most": int(np.sum(first))})
     return pd.DataFrame(rows)
+
+
+def any_label(m: Measured, one: Found, step: str) -> np.ndarray:
+    """`[1 + draw]`: the median over labels of the selectivity for each of them."""
+    size = np.abs(m.moved(one, step))
+    found: np.ndarray = np.median(size * (size.shape[1] - 1) / (size.sum(1, keepdims=True) - size), 1)
+    return found
 
 
 def disentangling(m: Measured, others: Mapping[tuple[str, int], int]) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -36,6 +36,8 @@ SAID = {
 """Words that a label should make likelier next, and those that they are weighed against (all others where there are none)."""
 LONGEST = 110
 """Letters that a text may have."""
+SHARES = (0.42, 0.42, 0.16)
+"""Of what texts are about, to find, to fit the probes that read, and to measure."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,7 @@ def dealt(frame: pd.DataFrame, model: pk.Model, counts: tuple[int, ...], seed: i
     for kind in range(len(TEXTS)):
         some = frame[frame.kind == kind]
         abouts = rng.permutation(some.about.unique())
-        ends = (np.cumsum(counts) / sum(counts) * len(abouts)).astype(int)
+        ends = np.ceil(np.cumsum(SHARES) * len(abouts) - 1e-6).astype(int)
         part_of = dict(zip(abouts, np.searchsorted(ends, np.arange(len(abouts)), side="right"), strict=True))
         for part, count in enumerate(counts):
             for yes in (False, True):

@@ -88,7 +88,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--find", type=int, default=1200)
-    parser.add_argument("--controls", type=int, default=20)
+    parser.add_argument("--controls", type=int, default=20, help="random directions beside each edit along a direction")
+    parser.add_argument("--only", nargs="*", help="some of the ways, such as steering LEACE")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -156,20 +157,25 @@ def main() -> None:
         return result
 
     seed_procedure = found.direction("unwanted", site=last)
-    reports = {
-        "model surgery": report(
+    ways: dict[str, Callable[[], surgery.EditReport]] = {
+        "model surgery": lambda: report(
             "model surgery", surgery.shift_rows(seed_procedure, model, 1.0), strengths=SHIFTS, controls=args.controls,
             prompt=PROMPT[args.task], cloud=0,
         ),
-        "orthogonalisation": report("orthogonalisation", surgery.orthogonalize(means, model), controls=args.controls // 2),
-        "steering": report(
+        "steering": lambda: report(
             "steering", surgery.steer(means, model, 1.0), strengths=STEPS, controls=args.controls, cloud=0
         ),
-        "LEACE": report(
+        "orthogonalisation": lambda: report(
+            "orthogonalisation", surgery.orthogonalize(means, model), controls=args.controls // 2
+        ),
+        "LEACE": lambda: report(
             "LEACE", surgery.erase(surgery.leace(store, data.label_set("unwanted"), sites=model.stream_sites), model), controls=0
         ),
-        "LoRA": report("LoRA", surgery.lora(model, given.wanted, budget=16384 * 576 // 18, steps=80, seed=args.seed), controls=0),
+        "LoRA": lambda: report(
+            "LoRA", surgery.lora(model, given.wanted, budget=16384 * 576 // 18, steps=80, seed=args.seed), controls=0
+        ),
     }  # fmt: skip
+    reports = {name: ways[name]() for name in args.only or ways}
     summary = {name: one.to_frame().to_dict("records") for name, one in reports.items()}
     (args.out / "result.json").write_text(json.dumps({"judge_auroc": auroc, "site": best, "reliability": str(stable), "figures": summary}, default=str))  # fmt: skip
     page.write(args.out / "report.html", reports, args.task, auroc, str(stable))
