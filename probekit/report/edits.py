@@ -99,7 +99,7 @@ def _tiles(report: EditReport) -> Block:
     ]
     if report.verdict.chosen is not None:
         worth = wording.join_words([f"{s:g}" for s in report.verdict.worth])
-        detail = f"worth shipping: {worth}" if worth else "none is worth shipping"
+        detail = f"within the damage allowed on the select part: {worth}" if worth else "none is worth shipping"
         items.append({"name": "strength chosen", "value": f"{report.verdict.chosen:g}", "detail": detail})
     for measure in report.side_effects[:4]:
         effect = report.figure(measure.name)

@@ -67,7 +67,7 @@ def test_the_page_says_everything_it_has_to(strengths, side):
     report = evaluated(strengths, side=side)
     page = Reader(edit_page(report, command="make it").html())
     wanted = ["What was asked", "The answer", report.verdict.words, "Beside the controls", "p = 0.048", "permuted", "LoRA", "prompt", "plain and edited", "Once 2", "glad", "Which texts", "0123", "make it"]  # fmt: skip
-    wanted += ["At every strength", "worth shipping: 1 and 2"] if strengths else []
+    wanted += ["At every strength", "on the select part: 1 and 2"] if strengths else []
     wanted += ["allowed: 1.05", "agreement"] if side else []
     for words in wanted:
         assert words in page.text, words

@@ -190,3 +190,11 @@ def test_quantised_and_transformer_lens_weights_are_refused_with_the_reason():
     model.hf.model.layers[0].mlp.gate_proj = quantised
     with pytest.raises(ValueError, match="quantised"):
         surgery.orthogonalize(direction(model), model)
+
+
+def test_a_weight_changed_by_hand_under_an_edit_is_not_forgotten():
+    model = tiny()
+    before = model.fingerprint
+    with surgery.scale_neurons(model, 1, [0]).applied(model), torch.no_grad():
+        model.hf.model.layers[0].self_attn.q_proj.weight[0, 0] += 1
+    assert model.fingerprint != before

@@ -205,3 +205,78 @@ def test_bad_places_are_refused():
             surgery.ablate(d, model, where=where)
     with pytest.raises(ValueError, match="center"):
         Where().where_probe_fires(direction(model, center=None))
+
+
+@pytest.mark.parametrize(
+    "options", [{"prompt_lookup_num_tokens": 2}, {"prefill_chunk_size": 2}, {"cache_implementation": "static"}]
+)
+@pytest.mark.parametrize("where", ["generated", [-1]])
+def test_other_ways_of_generating_give_what_the_plain_one_gives(options, where):
+    model = tiny()
+    d = direction(model)
+    prompt = tokens(1, 6)
+    common = {
+        "attention_mask": torch.ones_like(prompt),
+        "max_new_tokens": 6,
+        "do_sample": False,
+        "pad_token_id": 0,
+        "eos_token_id": None,
+    }
+    with surgery.steer(d, model, 8.0, where=where).applied(model):
+        wanted = model.hf.generate(prompt, **common)
+        assert torch.equal(model.hf.generate(prompt, **common, **options), wanted)
+
+
+def test_a_static_cache_with_padding_on_the_left_and_beams():
+    model = tiny()
+    d = direction(model)
+    short = tokens(1, 4, seed=1)
+    padded = torch.cat([torch.zeros(1, 3, dtype=torch.long), short], 1)
+    common = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    for options in ({"cache_implementation": "static"}, {"num_beams": 3}):
+        with surgery.steer(d, model, 8.0, where=[1, -1]).applied(model):
+            alone = model.hf.generate(
+                short,
+                attention_mask=torch.ones_like(short),
+                **common,
+                **{k: v for k, v in options.items() if k == "num_beams"},
+            )
+            got = model.hf.generate(padded, attention_mask=(padded != 0).long(), **common, **options)
+        assert torch.equal(got[:, 3:], alone)
+
+
+def test_a_conversation_that_goes_on_with_its_cache():
+    from transformers import DynamicCache
+
+    model = tiny()
+    d = direction(model)
+    prompt = tokens(1, 8)
+    common = {
+        "attention_mask": torch.ones_like(prompt),
+        "max_new_tokens": 5,
+        "do_sample": False,
+        "pad_token_id": 0,
+        "eos_token_id": None,
+    }
+    with surgery.steer(d, model, 8.0, where="generated").applied(model):
+        wanted = model.hf.generate(prompt, **common)
+        cache = DynamicCache(config=model.hf.config)
+        model.hf(prompt[:, :5], past_key_values=cache)
+        assert torch.equal(model.hf.generate(prompt, past_key_values=cache, **common), wanted)
+
+
+def test_a_mask_given_by_position_and_position_embeddings_in_a_batch():
+    model = tiny("gpt2")
+    d = direction(model)
+    padded = torch.cat([torch.zeros(2, 2, dtype=torch.long), tokens(2, 5)], 1)
+    mask = (padded != 0).long()
+    with surgery.steer(d, model, 4.0, where=[0]).applied(model), torch.no_grad():
+        llama = tiny()
+        named = model.hf(padded, attention_mask=mask).logits
+    with surgery.steer(direction(llama), llama, 4.0, where=[0]).applied(llama), torch.no_grad():
+        assert torch.equal(llama.hf(padded, mask).logits, llama.hf(padded, attention_mask=mask).logits)
+    assert named.shape[0] == 2
+    for where in ([0], "prompt"):
+        with surgery.ablate(d, model, layers="writers", where=where).applied(model):
+            stream = model.run(tokens(2, 5), None, [SITE])[SITE] @ d.vector
+        assert stream[:, 0].abs().max() < 1e-4

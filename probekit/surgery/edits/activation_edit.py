@@ -128,6 +128,8 @@ class _Hook:
         if self.where.is_everywhere:
             return changed
         # OPT runs its MLP on [batch * pos, d].
+        if self.tokens is not None and h.ndim == 3 and len(h) == 1 < len(self.tokens.index):
+            h, changed = (x.expand(len(self.tokens.index), -1, -1) for x in (h, changed))  # GPT-2 embeds positions once
         wide = h if self.tokens is None or h.ndim == 3 else h.view(*self.tokens.index.shape, -1)
         return torch.where(self.where.chosen(wide, self.tokens).view(*h.shape[:-1], 1), changed, h)
 

@@ -23,11 +23,12 @@ Undo = Callable[[], None]
 
 @dataclass(frozen=True)
 class _Applied:
-    """An edit that is on a model, how to take it off, and the fingerprint of the model without it."""
+    """An edit that is on a model, how to take it off, the fingerprint of the model without it, and what it leaves alone."""
 
     edit: Edit
     undo: Undo
     before: str
+    untouched: dict[str, tuple[int, int]]
 
 
 # By the model itself (`Model.hf`), in the order in which they were put on.
@@ -86,11 +87,13 @@ class Edit(ABC):
         model = load_model(model)
         stack = _ON.setdefault(model.hf, [])
         if any(one.edit is self for one in stack):
-            raise ValueError(f"this edit is on {model.name!r} already ({self.name}); undo it before applying it again")
+            raise ValueError(
+                f"this edit is on {model.name!r} already ({self.name}): leave its `with` block, or call undo_, before applying it again"
+            )
         self.check(model)
         before = stack[-1].before if stack and not stack[-1].edit.changes_weights else model.fingerprint
         undo = self._put_on(model)
-        stack.append(_Applied(self, undo, before))
+        stack.append(_Applied(self, undo, before, self._untouched(model)))
         _forget_compiled()
         return self
 
@@ -109,9 +112,13 @@ class Edit(ABC):
             raise ValueError(f"edits are undone in the reverse of their order: first undo {later}")
         last = stack.pop()
         last.undo()
-        if self.changes_weights:
+        if self.changes_weights and last.untouched == self._untouched(model):  # else something else changed, too
             model.remember_fingerprint(last.before)
         _forget_compiled()
+
+    def _untouched(self, model: Model) -> dict[str, tuple[int, int]]:
+        """Versions of the weights that the edit does not change."""
+        return {}
 
     def check(self, model: Model) -> None:
         """Refuse a model that the edit was not made for.
@@ -165,6 +172,12 @@ def refuse_other_model(direction: Direction, model: Model) -> None:
         KeyError: the model has no such site.
         ValueError: another model, another width, or no site named.
     """
+    known = {one.before for one in _ON.get(model.hf, [])}
+    if direction.model is not None and direction.model not in known and direction.model != model.fingerprint:
+        raise ValueError(
+            f"the direction was found in the model {direction.model}, but {model.name!r} is {model.fingerprint}: a direction "
+            f"means nothing in another model's space; find it again in this one"
+        )
     if direction.site is None:
         raise ValueError(
             "this direction does not say which site it lives in: give Direction(vector, site='blocks.3.hook_resid_post')"
@@ -172,12 +185,6 @@ def refuse_other_model(direction: Direction, model: Model) -> None:
     width = model.site(direction.site).width
     if len(direction) != width:
         raise ValueError(f"the direction has {len(direction)} dimensions, {direction.site} of {model.name!r} {width}")
-    known = {one.before for one in _ON.get(model.hf, [])}
-    if direction.model is not None and direction.model not in known and direction.model != model.fingerprint:
-        raise ValueError(
-            f"the direction was found in the model {direction.model}, but {model.name!r} is {model.fingerprint}: a direction "
-            f"means nothing in another model's space; find it again in this one"
-        )
 
 
 def _forget_compiled() -> None:

@@ -12,7 +12,7 @@ from probekit.surgery.edits.activation_edit import ActivationEdit, refuse_infini
 from probekit.surgery.edits.affine import AffineMap
 from probekit.surgery.edits.edit import refuse_other_model
 from probekit.surgery.edits.places import Layers, sites_of
-from probekit.surgery.edits.where import Place
+from probekit.surgery.edits.where import Place, Where
 
 if TYPE_CHECKING:
     from probekit.probes.direction import Direction
@@ -174,7 +174,7 @@ def _same_everywhere(
         )
     remake = partial(_remade, direction, strength, make)
     edit = ActivationEdit(
-        f"{what} at {_span(sites)}",
+        f"{what} at {_span(sites)}{'' if Where.of(where).is_everywhere else f', {Where.of(where)}'}",
         model,
         dict.fromkeys(sites, change),
         where,

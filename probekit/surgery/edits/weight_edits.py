@@ -176,6 +176,20 @@ class WeightEdit(Edit):
             **self.details,
         }
 
+    def to_weights(self, model: Model) -> WeightEdit:
+        """Itself: it is one already."""
+        return self
+
+    def _untouched(self, model: Model) -> dict[str, tuple[int, int]]:
+        mine = {id(p) for name, p in model.hf.named_parameters() if name in self.parameters}
+        head = model.hf.get_output_embeddings() if self.unties else None
+        every = model.hf.state_dict(keep_vars=True).items()
+        return {
+            name: (tensor.data_ptr(), tensor._version)
+            for name, tensor in every
+            if id(tensor) not in mine and name not in self.parameters and (head is None or tensor is not head.weight)
+        }
+
     def check(self, model: Model) -> None:
         super().check(model)
         refuse_weights(model)

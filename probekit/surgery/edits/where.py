@@ -46,14 +46,25 @@ class Where:
                 raise ValueError(
                     f"where must be 'all', 'prompt', 'generated' or a list of positions, not {self.tokens!r}"
                 )
-        elif not self.tokens or not all(isinstance(p, int) and not isinstance(p, bool) for p in self.tokens):
+        elif (
+            isinstance(self.tokens, int)
+            or not self.tokens
+            or not all(isinstance(p, int) and not isinstance(p, bool) for p in self.tokens)
+        ):
             raise ValueError(f"where names positions as a list of whole numbers that is not empty, not {self.tokens!r}")
+
+        if self.fires is not None and not isinstance(self.fires, Tensor):
+            raise TypeError("fires is a vector [d]; for a probe or a direction: Where(...).where_probe_fires(probe)")
 
     @classmethod
     def of(cls, place: Place) -> Where:
         """From what functions take as `where=`."""
         if isinstance(place, Where):
             return place
+        if not isinstance(place, str | Sequence):
+            raise ValueError(
+                f"where must be 'all', 'prompt', 'generated', a list of positions or a Where, not {place!r}"
+            )
         return cls(place if isinstance(place, str) else tuple(place))
 
     @classmethod
@@ -123,6 +134,7 @@ class Tokens:
         self.index = torch.zeros(1, 1, dtype=torch.long)
         self.prompt: Tensor | None = None
         self._generating = False
+        self._given: Tensor | None = None  # `[sequence, pos]` mask of the prompts, while generating
         self._inside = False  # a call of the whole model, which calls its base model with other arguments
 
     def follow(self) -> Callable[[], None]:
@@ -148,11 +160,11 @@ class Tokens:
 
     def _while_generating(self, plain: Callable[..., Any]) -> Callable[..., Any]:
         def generate(*args: Any, **kwargs: Any) -> Any:
-            self._generating, self.prompt = True, None
+            self._generating, self.prompt, self._given = True, None, _prompt_mask(args, kwargs)
             try:
                 return plain(*args, **kwargs)
             finally:
-                self._generating, self.prompt = False, None
+                self._generating, self.prompt, self._given = False, None, None
 
         return generate
 
@@ -186,7 +198,7 @@ class Tokens:
         return found
 
     def _enter(self, module: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._see(args, kwargs)
+        self._see(args, kwargs | _named(module, args))
         self._inside = True
 
     def _leave(self, module: object, args: object, output: object) -> None:
@@ -194,7 +206,7 @@ class Tokens:
 
     def _see_below(self, module: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not self._inside:
-            self._see(args, kwargs)
+            self._see(args, kwargs | _named(module, args))
 
     def _see(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = args[0] if args else next((kwargs[k] for k in ("input_ids", "input", "inputs_embeds") if kwargs.get(k) is not None), None)  # fmt: skip
@@ -203,14 +215,57 @@ class Tokens:
         batch, new = given.shape[:2]
         past = _past_length(kwargs)
         mask = self.model.padding if self.model.padding is not None else kwargs.get("attention_mask")
-        if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] >= past + new:
+        prompts = self._prompts(batch, mask)
+        if not (isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] >= past + new):
+            mask = None
+            if (
+                prompts is not None
+            ):  # a static cache is given a mask of another shape: what follows the prompt is no padding
+                more = max(0, past + new - prompts.shape[1])
+                mask = torch.cat([prompts.long(), prompts.new_ones(batch, more, dtype=torch.long)], 1)
+        if mask is not None:
             seen = mask[:, : past + new].long()
             index = (seen.cumsum(1) - 1).masked_fill(seen == 0, -1)[:, past:]
         else:
             index = torch.arange(past, past + new, device=given.device).expand(batch, new)
         self.index = index
-        if (self._generating and self.prompt is None) or not self._generating:
+        if not self._generating:
             self.prompt = index.amax(1) + 1 if past == 0 else None
+        elif prompts is not None:
+            self.prompt = prompts.long().sum(1)
+        elif self.prompt is None and past == 0:
+            self.prompt = index.amax(1) + 1
+
+    def _prompts(self, batch: int, mask: object) -> Tensor | None:
+        """`[batch, pos]`: which tokens given to `generate` are no padding, a row a sequence of the running call."""
+        if self._given is None or batch % len(self._given):
+            return None
+        given = self._given.repeat_interleave(batch // len(self._given), 0)
+        if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] >= given.shape[1]:
+            given = mask[:, : given.shape[1]].bool()  # `generate` finds the padding itself where no mask is given
+        return given
+
+
+def _prompt_mask(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """`[sequence, pos]` bool from what `generate` is called with."""
+    names = ("inputs", "input_ids", "input", "inputs_embeds")
+    given = args[0] if args else next((kwargs[name] for name in names if kwargs.get(name) is not None), None)
+    if not isinstance(given, Tensor) or given.ndim < 2:
+        return None
+    mask = kwargs.get("attention_mask")
+    if isinstance(mask, Tensor) and mask.shape == given.shape[:2]:
+        return mask.bool()
+    return torch.ones(given.shape[:2], dtype=torch.bool, device=given.device)
+
+
+def _named(module: Any, args: tuple[Any, ...]) -> dict[str, Any]:
+    """Positional arguments after the first, by the names that the module's `forward` gives them."""
+    if len(args) < 2:
+        return {}
+    import inspect
+
+    names = list(inspect.signature(type(module).forward).parameters)[1:]
+    return dict(zip(names[1:], args[1:], strict=False))
 
 
 def _replace(model: Any, methods: dict[str, Callable[..., Any]]) -> Callable[[], None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -42,12 +43,14 @@ class Search:
             the side effect; a ratio of perplexities for those).
         behaviour, damage: Names of what was measured.
         less_is_wanted: Whether a negative effect is what is wanted.
+        more_is_damage: Whether a larger `damage` is worse (of an accuracy, a smaller one is).
     """
 
     trials: tuple[Mapping[str, Any], ...]
     behaviour: str
     damage: str
     less_is_wanted: bool
+    more_is_damage: bool
     _model: Model = field(repr=False)
     _directions: tuple[Direction, ...] = field(repr=False)
 
@@ -55,7 +58,8 @@ class Search:
     def frontier(self) -> tuple[Mapping[str, Any], ...]:
         """Trials that no other trial beats in both, the mildest first: the menu."""
         sign = 1 if self.less_is_wanted else -1
-        ordered = sorted(self.trials, key=lambda t: (t["damage"], sign * t["effect"]))
+        worse = 1 if self.more_is_damage else -1
+        ordered = sorted(self.trials, key=lambda t: (worse * t["damage"], sign * t["effect"]))
         found: list[Mapping[str, Any]] = []
         for trial in ordered:
             if not found or sign * trial["effect"] < sign * found[-1]["effect"]:
@@ -132,7 +136,8 @@ def search(
         "kinds": list(kinds),
         "strongest": strongest,
         "seed": seed,
-        "directions": [[d.site, [round(float(v), 6) for v in d.vector[:4]]] for d in ordered],
+        "directions": [[d.site, d.scale, hashlib.sha256(d.vector.numpy().tobytes()).hexdigest()[:16]] for d in ordered],
+        "edits": [digest_of(edit) for edit in edits_on(model)],
     }
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = _study(out, asked)
@@ -146,7 +151,7 @@ def search(
         while len(done) < trials:
             # A sampler of its own each time, so that an interrupted search draws what it would have drawn.
             study.sampler = optuna.samplers.TPESampler(
-                seed=seed * 100_003 + len(done),
+                seed=seed * 100_003 + len(done) + _without_figures(study),
                 multivariate=True,
                 group=True,
                 n_startup_trials=_STARTUP,
@@ -161,6 +166,7 @@ def search(
                 sign = 1 if behaviour.less_is_wanted else -1
                 study.tell(trial, [sign * values[0], values[1] if side_effect.less_is_wanted else -values[1]])
             else:
+                trial.set_user_attr("figures", False)
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
             done = _finished(study)
             bar.advance(1)
@@ -179,7 +185,15 @@ def search(
         }
         for i, t in enumerate(done[:trials])
     ]
-    return Search(tuple(each), behaviour.name, side_effect.name, behaviour.less_is_wanted, model, ordered)
+    return Search(
+        tuple(each),
+        behaviour.name,
+        side_effect.name,
+        behaviour.less_is_wanted,
+        side_effect.less_is_wanted,
+        model,
+        ordered,
+    )
 
 
 def edit_of(model: Model, directions: Sequence[Direction], settings: Mapping[str, Any]) -> Edit:
@@ -262,6 +276,11 @@ def _study(out: str | Path | None, asked: dict[str, Any]) -> optuna.Study:
     for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # it was running when the search was killed
     return study
+
+
+def _without_figures(study: optuna.Study) -> int:
+    """Trials that gave no finite figures; those that were running when a search was killed are not among them."""
+    return sum("figures" in trial.user_attrs for trial in study.get_trials(deepcopy=False))
 
 
 def _finished(study: optuna.Study) -> list[Any]:

@@ -60,13 +60,13 @@ def is_real(measure: MeasureFacts, found: Comparison) -> bool:
 
 
 def too_much(measures: Sequence[MeasureFacts], found: Compared, plain: Compared) -> list[str]:
-    """What damage is beyond its limit, in words; a side effect that cannot be measured any more is."""
+    """What damage is beyond its limit, in words; what cannot be measured any more is, too, the behaviour included."""
     out = []
-    for measure in measures[1:]:
+    for i, measure in enumerate(measures):
         here = found[measure.name]
         if here.failed > plain[measure.name].failed:
             out.append(f"{measure.name} could not be measured on {here.failed} items")
-        elif measure.limit is not None:
+        elif i and measure.limit is not None:
             harm = here.effect.value if measure.ratio or measure.less_is_wanted else -here.effect.value
             if not harm <= measure.limit:
                 what = "ratio" if measure.ratio else "change"
@@ -92,7 +92,7 @@ def choose(measures: Sequence[MeasureFacts], doses: Mapping[float, Compared], pl
     allowed = [s for s in within if gains[s] > 0]
     best = max(allowed or [s for s in doses if gains[s] != 0] or doses, key=lambda s: (gains[s], -abs(s)))
     worth = tuple(sorted(s for s in allowed if is_real(behaviour, doses[s][behaviour.name])))
-    return Choice(best, bool(allowed), worth)
+    return Choice(best, best in within, worth)
 
 
 def judge(
@@ -117,6 +117,12 @@ def judge(
     against = [test for test in tests if test.measure == behaviour.name]
     beaten = [test for test in against if test.can_tell and test.p <= ALPHA]
     matched = [test for test in against if test.can_tell and not test.p <= ALPHA]
+    chosen = None if choice is None else choice.strength
+    at = "" if chosen is None else f" at strength {number(chosen)}"
+    harm = too_much(measures, found, plain)
+    if not np.isfinite(here.effect.value):
+        words = f"Could not be judged{at}: {'; '.join(harm) or f'{behaviour.name} has no score on the same items before and after'}."
+        return Verdict(words, False, False, chosen)
     why = []
     if not is_real(behaviour, here):
         other = gain(behaviour, here) < 0 and not _holds_nothing(behaviour, here)
@@ -126,17 +132,19 @@ def judge(
         as_far = round(test.p * (1 + len(test.effects))) - 1
         why.append(f"{as_far} of {len(test.effects)} controls ({test.control}) do as much or more (p = {test.p:.2g})")
     subject = "direction" if along_direction else "edit"
-    chosen = None if choice is None else choice.strength
-    at = "" if chosen is None else f" at strength {number(chosen)}"
     if why:
-        return Verdict(f"This {subject} does not steer this{at}: {'; '.join(why)}.", False, False, chosen)
+        broken = f" What it breaks: {'; '.join(harm)}." if harm else ""
+        return Verdict(f"This {subject} does not steer this{at}: {'; '.join(why)}.{broken}", False, False, chosen)
     effect = f"{behaviour.name} changes by {_effect(behaviour, here)}"
     if beaten:
         which = _listed([f"{len(test.effects)} controls ({test.control})" for test in beaten])
         effect += f", beyond what {which} do (p = {max(test.p for test in beaten):.2g})"
+    elif against:
+        few = max(against, key=lambda test: test.p)
+        as_far = round(few.p * (1 + len(few.effects))) - 1
+        effect += f"; {as_far} of {len(few.effects)} controls ({few.control}) do as much or more, and so few cannot tell (19 or more can)"
     else:
         effect += "; whether any other change of this size would do the same was not tested"
-    harm = too_much(measures, found, plain)
     if harm or (choice is not None and not choice.within):
         reason = "; ".join(harm) or "on the select part, none of the strengths was within it"
         return Verdict(
@@ -147,11 +155,12 @@ def judge(
         [f"{m.name} {'ratio' if m.ratio else 'change'} {shown(found[m.name].effect, m.ratio)}" for m in limited]
     )
     within = f"Damage stays within what is allowed: {kept}." if limited else "No limit of damage was set."
-    if choice is None:
-        return Verdict(f"It steers: {effect}. {within}", True, True)
-    worth = choice.worth or (choice.strength,)
-    words = f"Worth shipping at strength {_listed([number(s) for s in worth])}. On the items held back,{at}, {effect}. {within}"
-    return Verdict(words, True, True, chosen, worth)
+    if choice is None or not beaten:
+        return Verdict(f"It steers{at}: {effect}. {within}", bool(beaten or not against), True, chosen)
+    also = [number(s) for s in choice.worth if s != choice.strength]
+    others = f" On the select part, strength {_listed(also)} would do, too." if also else ""
+    words = f"Worth shipping{at}. On the items held back, {effect}. {within}{others}"
+    return Verdict(words, True, True, chosen, choice.worth or (choice.strength,))
 
 
 def _holds_nothing(measure: MeasureFacts, found: Comparison) -> bool:
