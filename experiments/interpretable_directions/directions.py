@@ -9,6 +9,7 @@ import numpy as np
 from worlds import World
 
 import probekit as pk
+from probekit.probes import Direction
 from probekit.surgery import difference_of_means, jacobian_directions, principal_components
 from probekit.surgery.directions.random_directions import random_directions, spectrum_directions
 
@@ -30,7 +31,7 @@ DISENTANGLED = {
 class Found:
     """A direction, its kind, and the label it is meant for (`own`; None where it is meant for none)."""
 
-    direction: pk.Direction
+    direction: Direction
     kind: str
     name: str
     own: int | None = None
@@ -38,7 +39,7 @@ class Found:
 
 def unsupervised(world: World, components: int, jacobian: int, sequences: int, iterations: int) -> list[Found]:
     """Principal components, and leading right singular vectors of the Jacobian over several sequences."""
-    store, data = world.find
+    store = world.find[0]
     some = few_sequences(world, sequences)
     found = [
         Found(d, PCA, f"PC {i + 1}")
@@ -76,7 +77,7 @@ def labelled(world: World, seed: int) -> tuple[list[Found], pk.SweepResult]:
     return found, result
 
 
-def controls(world: World, beside: pk.Direction, count: int, seed: int) -> list[Found]:
+def controls(world: World, beside: Direction, count: int, seed: int) -> list[Found]:
     """Random directions, even and with the covariance of the data, each with its own standard deviation."""
     store = world.find[0]
     kinds = {RANDOM: random_directions(beside, count, seed), SPECTRUM: spectrum_directions(beside, store, count, seed)}

@@ -14,6 +14,7 @@ from torch import Tensor
 from worlds import World
 
 import probekit as pk
+from probekit.probes import Direction
 from probekit.surgery import ActivationEdit, steer
 from probekit.testbeds import othello
 
@@ -133,7 +134,7 @@ class Judge:
         self.choose = (np.random.default_rng(seed).permutation(len(groups)) % 2 == 0)[self.group]
         self.plain_error = None if world.legal is None else othello.set_errors(self.plain, world.legal)
 
-    def effect(self, direction: pk.Direction, length: float) -> Effect:
+    def effect(self, direction: Direction, length: float) -> Effect:
         """Of a step so long, forth and back."""
         (forth, up), (back, down) = both_ways(self.run, self.world.model, direction, length)
         kl = np.mean([(self.p * (self.plain - steered)).sum(1).clip(min=0) for steered in (up, down)], 0)
@@ -162,7 +163,10 @@ class Judge:
 
 
 def both_ways(
-    run: Callable[[ActivationEdit], tuple[np.ndarray, np.ndarray]], model: pk.Model, direction: pk.Direction, length: float
+    run: Callable[[ActivationEdit], tuple[np.ndarray, np.ndarray]],
+    model: pk.Model,
+    direction: Direction,
+    length: float,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """What `LastToken.run` gives for a step forth, and for one back."""
     assert direction.scale is not None

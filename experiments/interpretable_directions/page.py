@@ -67,7 +67,7 @@ def write(
     )
     if len(tables["behaviour"]):
         page.table(
-            words(tables["behaviour"]),
+            words(tables["behaviour"][tables["behaviour"].kind.isin(shown)]),
             "The same of what the next token says (a move there, if the square is empty; words of praise, offence, agreement): change of the "
             "log odds in nats. Labelled directions count where the next token can say their label.",
         )
@@ -76,17 +76,24 @@ def write(
         dumbbells(tables["disentangling"]),
         "Mean over labels of the change of the own label, and of what was projected out (one other label, or all others), before and after.",
     )
-    page.table(disentangling_table(tables["disentangling"]))
+    page.table(
+        disentangling_table(tables["disentangling"]),
+        "Ratios after over before: of the own label's change, of the change of what was projected out, and of the divergence of the next "
+        "token. Falls, more selective: of how many labels.",
+    )
     page.add(blocks.details("Label by label", blocks.table(words(tables["disentangling_by_label"]))))
     page.heading("Do unsupervised directions find the labels?")
     page.add(blocks.tabs({f"with the {base}": blocks.figure(aligned(part), "Largest |cosine| with a labelled direction. The lines are what 95 % of random vectors stay below.") for base, part in tables["alignment"].groupby("with", sort=False)}))  # fmt: skip
     page.heading("Jacobian directions of one input")
     page.table(
         words(tables["transfer"]),
-        "Added to their own input and to others; same change: correlation over the vocabulary of what a direction changes in two inputs.",
+        "Each added to every input. KL: for directions of one input, in the other inputs. Same change: correlation over the vocabulary "
+        "of what a direction changes in two inputs.",
     )
     page.heading("Next moves" if m.judge.world.legal is not None else "Next tokens")
-    page.table(tables["promoted"], "What a step makes likelier and less likely, the most first, of those that are not rare.")
+    page.table(
+        tables["promoted"], "What a step makes likelier and less likely, the most first, of those that are not rare."
+    )
     page.heading("Labels")
     page.table(words(tables["labels"]))
     page.heading("Every direction")
@@ -195,7 +202,7 @@ def dumbbells(table: pd.DataFrame) -> go.Figure:
 
 def disentangling_table(table: pd.DataFrame) -> pd.DataFrame:
     said = words(table)
-    return said[["kind", "own ratio", "out ratio", "selectivity before", "selectivity after", "selectivity gained", "kl ratio", "falls", "more selective", "labels"]]  # fmt: skip
+    return said[["kind", "own ratio", "out ratio", "falls", "selectivity before", "selectivity after", "more selective", "kl ratio"]]  # fmt: skip
 
 
 def aligned(part: pd.DataFrame) -> go.Figure:

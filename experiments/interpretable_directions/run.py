@@ -19,8 +19,8 @@ from pathlib import Path
 
 import directions as kinds
 import numpy as np
-import pandas as pd
 import page
+import pandas as pd
 import summary
 from directions import Found
 from measures import Draws, Effect, Judge
@@ -84,9 +84,7 @@ def main() -> None:
     print(f"\n{facts['minutes']:.1f} min; page: {args.out / 'report.html'}")
 
 
-def compare(
-    world: World, args: argparse.Namespace
-) -> tuple[dict[str, pd.DataFrame], dict[str, object], Measured]:
+def compare(world: World, args: argparse.Namespace) -> tuple[dict[str, pd.DataFrame], dict[str, object], Measured]:
     """All directions found, measured and tabulated."""
     began = time.perf_counter()
 
@@ -141,7 +139,9 @@ def compare(
         "groups measured": len(np.unique(world.group)),
         "same length": length,
         "usual distance from the mean": spread,
-        "Jacobian residuals": [f.direction.provenance["residual"] for f in found if "residual" in f.direction.provenance],
+        "Jacobian residuals": [
+            f.direction.provenance["residual"] for f in found if "residual" in f.direction.provenance
+        ],
         "Jacobian gains": [f.direction.provenance["gain"] for f in found if "gain" in f.direction.provenance],
         "plain errors": None if judge.plain_error is None else float(judge.plain_error.mean()),
         "versions": versions_of("torch", "transformers"),
@@ -157,7 +157,9 @@ def labels(world: World, judge: Judge, labelled: list[Found], sweep: object, see
     frame = frame[(frame.metric == "auroc") & (frame.source == "model") & (frame.data == "test")].set_index("target")
     rows = []
     for i, name in enumerate(world.labels):
-        mean, probe = (next(f.direction for f in labelled if f.own == i and f.kind == k) for k in (kinds.MEANS, kinds.PROBE))
+        mean, probe = (
+            next(f.direction for f in labelled if f.own == i and f.kind == k) for k in (kinds.MEANS, kinds.PROBE)
+        )
         half = split_half_reliability(store, data.label_set("labels"), site=world.site, target=name, groups=data.groups, seed=seed)  # fmt: skip
         values = world.values[:, i]
         rows.append(

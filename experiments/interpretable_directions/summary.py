@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from directions import Found
 from measures import Draws, Effect, Judge, LastToken, both_ways, interval, kl_from
-from worlds import World
 
+from probekit.probes import Direction
 from probekit.surgery import jacobian_directions
 from probekit.surgery.directions.random_directions import random_directions, spectrum_directions
 
@@ -109,8 +109,9 @@ def selectivity(m: Measured, shown: Sequence[str], step: str = SAME) -> pd.DataF
         row |= three("own", np.median(own, 0)) | three("others", np.median(others, 0))
         row |= three("selectivity", np.median(own / others, 0))
         row |= three("any label", np.median([any_label(m, f, step) for f in some], 0))
-        row["own moves most"] = int(np.sum(first))
-        row["the right way"] = sum(int(m.moved(f, step)[0, f.own] > 0) for f in some) if some[0].own is not None else None
+        row["own moves most"] = f"{np.sum(first)} of {len(some)}"
+        right = [m.moved(f, step)[0, f.own] > 0 for f in some if f.own is not None]
+        row["the right way"] = f"{np.sum(right)} of {len(right)}" if right else "–"
         row["carried"] = float(np.median(carried))
         pair = [np.concatenate(v) for v in zip(*((m.moved(f, step)[0], m.effect(f, step).carried) for f in some), strict=True)]  # fmt: skip
         row["correlation with carried"] = float(np.corrcoef(*pair)[0, 1])
@@ -142,7 +143,7 @@ def behaviour(m: Measured, shown: Sequence[str]) -> pd.DataFrame:
             row: dict[str, object] = {"kind": kind, "directions": len(own)}
             row |= three("own", np.median(own, 0)) | three("others", np.median(rest, 0))
             row |= three("selectivity", np.median(np.stack(own) / np.stack(rest), 0))
-            rows.append(row | {"own moves most": int(np.sum(first))})
+            rows.append(row | {"own moves most": f"{np.sum(first)} of {len(first)}"})
     return pd.DataFrame(rows)
 
 
@@ -180,9 +181,8 @@ def disentangling(m: Measured, others: Mapping[tuple[str, int], int]) -> tuple[p
         for i, when in enumerate(("before", "after")):
             row |= three(f"selectivity {when}", np.median(table[f"sel{i}"], 0))
         row |= three("selectivity gained", np.median(table["sel1"], 0) - np.median(table["sel0"], 0))
-        row["falls"] = int((table["out1"][:, 0] < table["out0"][:, 0]).sum())
-        row["more selective"] = int((table["sel1"][:, 0] > table["sel0"][:, 0]).sum())
-        row["labels"] = len(table["own0"])
+        row["falls"] = f"{(table['out1'][:, 0] < table['out0'][:, 0]).sum()} of {len(table['out0'])}"
+        row["more selective"] = f"{(table['sel1'][:, 0] > table['sel0'][:, 0]).sum()} of {len(table['sel0'])}"
         rows.append(row)
     return pd.DataFrame(rows), pd.DataFrame(each)
 
@@ -222,36 +222,34 @@ def transfer(m: Measured, length: float, count: int, iterations: int, draws: int
     ]  # fmt: skip
     last = LastToken(world.model, tokens, world.later)
     plain = last.run()[1]
-    groups: dict[str, list] = {"Jacobian of one input": each}
+    groups: dict[str, list[Direction]] = {"Jacobian of one input": each}
     for kind in (kinds.TO_LATER, kinds.PCA, kinds.MEANS, kinds.SPECTRUM, kinds.RANDOM):
         groups[kind] = [f.direction for f in m.of(kind)[:count]]
+    boot = Draws(np.arange(len(tokens)), np.ones(len(tokens), bool), draws, seed)
     rows = []
     for kind, some in groups.items():
-        kl, alike, own = [], [], []
-        for k, direction in enumerate(some):
-            (_, up), (_, down) = both_ways(last.run, world.model, direction, length)
-            here = (kl_from(plain, up) + kl_from(plain, down)) / 2
-            change = (up - down) / 2
-            cosine = np.corrcoef(change)
-            kl.append(here)
-            alike.append((cosine.sum(1) - 1) / (len(tokens) - 1))
-            own.append(np.delete(cosine[k], k).mean() if kind in groups and some is each else np.nan)
-        table, alike_ = np.stack(kl), np.stack(alike)
+        kl, alike = (np.stack(a) for a in zip(*(at_inputs(last, plain, m, d, length) for d in some), strict=True))
         row: dict[str, object] = {"kind": kind, "directions": len(some)}
-        vectors = np.stack([d.vector.numpy() for d in some])
-        between = np.abs(vectors @ vectors.T)[np.triu_indices(len(some), 1)]
-        row["cosine between"] = float(between.mean()) if some is each else float("nan")
-        boot = Draws(np.arange(len(tokens)), np.ones(len(tokens), bool), draws, seed)
         if some is each:
-            off = (table.sum(0) - np.diag(table)) / (len(each) - 1)
-            row |= three("KL, own input", boot.mean(np.diag(table))) | three("KL, other inputs", boot.mean(off))
-            row |= three("own over other", boot.mean(np.diag(table)) / boot.mean(off))
-            row |= three("same change", boot.mean(np.array(own)))
+            vectors = np.stack([d.vector.numpy() for d in some])
+            row["cosine between"] = float(np.abs(vectors @ vectors.T)[np.triu_indices(len(some), 1)].mean())
+            own, rest = np.diag(kl), (kl.sum(0) - np.diag(kl)) / (len(some) - 1)
+            row |= three("KL, own input", boot.mean(own)) | three("KL", boot.mean(rest))
+            row |= three("own over others", boot.mean(own) / boot.mean(rest))
+            row |= three("same change", boot.mean(np.diag(alike)))
         else:
-            row |= three("KL, other inputs", boot.mean(table.mean(0)))
-            row |= three("same change", boot.mean(alike_.mean(0)))
+            row |= three("KL", boot.mean(kl.mean(0))) | three("same change", boot.mean(alike.mean(0)))
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def at_inputs(
+    last: LastToken, plain: np.ndarray, m: Measured, direction: Direction, length: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """`[input]` each: divergence, and how far the change of log-probabilities correlates with that in the other inputs."""
+    (_, up), (_, down) = both_ways(last.run, m.judge.world.model, direction, length)
+    cosine = np.corrcoef((up - down) / 2)
+    return (kl_from(plain, up) + kl_from(plain, down)) / 2, (cosine.sum(1) - 1) / (len(plain) - 1)
 
 
 def promoted(m: Measured, shown: Sequence[str], most: int) -> pd.DataFrame:

@@ -74,7 +74,9 @@ class World:
     def says(self, label: int) -> int | None:
         """Which entry of `said` belongs to a label: of a legal move that move, of discs none."""
         first, *rest = self.labels[label].split()
-        return list(self.said).index(first) if first in self.said and (rest == ["legal"] or self.legal is None) else None
+        return (
+            list(self.said).index(first) if first in self.said and (rest == ["legal"] or self.legal is None) else None
+        )
 
     def token_name(self, token: int) -> str:
         if self.model.tokenizer is not None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
 
 from probekit.cli import options
 from probekit.cli.output import require_folder
 
 if TYPE_CHECKING:
+    from probekit.probes import SweepResult
     from probekit.surgery.evaluating.behaviour import Behaviour
 
 edit = typer.Typer(
@@ -79,7 +84,9 @@ def find(
     site: Annotated[
         str | None,
         typer.Option(
-            "--site", "-s", help="Where. Default: the layer where a probe reads the label best on validation."
+            "--site",
+            "-s",
+            help="Where. Default: of the middle half of the layers, the one where a probe reads the label best on validation.",
         ),
     ] = None,
     group: options.Group = None,
@@ -111,25 +118,44 @@ def find(
     to = class_ or labels.classes[1]
     away = next(c for c in labels.classes if c != to)
     loaded = load_model(model)
-    store = capture(loaded, data, pool=pool.value, out=out / "store")
+    if site is not None and site not in loaded.stream_sites:
+        loaded.site(site)
+        raise ValueError(
+            f"--site {site} is no site of the residual stream: {loaded.stream_sites[0]} to {loaded.stream_sites[-1]}"
+        )
+    pooled = pool.value
+    if pool is options.Pool.mean:
+        # In many models the first token is an attention sink, its activations a hundred times as long as others: a mean with it
+        # tells how long a text is.
+        data = replace(data, spans={"after the first word": _after_first_word(data.texts or ())})
+        pooled = "span:after the first word"
+        typer.echo("texts are averaged from their second word on: the first token is often an attention sink", err=True)
+    store = capture(loaded, data, pool=pooled, out=out / "store")
     result = sweep(store, data, label, seed=seed)
     result.save(out / "sweep")
     result.save_page(out / "sweep" / "report.html")
-    best = site or result.best(label).site
+    best = site or _middle_best(result, label, loaded.stream_sites)
     for name in loaded.stream_sites:
-        if method is Method.probe:
-            one = result.direction(label, class_=to, site=name)
-        elif method is Method.difference:
-            one = surgery.difference_of_means(store, labels, site=name, classes=(away, to))
-        else:
-            (one,) = surgery.principal_components(store, site=name, count=1)
+        try:
+            if method is Method.probe:
+                one = result.direction(label, class_=to, site=name)
+            elif method is Method.difference:
+                one = surgery.difference_of_means(store, labels, site=name, classes=(away, to))
+            else:
+                (one,) = surgery.principal_components(store, site=name, count=1)
+        except ValueError as error:
+            if name == best:
+                raise
+            typer.echo(f"note: no direction at {name}: {error}", err=True)
+            continue
         one.save(out / "layers" / f"{name}.safetensors")
         if name == best:
             one.save(out / "direction.safetensors")
-    if best not in loaded.stream_sites:
-        raise ValueError(f"--site {best} is no site of the residual stream")
-    trust = surgery.split_half_reliability(store, labels, site=best, classes=(away, to), seed=seed)
-    typer.echo(f"{result.summary()}\n\n{trust}\n\ndirection  {(out / 'direction.safetensors').resolve()}")
+    trust = surgery.split_half_reliability(store, labels, site=best, classes=(away, to), groups=data.groups, seed=seed)
+    typer.echo(
+        f"{result.summary()}\n\n{trust}\n\ndirection  {(out / 'direction.safetensors').resolve()}\n           at {best}, from {away!r} to "
+        f"{to!r}; next: probekit edit apply"
+    )
 
 
 @edit.command()
@@ -185,6 +211,14 @@ def apply(
         raise ValueError(f"--where {where}: {how.value} changes weights, which act at every token")
     if how is How.shift_rows:
         given["share"] = share
+        if layers == "all":
+            del given["layers"]
+    elif share != 0.0465:
+        raise ValueError(f"--share {share}: {how.value} takes all rows; --share is of shift_rows")
+    if layers == "writers" and how is not How.ablate:
+        raise ValueError(
+            "--layers writers is of ablate; orthogonalize takes all that writes to the stream unless layers are named"
+        )
     found = make_edit(how.value, _direction(direction), loaded, strength, **given)
     surgery.save_edit(found, out, loaded)
     touched = ""
@@ -230,14 +264,21 @@ def evaluate(
     require_folder(out)
     loaded = load_model(model)
     behaviour, effects = _measures(prompts, neutral, words, unwanted, wanted, new, seed)
+    asked = surgery.load_edit(folder, loaded)
     doses = None if strengths is None else options.grid_of(strengths)
+    asked = surgery.load_edit(folder, loaded)
     report = run_evaluation(
-        loaded, surgery.load_edit(folder, loaded), behaviour=behaviour, side_effects=effects, controls=controls, strengths=doses,
+        loaded, asked, behaviour=behaviour, side_effects=effects, controls=controls, strengths=doses,
         prompt=prompt, out=out / "conditions", seed=seed,
     )  # fmt: skip
     report.save(out)
+    shipped = ""
+    if report.verdict.chosen is not None:
+        chosen = asked.remade(strength=report.verdict.chosen)
+        surgery.save_edit(chosen, _fresh(out / "edit"), loaded)
+        shipped = f"\nedit    {(out / 'edit').resolve()} (at strength {report.verdict.chosen:g}: what `probekit edit export` should be given)"
     page = report.save_page(out / "report.html")
-    typer.echo(f"{report.summary()}\n\npage    {Path(page).resolve()}")
+    typer.echo(f"{report.summary()}\n\npage    {Path(page).resolve()}{shipped}")
 
 
 @edit.command()
@@ -277,10 +318,11 @@ def search(
         out=out / "study.journal", seed=seed,
     )  # fmt: skip
     found.to_frame().to_csv(out / "trials.csv", index=False)
+    if (out / "frontier").exists():  # of fewer trials
+        shutil.rmtree(out / "frontier")
     for trial in found.frontier:
         place = out / "frontier" / str(trial["number"])
-        if not place.exists():
-            surgery.save_edit(found.edit(trial["number"]), place, loaded)
+        surgery.save_edit(found.edit(trial["number"]), place, loaded)
         typer.echo(
             f"{place}  {found.behaviour} {trial['effect']:+.4g}, {found.damage} {trial['damage']:.4g}: {trial['kind']}"
         )
@@ -363,6 +405,33 @@ def _measures(
         seed=seed,
     )
     return said, [*effects, damage.repetition(said), damage.coherence(said), damage.agreement(said)]
+
+
+def _after_first_word(texts: Sequence[str]) -> np.ndarray:
+    """`[text, 2]` characters from the second word on; the whole of a text of one word."""
+    starts = [
+        len(text) - len(text.lstrip()) + (len(text.split(None, 1)[0]) if len(text.split(None, 1)) > 1 else 0)
+        for text in texts
+    ]
+    return np.array([(start, len(text)) for start, text in zip(starts, texts, strict=True)])
+
+
+def _middle_best(result: SweepResult, label: str, stream: Sequence[str]) -> str:
+    """Of the middle half of the layers, the one that a probe reads best on validation.
+
+    Towards the embedding the words themselves are read, and an edit could only swap words; at the end nothing follows an edit.
+    """
+    quarter = len(stream) // 4
+    middle = [site for site in stream[quarter : len(stream) - quarter] if site in result.sites]
+    scores = result.validation[label][result.headline(label)]
+    return max(middle, key=lambda site: float(np.nan_to_num(scores[result.sites.index(site)], nan=-np.inf)))
+
+
+def _fresh(folder: Path) -> Path:
+    """The folder, without what an earlier call wrote there."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    return folder
 
 
 def _lines(path: Path) -> list[str]:

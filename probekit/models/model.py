@@ -204,7 +204,7 @@ class Model:
             if not left:
                 raise _LastSiteRead
 
-        with torch.inference_mode(), _evaluating(self.hf), self._reading(wanted.values(), hand_over):
+        with torch.inference_mode(), evaluating(self.hf), self._reading(wanted.values(), hand_over):
             self.padding = mask
             try:
                 self._forward(tokens, mask)
@@ -287,7 +287,7 @@ def normalize(norm: nn.Module, x: Tensor) -> Tensor:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Every module in evaluation mode, and back to what each was."""
     training = [module for module in model.modules() if module.training]
     for module in training:

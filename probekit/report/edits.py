@@ -22,7 +22,7 @@ __all__ = ["edit_page", "plot_dose", "plot_edit", "plot_frontier", "write_edit_p
 
 _READING = {
     "change": "Edited less plain on the same items, with its 95 % interval; of perplexity, edited over plain.",
-    "controls": "The same edit along other directions (or other edits) of the same length: least, median and greatest change.",
+    "controls": "The same edit along other directions (or other edits) made the same way: least, median and greatest change.",
     "p": "Share of the controls, and the edit itself, that go as far in the wanted direction; of a side effect, that damage as much.",
     "select, report": "Two parts of the items, split by group. The strength is chosen on the first and reported on the second.",
     "no score": "Items that a scorer could not score. They are left out of pairs and never counted as zero.",
@@ -80,7 +80,7 @@ def question(report: EditReport) -> str:
     kinds = _kinds(report)
     if kinds:
         counted = [f"{count} controls ({wording.shorten(kind, 40)})" for kind, count in kinds.items()]
-        words += f" It is compared with {wording.join_words(counted)} of the same length at the same strength."
+        words += f" It is compared with {wording.join_words(counted)} made the same way at the same strength."
     return (
         words
         + f" Every figure has a 95{wording.SPACE}% interval over groups of items, and changes are paired item by item."

@@ -62,6 +62,7 @@ __all__ = [
     "ActivationEdit",
     "AffineMap",
     "Behaviour",
+    "Direction",
     "Edit",
     "EditReport",
     "Eraser",
@@ -112,6 +113,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from probekit.probes.direction import Direction
     from probekit.surgery.directions.control_vector import read_control_vector, save_control_vector
     from probekit.surgery.directions.erasers import Eraser, leace
     from probekit.surgery.directions.finding import contrast, decoder_row, difference_of_means, principal_components
@@ -155,4 +157,10 @@ def __getattr__(name: str) -> object:
         return value
     if name in _MODULES:
         return importlib.import_module(f"probekit.surgery.{_MODULES[name]}")
+    if name == "Direction":
+        return importlib.import_module("probekit.probes.direction").Direction
     raise AttributeError(f"module 'probekit.surgery' has no attribute {name!r}; it has: {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -75,6 +75,9 @@ def test_apply_evaluate_export_and_undo(found: Path, tiny_model_folder: Path, tm
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "<html" in (tmp_path / "out" / "report.html").read_text()
+    chosen = json.loads((tmp_path / "out" / "edit" / "edit.json").read_text())["strength"]
+    assert chosen in (-2, 4)
+    assert f"at strength {chosen:g}" in done.stdout
     done = probekit(
         "edit",
         "export",
@@ -112,6 +115,11 @@ def test_search_goes_on_and_its_frontier_can_be_evaluated(found: Path, tiny_mode
     menu = sorted((tmp_path / "once" / "frontier").iterdir())
     assert menu
     assert json.loads((menu[0] / "edit.json").read_text())["format"] == "probekit.edit"
+    done = probekit(
+        "edit", "evaluate", menu[0], "-m", tiny_model_folder, "--prompts", found / "prompts.txt", "--neutral", found / "neutral.txt",
+        "--unwanted", " cat", "--wanted", " dog", "--controls", "2", "-o", tmp_path / "of the menu",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
     done = probekit(*arguments, "--trials", "8", "--seed", "1", "-o", tmp_path / "once")
     assert done.returncode == 1
     assert "holds a search with another" in done.stderr

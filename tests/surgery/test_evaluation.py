@@ -182,9 +182,11 @@ def test_an_evaluation_goes_on_after_a_kill(model, tmp_path):
     calls = []
 
     def evaluated(folder, stop=None):
+        limit = [stop]  # not a number that the scorer closes over: that would make it another scorer
+
         def scorer(made):
             calls.append(made)
-            if len(calls) == stop:
+            if len(calls) == limit[0]:
                 raise KeyboardInterrupt
             return [float("paris" in text) for text in made]
 
@@ -281,7 +283,7 @@ def test_controls_of_other_kinds_and_baselines_stand_beside(model):
     assert frame.controls.tolist() == [2, 2]
     assert frame.p.tolist() == pytest.approx([1 / 3, 1 / 3])
     assert any("too few for p" in note for note in report.notes)
-    assert "was not tested" in report.verdict.words
+    assert "so few cannot tell" in report.verdict.words
     assert np.isfinite(report.figure("paris", "louder").value)
     longest = report.scores["random 1"]["paris"] - report.scores["plain"]["paris"]
     with steer(Direction(torch.ones(32), LAST, 1.0), model, 2.0).applied(model):
@@ -394,3 +396,19 @@ def test_the_prompt_is_measured_where_there_is_one(model):
     np.testing.assert_allclose(report.scores["prompt"]["paris"], by_hand)
     assert np.isnan(report.scores["prompt"]["scored"]).all()
     assert any("scored was not measured with the prompt" in note for note in report.notes)
+
+
+def test_what_was_kept_is_not_taken_for_another_scorer_or_another_edit_below(model, tmp_path):
+    def evaluated(value, **below):
+        measure = generations(PROMPTS, lambda made: [value] * len(made), max_new_tokens=2, name="made up")
+        edit = steer(to_paris(model), model, 1.0)
+        return evaluate(model, edit, behaviour=measure, controls=0, out=tmp_path, progress=False)
+
+    assert evaluated(1.0).figure("made up", "plain", of="value").value == 1
+    assert evaluated(2.0).figure("made up", "plain", of="value").value == 2
+    measure = next_token(PROMPTS, ["paris"], name="paris")
+    ask = {"behaviour": measure, "controls": 0, "out": tmp_path, "progress": False}
+    before = evaluate(model, steer(to_paris(model), model, 1.0), **ask).figure("paris", "plain", of="value")
+    with steer(to_paris(model), model, 3.0).applied(model):
+        below = evaluate(model, steer(to_paris(model), model, 1.0), **ask).figure("paris", "plain", of="value")
+    assert below.value > before.value

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from probekit.activations.progress import Bar
 from probekit.models import Model
+from probekit.models.model import evaluating
 from probekit.surgery.edits.matrices import writer_of
 from probekit.surgery.edits.places import writers_of
 from probekit.surgery.edits.weight_edits import Replacement, WeightEdit, refuse_weights
@@ -65,8 +66,8 @@ def scale_and_shift(
         ValueError: no items, or a loss that is not finite.
     """
     refuse_weights(model)
-    if not len(items):
-        raise ValueError("scale_and_shift needs items to fit on")
+    if not len(items) or steps < 1:
+        raise ValueError(f"scale_and_shift needs items to fit on and a step or more, got {len(items)} and {steps}")
     measure = loss or next_token_loss
     channels = new_channels(model)
     trained = [p for one in channels for p in (one.scale, one.shift) if p is not None]
@@ -74,13 +75,11 @@ def scale_and_shift(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / steps)
     generator = torch.Generator().manual_seed(seed)
     frozen = {name: p.requires_grad for name, p in model.hf.named_parameters()}
-    training = model.hf.training
     bar = Bar(progress, steps, "scale and shift")
     values: list[float] = []
     try:
         model.hf.requires_grad_(False)
-        model.hf.eval()
-        with unfolded(model, channels), torch.enable_grad():
+        with evaluating(model.hf), unfolded(model, channels), torch.enable_grad():
             for _ in range(steps):
                 chosen = torch.randint(len(items), (min(batch, len(items)),), generator=generator).tolist()
                 value = measure(model, [items[i] for i in chosen])
@@ -94,7 +93,6 @@ def scale_and_shift(
                 bar.advance(1)
     finally:
         bar.close()
-        model.hf.train(training)
         for name, parameter in model.hf.named_parameters():
             parameter.requires_grad_(frozen[name])
     edit: WeightEdit = fold_channels(

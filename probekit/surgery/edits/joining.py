@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +29,8 @@ def together(*edits: ActivationEdit) -> ActivationEdit:
     first = edits[0]
     changes: dict[str, Change] = {}
     for edit in edits:
+        if not isinstance(edit, ActivationEdit):
+            raise TypeError(f"together joins edits of activations; {edit!r} changes weights: apply one after the other")
         if edit.model != first.model:
             raise ValueError(f"edits of different models: {first.model} and {edit.model}")
         if edit.where.tokens != first.where.tokens or edit.where.first != first.where.first:
@@ -54,9 +57,10 @@ def together(*edits: ActivationEdit) -> ActivationEdit:
             made.append(one)
         return together(*made)
 
+    recipes = [edit.recipe for edit in edits]
     strengths = {edit.strength for edit in edits}
     name = f"{first.name}, and {len(edits) - 1} more, to {edits[-1].name}" if len(edits) > 1 else first.name
-    return ActivationEdit(
+    joined = ActivationEdit(
         name,
         first.model,
         changes,
@@ -65,6 +69,14 @@ def together(*edits: ActivationEdit) -> ActivationEdit:
         strength=strengths.pop() if len(strengths) == 1 else None,
         remake=None if any(edit._remake is None for edit in edits) else remake,
     )
+    if all(recipe is not None for recipe in recipes):
+        joined.recipe = {"how": "together", "parts": [part_of(edit) for edit in edits]}
+    return joined
+
+
+def part_of(edit: ActivationEdit) -> dict[str, Any]:
+    """What a saved edit says of one of the edits in it: how it was made, along what, how strongly."""
+    return {"recipe": edit.recipe, "direction": edit.direction, "strength": edit.strength}
 
 
 @dataclass(frozen=True)

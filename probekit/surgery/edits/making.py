@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from probekit.probes.direction import Direction
 from probekit.surgery.edits.activation_edit import ActivationEdit
 from probekit.surgery.edits.edit import Edit
 from probekit.surgery.edits.folding import orthogonalize
+from probekit.surgery.edits.joining import together
 from probekit.surgery.edits.linear import ablate, fix, reflect, steer
 from probekit.surgery.edits.rows import shift_rows
 from probekit.surgery.edits.where import Where
@@ -39,6 +41,8 @@ def make_edit(
     Raises:
         ValueError: no such way, a strength missing or not wanted.
     """
+    if how == "together":
+        return _parts_together(options["parts"], direction, strength, model)
     if how not in WAYS:
         raise ValueError(f"no edit is called {how!r}; there are {', '.join(WAYS)}")
     if (how in WITH_STRENGTH) != (strength is not None):
@@ -63,7 +67,7 @@ def remaker(recipe: Mapping[str, Any], direction: Direction, strength: float | N
 
 def _remade(
     recipe: dict[str, Any],
-    direction: Direction,
+    direction: Direction | None,
     strength: float | None,
     model: Model,
     other: Direction | None,
@@ -71,4 +75,22 @@ def _remade(
 ) -> Edit:
     if s is not None and strength is None:
         raise TypeError("this edit has no strength to change")
-    return make_edit(direction=other or direction, model=model, strength=strength if s is None else s, **recipe)
+    if recipe["how"] == "together":
+        return _parts_together(recipe["parts"], other, s, model)
+    along = other or direction
+    assert along is not None
+    if recipe["how"] == "reflect" and along.center is None and direction is not None:
+        along = replace(along, center=direction.center)
+    return make_edit(direction=along, model=model, strength=strength if s is None else s, **recipe)
+
+
+def _parts_together(
+    parts: list[dict[str, Any]], direction: Direction | None, strength: float | None, model: Model
+) -> Edit:
+    """The parts of a joined edit, each along its own direction unless another is given, all at one strength if one is given."""
+    made = [
+        make_edit(direction=part["direction"], model=model, strength=part["strength"], **part["recipe"])
+        for part in parts
+    ]
+    joined = together(*[edit for edit in made if isinstance(edit, ActivationEdit)])
+    return joined if direction is None and strength is None else joined.remade(direction, strength)

@@ -135,6 +135,10 @@ class WeightEdit(Edit):
         self.parts = tuple(parts)
         self.unties = unties
         self.config = dict(config or {})
+        if unknown := set(self.config) - {"mlp_bias"}:
+            raise ValueError(
+                f"an edit may switch mlp_bias on and nothing else of a configuration, not {sorted(unknown)}"
+            )
         self.direction = direction
         self.strength = strength
         self._remake = remake

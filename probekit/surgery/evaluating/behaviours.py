@@ -10,7 +10,7 @@ import torch
 
 from probekit.models import Model
 from probekit.surgery.evaluating.behaviour import SELECT, Behaviour, Prompt, all_text, as_scores
-from probekit.surgery.evaluating.generations import generations, lexicon, rescored
+from probekit.surgery.evaluating.generations import generations, lexicon, rescored, told_apart
 from probekit.surgery.evaluating.readings import reading
 from probekit.surgery.evaluating.running import Piece, first_token, logits_of, losses, pieces, token_ids
 
@@ -179,7 +179,7 @@ class Custom(Behaviour):
         self.function = function
         self._rows: np.ndarray | None = None
         self._all = len(self)
-        self._key.append(getattr(function, "__qualname__", type(function).__name__))
+        self._key.append(told_apart(function))
 
     def measure(self, model: Model) -> np.ndarray:
         scores = as_scores(self.function(model), self._all, self.name)

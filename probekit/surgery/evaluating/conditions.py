@@ -19,7 +19,7 @@ from torch import Tensor
 
 from probekit.models import Model
 from probekit.surgery.edits.activation_edit import ActivationEdit
-from probekit.surgery.edits.edit import Edit
+from probekit.surgery.edits.edit import Edit, edits_on
 from probekit.surgery.edits.weight_edits import WeightEdit
 from probekit.surgery.evaluating.behaviour import Behaviour
 from probekit.surgery.evaluating.generations import Generations
@@ -78,7 +78,8 @@ class Measuring:
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two measures are called {twice[0]!r}: give one of them another name=")
         self._prepared = False
-        self._same = json.dumps([model.fingerprint, [measure.describe() for measure in measures]], default=str)
+        on = [digest_of(edit) for edit in edits_on(model)]
+        self._same = json.dumps([model.fingerprint, on, [measure.describe() for measure in measures]], default=str)
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
 

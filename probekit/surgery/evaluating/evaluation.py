@@ -55,8 +55,10 @@ def evaluate(
         edit: Of activations or of weights.
         behaviour: What it is to change: `generations`, `reading`, `next_token`, `choices`, `custom`.
         side_effects: What it should leave alone: `perplexity`, `next_token_kl`, `repetition`, ..., or any behaviour.
-        controls: Random directions as long as the edit's own to compare with (p can reach 0.05 from 19 on). An edit that
-            follows no direction has none.
+        controls: Random directions to compare with (p can reach 0.05 from 19 on); the very same edit is made along each. What is
+            *added* is then exactly as long; what is projected out or set depends on the data along each direction, which for a
+            direction of large variance is less: `spectrum_directions` as `control_directions` are the fairer ones there. An edit
+            that follows no direction has none.
         control_directions: Further kinds of control by name, or others in place of `"random"`: `spectrum_directions`,
             `permuted_directions`, or edits.
         baselines: Other ways to the same end, by name: edits, such as those of `mezo` and `lora`.
@@ -193,7 +195,16 @@ def _controls(
     edit: Edit, count: int, given: Controls | None, seed: int, notes: list[str]
 ) -> dict[str, list[Direction | Edit]]:
     kinds: dict[str, list[Direction | Edit]] = {}
-    own = edit.direction
+    own = edit.direction if edit._remake is not None else None
+    if edit.direction is not None and own is None and count > 0:
+        notes.append(
+            "How this edit was made is not known, so it cannot be made again along other directions (load_edit(folder, model))."
+        )
+    if own is not None and (edit.recipe or {}).get("how") in ("ablate", "fix", "reflect", "orthogonalize"):
+        notes.append(
+            "This edit moves activations as far as they lie along its direction, and a control as far as they lie along its own: random "
+            "directions move them less than one along which the data vary much. Controls from the data (spectrum_directions) are fairer."
+        )
     if own is not None and count > 0:
         kinds["random"] = list(random_directions(own, count, seed))
     for name, made in (given or {}).items():

@@ -227,8 +227,29 @@ def rescored(
     return Rescored(source, scorer, name, unit, less_is_wanted)
 
 
+def told_apart(function: object) -> str:
+    """Words that differ where functions do: name, code, and the numbers and strings they close over or hold.
+
+    What else they hold (a classifier, a list that grows) cannot be told apart here.
+    """
+    called = vars(type(function)).get("__call__")
+    code = getattr(function, "__code__", None) or getattr(called, "__code__", None)
+    held = [getattr(cell, "cell_contents", None) for cell in getattr(function, "__closure__", None) or ()]
+    own = sorted(getattr(function, "__dict__", {}).items())
+    plain = [value for value in (*held, *own) if _is_plain(value)]
+    name = getattr(function, "__qualname__", type(function).__name__)
+    written = None if code is None else (code.co_code.hex(), [c for c in code.co_consts if _is_plain(c)], code.co_names)
+    return repr((name, written, plain))
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, str | bytes | int | float)
+
+
 def _said(scorer: Scorer | None) -> str:
-    """What tells scorers apart: the words of a lexicon, else the name of the function."""
+    """What tells scorers apart: the words of a lexicon, else what the function is and has to do with."""
     if isinstance(scorer, Lexicon):
         return f"lexicon {sorted(scorer.words)} {scorer.any}"
-    return str(getattr(scorer, "__qualname__", type(scorer).__name__))
+    return told_apart(scorer)

@@ -16,12 +16,13 @@ from probekit.activations.progress import Bar
 from probekit.models import Model, load_model
 from probekit.probes.direction import Direction
 from probekit.surgery.edits.activation_edit import ActivationEdit
-from probekit.surgery.edits.edit import Edit, refuse_other_model
+from probekit.surgery.edits.edit import Edit, edits_on, refuse_other_model
 from probekit.surgery.edits.folding import orthogonalize
 from probekit.surgery.edits.joining import together
 from probekit.surgery.edits.linear import ablate, steer
 from probekit.surgery.edits.rows import shift_rows
 from probekit.surgery.evaluating.behaviour import Behaviour
+from probekit.surgery.evaluating.conditions import digest_of
 
 if TYPE_CHECKING:
     import optuna

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from probekit.models import Model, load_model
 from probekit.models.checkpoint import without_bars
+from probekit.models.model import evaluating
 from probekit.surgery.edits.activation_edit import ActivationEdit
-from probekit.surgery.edits.edit import Edit
+from probekit.surgery.edits.edit import Edit, edits_on
 from probekit.surgery.edits.weight_edits import WeightEdit
 from probekit.surgery.shipping.files import new_folder, write_edit
 from probekit.surgery.shipping.originals import keep_originals
@@ -75,6 +76,10 @@ def export(
     """
     model = load_model(model)
     folder = Path(folder)
+    if on := edits_on(model):
+        raise ValueError(
+            f"{on[-1].name!r} is on {model.name!r}: undo it first, so that what is written is this edit and no other"
+        )
     weights = edit.to_weights(model) if isinstance(edit, ActivationEdit) else edit
     if not isinstance(weights, WeightEdit):
         raise TypeError(f"an edit of kind {type(edit).__name__} cannot be exported")
@@ -97,7 +102,7 @@ def export(
             if model.tokenizer is not None:
                 model.tokenizer.save_pretrained(part)
             touched = weights.touched(model)
-        found = _read_in_fresh_process(part, tokens, texts)
+        found = _read_in_fresh_process(part, tokens, texts, model.context)
         difference = float((found["logits"] - edited).abs().max())
         if tolerance is None:
             tolerance = 0.02 if model.dtype.itemsize < 4 else 1e-4
@@ -124,13 +129,9 @@ def _tokens_to_check(model: Model) -> Tensor:
 
 @torch.no_grad()  # type: ignore[untyped-decorator]
 def _logits(model: Model, tokens: Tensor) -> Tensor:
-    training = model.hf.training
-    model.hf.eval()
-    try:
-        ids = tokens.to(model.device)
+    ids = tokens.to(model.device)
+    with evaluating(model.hf):
         logits: Tensor = model.hf(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.float().cpu()
-    finally:
-        model.hf.train(training)
     return logits
 
 
@@ -164,7 +165,9 @@ print(json.dumps({"nats": total, "tokens": count}))
 """
 
 
-def _read_in_fresh_process(folder: Path, tokens: Tensor, texts: Sequence[str] | None) -> dict[str, Any]:
+def _read_in_fresh_process(
+    folder: Path, tokens: Tensor, texts: Sequence[str] | None, context: int | None
+) -> dict[str, Any]:
     """Load the folder with transformers alone, in a process that knows nothing of probekit."""
     import math
     import tempfile
@@ -182,7 +185,7 @@ def _read_in_fresh_process(folder: Path, tokens: Tensor, texts: Sequence[str] | 
             "dtype": config.get("dtype") or config.get("torch_dtype") or "float32",
             "threads": torch.get_num_threads(),
             "attention": "eager" if config.get("_attn_implementation") == "eager" else None,
-            "context": 1024,
+            "context": context or 1024,
             "device": "cpu",
         }
         Path(f"{given}.json").write_text(json.dumps(request))

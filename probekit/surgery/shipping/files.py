@@ -72,7 +72,7 @@ def write_edit(edit: Edit, folder: Path, model: Model | Any | None = None) -> No
         "versions": versions_of("torch", "transformers"),
     }
     facts.pop("parameters", None)
-    facts["recipe"] = edit.recipe
+    facts["recipe"] = _recipe_facts(edit.recipe, tensors)
     facts["direction"] = None if edit.direction is None else _direction_facts(edit.direction, tensors)
     if isinstance(edit, WeightEdit):
         facts["config"] = edit.config
@@ -123,11 +123,17 @@ def load_edit(folder: str | Path, model: Model | Any | None = None) -> Edit:
         raise ValueError(
             f"{folder} was written by another version of probekit (format {facts.get('version')}, this reads 1)"
         )
-    if hashlib.sha256((folder / "edit.safetensors").read_bytes()).hexdigest() != facts["sha256"]:
+    if hashlib.sha256((folder / "edit.safetensors").read_bytes()).hexdigest() != facts.get("sha256"):
         raise ValueError(f"{folder / 'edit.safetensors'} is not the file that edit.json was written for: it was changed or cut")  # fmt: skip
-    tensors = load_file(str(folder / "edit.safetensors"))
+    try:
+        return _edit_from(facts, load_file(str(folder / "edit.safetensors")), model)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f"{folder / 'edit.json'} is no whole edit: {type(error).__name__} {error}") from None
+
+
+def _edit_from(facts: dict[str, Any], tensors: dict[str, Tensor], model: Model | Any | None) -> Edit:
     direction = None if facts["direction"] is None else _direction(facts["direction"], tensors)
-    recipe = facts.get("recipe")
+    recipe = _recipe(facts.get("recipe"), tensors)
     common: dict[str, Any] = {"direction": direction, "strength": facts["strength"]}
     if recipe is not None and direction is not None and model is not None:
         common["remake"] = remaker(recipe, direction, facts["strength"], load_model(model))
@@ -161,11 +167,14 @@ def new_folder(folder: Path) -> Iterator[Path]:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} exists and is not empty: give another folder, nothing was written")
+    folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         yield part
         part.chmod(0o755)
+        for file in part.rglob("*"):
+            file.chmod(0o755 if file.is_dir() else 0o644)  # safetensors writes for the owner only
         if folder.exists():
             folder.rmdir()
         part.rename(folder)
@@ -207,6 +216,27 @@ def _part(facts: dict[str, Any], tensors: dict[str, Tensor]) -> Part:
         values["map"] = _map(values["map"], tensors)
     made: Part = kind(**values)
     return made
+
+
+def _recipe_facts(recipe: Any, tensors: _Tensors) -> Any:
+    """A recipe as JSON; the directions of the parts of a joined edit are in it."""
+    if recipe is None or recipe["how"] != "together":
+        return recipe
+    parts = [
+        part | {"direction": None if part["direction"] is None else _direction_facts(part["direction"], tensors)}
+        for part in recipe["parts"]
+    ]
+    return {"how": "together", "parts": parts}
+
+
+def _recipe(facts: Any, tensors: dict[str, Tensor]) -> Any:
+    if facts is None or facts["how"] != "together":
+        return facts
+    parts = [
+        part | {"direction": None if part["direction"] is None else _direction(part["direction"], tensors)}
+        for part in facts["parts"]
+    ]
+    return {"how": "together", "parts": parts}
 
 
 def _direction_facts(direction: Direction, tensors: _Tensors) -> dict[str, Any]:
