@@ -12,7 +12,7 @@ from torch import Tensor
 
 from probekit.models import Model
 from probekit.models.editing import changed_at
-from probekit.surgery.edits.affine import AffineMap, Triple, applied_to
+from probekit.surgery.edits.affine import AffineMap, Cast, applied_to
 from probekit.surgery.edits.edit import Edit, Undo
 from probekit.surgery.edits.where import Place, Tokens, Where
 
@@ -117,7 +117,7 @@ class _Hook:
 
     def __init__(self, site: str, change: Change, where: Where, tokens: Tokens | None) -> None:
         self.site, self.change, self.where, self.tokens = site, change, where, tokens
-        self.cast: dict[tuple[torch.dtype, torch.device], Triple] = {}
+        self.cast: dict[tuple[torch.dtype, torch.device], Cast] = {}
         self.checked = not isinstance(change, AffineMap) or not bool(change.bias.any())
 
     def __call__(self, h: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-Triple = tuple[Tensor, Tensor, Tensor]
+Cast = tuple[Tensor, Tensor, Tensor | None]
+"""`left`, `right` and `bias` in one dtype on one device; no bias where it is zero, which saves a pass over the activations."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class AffineMap:
     bias: Tensor
 
     def __post_init__(self) -> None:
-        left, right, bias = (torch.as_tensor(x).detach().to("cpu", torch.float64) for x in self._parts())
+        parts = (self.left, self.right, self.bias)
+        left, right, bias = (torch.as_tensor(x).detach().to("cpu", torch.float64) for x in parts)
         if left.ndim != 2 or left.shape != right.shape or bias.shape != left.shape[:1]:
             raise ValueError(
                 f"left and right must be [d, k] and bias [d], got {tuple(left.shape)}, {tuple(right.shape)}, {tuple(bias.shape)}"
@@ -38,9 +40,6 @@ class AffineMap:
             raise ValueError("an edit's map has NaN or infinite values")
         for name, value in (("left", left), ("right", right), ("bias", bias)):
             object.__setattr__(self, name, value)
-
-    def _parts(self) -> Triple:
-        return self.left, self.right, self.bias
 
     @property
     def width(self) -> int:
@@ -72,10 +71,10 @@ class AffineMap:
         """Apply to `[..., d]`, in its dtype; half-precision activations are computed in float32."""
         return applied_to(h, self.cast(torch.float32 if h.dtype.itemsize < 4 else h.dtype, h.device))
 
-    def cast(self, dtype: torch.dtype, device: torch.device) -> Triple:
-        """`left`, `right` and `bias` in a dtype, on a device."""
-        left, right, bias = (x.to(device, dtype) for x in self._parts())
-        return left, right, bias
+    def cast(self, dtype: torch.dtype, device: torch.device) -> Cast:
+        """What `applied_to` takes."""
+        bias = self.bias.to(device, dtype) if bool(self.bias.any()) else None
+        return self.left.to(device, dtype), self.right.to(device, dtype), bias
 
     def then(self, after: AffineMap) -> AffineMap:
         """This map, and `after` on what it gives."""
@@ -115,9 +114,13 @@ class AffineMap:
         return cls(-share * basis, basis, share * basis @ torch.as_tensor(values, dtype=torch.float64))
 
 
-def applied_to(h: Tensor, cast: Triple) -> Tensor:
+def applied_to(h: Tensor, cast: Cast) -> Tensor:
     """The map, its tensors already cast, on `[..., d]`; the result has the dtype of `h`."""
     left, right, bias = cast
-    wide = h.to(bias.dtype).reshape(-1, h.shape[-1])
-    out = torch.addmm(bias, wide @ right, left.T).add_(wide) if left.shape[1] else wide + bias
+    wide = h.to(left.dtype).reshape(-1, h.shape[-1])
+    if left.shape[1]:
+        out = torch.addmm(wide, wide @ right, left.T)
+        out = out if bias is None else out.add_(bias)
+    else:
+        out = wide if bias is None else wide + bias
     return out.to(h.dtype).view(h.shape)
