@@ -42,7 +42,7 @@ def write(
         )
     )  # fmt: skip
     length = [c for c in tables["movement"].columns if c.startswith((f"KL, {SAME}", "times", "errors"))]
-    said = words(tables["movement"].drop(columns=["least", "most"]))
+    said = words(tables["movement"].drop(columns=["least", "most"]), 2)
     page.table(
         said[["kind", *(c for c in length if c in said)]],
         "At the same length; beside random directions, even and with the covariance of the data."
@@ -59,7 +59,7 @@ def write(
         "for half the difference of a step forth and a step back of the same length. A frame marks the label a direction is meant for.",
     )
     page.table(
-        words(tables["selectivity"]).drop(columns="directions"),
+        words(tables["selectivity"], 2).drop(columns="directions"),
         "The own label is the one a direction is meant for; for kinds that are meant for none, the one it moves most on the other half of "
         "the sequences. Selectivity: its change over the mean change of the others; medians over directions. Any label: the same for "
         "each label in turn, what to compare a label with that was not chosen. Carried: the own label's change if the step reached the "
@@ -81,12 +81,18 @@ def write(
         "Ratios after over before: of the own label's change, of the change of what was projected out, and of the divergence of the next "
         "token. Falls, more selective: of how many labels.",
     )
+    said = tables["behaviour"]
+    if len(said):
+        page.table(
+            words(said[said.kind.isin((kinds.MEANS, kinds.PROBE, *kinds.DISENTANGLED))]),
+            "What the next token says, before and after: change of the log odds in nats, as above.",
+        )
     page.add(blocks.details("Label by label", blocks.table(words(tables["disentangling_by_label"]))))
     page.heading("Do unsupervised directions find the labels?")
     page.add(blocks.tabs({f"with the {base}": blocks.figure(aligned(part), "Largest |cosine| with a labelled direction. The lines are what 95 % of random vectors stay below.") for base, part in tables["alignment"].groupby("with", sort=False)}))  # fmt: skip
     page.heading("Jacobian directions of one input")
     page.table(
-        words(tables["transfer"]),
+        words(tables["transfer"], 2),
         "Each added to every input. KL: for directions of one input, in the other inputs. Same change: correlation over the vocabulary "
         "of what a direction changes in two inputs.",
     )
@@ -201,7 +207,7 @@ def dumbbells(table: pd.DataFrame) -> go.Figure:
 
 
 def disentangling_table(table: pd.DataFrame) -> pd.DataFrame:
-    said = words(table)
+    said = words(table, 2)
     return said[["kind", "own ratio", "out ratio", "falls", "selectivity before", "selectivity after", "more selective", "kl ratio"]]  # fmt: skip
 
 
