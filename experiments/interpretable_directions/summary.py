@@ -129,21 +129,22 @@ def behaviour(m: Measured, shown: Sequence[str]) -> pd.DataFrame:
     """By kind, for labels that the next token can show: change of its log odds, and of those of all else that may be said."""
     world, rows = m.judge.world, []
     for kind in shown:
-        own, rest, first = [], [], []
+        own, rest, first, right = [], [], [], []
         for f in m.of(kind):
-            choosing, reporting = (
-                np.abs(draws.mean(m.effect(f, SAME).said, world.asked)) for draws in (m.choosing, m.reporting)
-            )
+            signed = m.reporting.mean(m.effect(f, SAME).said, world.asked)
+            choosing, reporting = np.abs(m.choosing.mean(m.effect(f, SAME).said, world.asked)), np.abs(signed)
             one = int(choosing[0].argmax()) if f.own is None else world.says(f.own)
             if one is not None:
                 own.append(reporting[:, one])
                 rest.append(np.delete(reporting, one, 1).mean(1))
                 first.append(reporting[0].argmax() == one)
+                right += [signed[0, one] > 0] if f.own is not None else []
         if own:
             row: dict[str, object] = {"kind": kind, "directions": len(own)}
             row |= three("own", np.median(own, 0)) | three("others", np.median(rest, 0))
             row |= three("selectivity", np.median(np.stack(own) / np.stack(rest), 0))
-            rows.append(row | {"own moves most": f"{np.sum(first)} of {len(first)}"})
+            row["own moves most"] = f"{np.sum(first)} of {len(first)}"
+            rows.append(row | {"the right way": f"{np.sum(right)} of {len(right)}" if right else "–"})
     return pd.DataFrame(rows)
 
 
