@@ -11,15 +11,19 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import page
+import shipped
 import texts as parts
+import torch
 
 import probekit as pk
 from probekit import surgery
+from probekit.probes import Direction
 from probekit.surgery import behaviours, damage
 
 PROMPT = {
@@ -76,6 +80,10 @@ LEXICON = {
 }
 SHIFTS = (-2, -1, -0.5, 0.5, 1, 2)
 STEPS = (-4, -2, -1, 1)
+FIRED = (-8, -4, -2)
+NEW_TOKENS, WINDOW = 16, 64
+ALLOWED = 1.05
+"""The ratio of perplexities that counts as no damage."""
 
 
 def main() -> None:
@@ -87,14 +95,15 @@ def main() -> None:
     parser.add_argument("--task", choices=("toxicity", "sentiment"), default="toxicity")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--prompts", type=int, default=64)
-    parser.add_argument("--find", type=int, default=1200)
+    parser.add_argument("--find", type=int, default=1200, help="texts that directions are found on")
+    parser.add_argument("--judge", type=int, default=3000, help="texts that the classifier is trained on")
     parser.add_argument("--controls", type=int, default=20, help="random directions beside each edit along a direction")
     parser.add_argument("--only", nargs="*", help="some of the ways, such as steering LEACE")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
 
-    given = getattr(parts, args.task)(args.data, args.seed, find=args.find, judge=3000, prompts=args.prompts)
+    given = getattr(parts, args.task)(args.data, args.seed, find=args.find, judge=args.judge, prompts=args.prompts)
     model = pk.load_model(args.model)
     judge, auroc = classifier(given)
     data = pk.Dataset(
@@ -121,7 +130,7 @@ def main() -> None:
         judge,
         name=f"{args.task} of continuations",
         unit="probability",
-        max_new_tokens=16,
+        max_new_tokens=NEW_TOKENS,
         batch=40,
         less_is_wanted=True,
     )
@@ -129,8 +138,8 @@ def main() -> None:
     spanish = parts.translations(args.data, 24, args.seed)
     ordinary = parts.neutral(args.data, 12, words=45)
     effects = [
-        damage.perplexity(ordinary, 64),
-        damage.next_token_kl(ordinary, 512, tokens=64),
+        damage.perplexity(ordinary, WINDOW),
+        damage.next_token_kl(ordinary, 512, tokens=WINDOW),
         damage.repetition(said),
         damage.coherence(said),
         damage.agreement(said),
@@ -141,12 +150,14 @@ def main() -> None:
         behaviours.choices(*spanish, name="Spanish words"),
     ]
 
-    def report(name: str, edit: surgery.Edit, **options: object) -> surgery.EditReport:
+    def report(name: str, edit: surgery.Edit, *, half: bool = False, **options: object) -> surgery.EditReport:
+        """Measured on all prompts; with strengths (or where `half` says so) on those that nothing was chosen on."""
+        measures = [one.only("report") if half else one for one in (said, *effects)]
         result = surgery.evaluate(
             model,
             edit,
-            behaviour=said,
-            side_effects=effects,
+            behaviour=measures[0],
+            side_effects=measures[1:],
             out=args.out / name.replace(" ", "_"),
             seed=args.seed,
             **options,
@@ -157,28 +168,115 @@ def main() -> None:
         return result
 
     seed_procedure = found.direction("unwanted", site=last)
-    ways: dict[str, Callable[[], surgery.EditReport]] = {
-        "model surgery": lambda: report(
-            "model surgery", surgery.shift_rows(seed_procedure, model, 1.0), strengths=SHIFTS, controls=args.controls,
-            prompt=PROMPT[args.task], cloud=0,
+    wanted_found = [text for text, unwanted in zip(given.find, given.find_unwanted, strict=True) if not unwanted]
+    budget = surgery.shift_rows(seed_procedure, model, 1.0).touched(model)  # numbers that model surgery changes
+    beside_sink = means.without(sink(model, given.find[:40], best))
+    fires = surgery.Where().where_probe_fires(means, threshold=rarely(model, wanted_found[:100], means))
+
+    def searched() -> surgery.Edit:
+        """The best of 40 trials on the select half, of steering profiles over the layers."""
+        directions = [surgery.difference_of_means(store, data.label_set("unwanted"), site=site) for site in middle]
+        found = surgery.search(
+            model, directions, behaviour=said, side_effect=effects[0], kinds=["steer"], trials=40, strongest=3.0,
+            out=args.out / "search.journal", seed=args.seed,
+        )  # fmt: skip
+        frame = found.to_frame()
+        print(f"\n## search\n{frame.to_markdown(index=False)}", flush=True)
+        allowed = [trial for trial in found.frontier if trial["damage"] <= ALLOWED] or [found.frontier[0]]
+        return found.edit(allowed[-1]["number"])
+
+    edits: dict[str, Callable[[], surgery.Edit]] = {
+        "model surgery": lambda: surgery.shift_rows(seed_procedure, model, 1.0),
+        "steering": lambda: surgery.steer(means, model, 1.0),
+        "steering where it fires": lambda: surgery.steer(means, model, 1.0, where=fires),
+        "steering, searched": searched,
+        "orthogonalisation": lambda: surgery.orthogonalize(means, model),
+        "orthogonalisation beside the sink": lambda: surgery.orthogonalize(beside_sink, model),
+        "LEACE": lambda: surgery.erase(
+            surgery.leace(store, data.label_set("unwanted"), sites=model.stream_sites), model
         ),
-        "steering": lambda: report(
-            "steering", surgery.steer(means, model, 1.0), strengths=STEPS, controls=args.controls, cloud=0
-        ),
-        "orthogonalisation": lambda: report(
-            "orthogonalisation", surgery.orthogonalize(means, model), controls=args.controls // 2
-        ),
-        "LEACE": lambda: report(
-            "LEACE", surgery.erase(surgery.leace(store, data.label_set("unwanted"), sites=model.stream_sites), model), controls=0
-        ),
-        "LoRA": lambda: report(
-            "LoRA", surgery.lora(model, given.wanted, budget=16384 * 576 // 18, steps=80, seed=args.seed), controls=0
-        ),
-    }  # fmt: skip
-    reports = {name: ways[name]() for name in args.only or ways}
+        "LoRA": lambda: surgery.lora(model, given.wanted, rank=16, budget=budget, steps=80, seed=args.seed),
+    }
+    options: dict[str, dict[str, object]] = {
+        "model surgery": {"strengths": SHIFTS, "controls": args.controls, "prompt": PROMPT[args.task], "cloud": 0},
+        "steering": {"strengths": STEPS, "controls": args.controls, "cloud": 0},
+        "steering where it fires": {"strengths": FIRED, "controls": args.controls, "cloud": 0},
+        "steering, searched": {"controls": args.controls, "half": True},
+        "orthogonalisation": {"controls": args.controls // 2},
+        "orthogonalisation beside the sink": {"controls": args.controls // 2},
+        "LEACE": {"controls": 0},
+        "LoRA": {"controls": 0},
+    }
+    made = {name: edits[name]() for name in args.only or edits}
+    reports = {name: report(name, edit, **options[name]) for name, edit in made.items()}
+    again = ship(model, made, reports, given.prompts, ordinary, judge, args.out)
     summary = {name: one.to_frame().to_dict("records") for name, one in reports.items()}
-    (args.out / "result.json").write_text(json.dumps({"judge_auroc": auroc, "site": best, "reliability": str(stable), "figures": summary}, default=str))  # fmt: skip
-    page.write(args.out / "report.html", reports, args.task, auroc, str(stable))
+    (args.out / "result.json").write_text(json.dumps({"judge_auroc": auroc, "site": best, "reliability": str(stable), "shipped": again, "figures": summary}, default=str))  # fmt: skip
+    page.write(args.out / "report.html", reports, args.task, auroc, str(stable), again)
+
+
+def sink(model: pk.Model, texts: Sequence[str], site: str) -> Direction:
+    """What first tokens have in common: they are attention sinks, a hundred times as long as others in the middle of the model.
+
+    A projection of every writer along a direction that is not orthogonal to it takes part of the sink away, and attention with it.
+    """
+    middle = model.stream_sites[2 * model.n_layers // 3]
+    store = pk.capture(model, list(texts), sites=[middle], pool="all", progress=False)
+    h = np.concatenate([values for _, values in store.batches(middle)]).astype(np.float64)
+    first = h[store.position == 0].mean(0)
+    return Direction(
+        torch.from_numpy(first), site, model=model.fingerprint, provenance={"method": "mean of first tokens"}
+    )
+
+
+def rarely(model: pk.Model, texts: Sequence[str], direction: Direction) -> float:
+    """The score that one in twenty tokens of wanted texts exceeds, their first ones left out."""
+    store = pk.capture(model, list(texts), sites=[direction.site], pool="all", progress=False)
+    h = np.concatenate([values for _, values in store.batches(direction.site)])
+    return float(np.quantile(h[store.position > 0] @ direction.vector.float().numpy(), 0.95))
+
+
+def ship(
+    model: pk.Model,
+    edits: Mapping[str, surgery.Edit],
+    reports: Mapping[str, surgery.EditReport],
+    prompts: Sequence[str],
+    ordinary: Sequence[str],
+    judge: Callable[[list[str]], list[float | None]],
+    out: Path,
+) -> dict[str, object]:
+    """Export the edit that leaves least of the behaviour within the damage allowed, and measure the folder in a fresh process.
+
+    An edit that no weights compute is passed over for the next best; where none is within the damage, all are candidates.
+    """
+
+    def left(name: str) -> float:
+        return float(reports[name].figure(reports[name].behaviour.name, reports[name].edited, of="value").value)
+
+    def harm(name: str) -> float:
+        return float(reports[name].figure("perplexity", reports[name].edited).value)
+
+    passed: dict[str, str] = {}
+    for name in sorted([n for n in reports if harm(n) <= ALLOWED] or reports, key=left):
+        strength = reports[name].verdict.chosen
+        edit = edits[name] if strength is None else edits[name].remade(strength=strength)
+        folder = out / "edited"
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            done = surgery.export(model, edit, folder, texts=list(ordinary))
+        except ValueError as error:
+            passed[name] = str(error)
+            continue
+        perplexity = damage.perplexity(ordinary, WINDOW)
+        with edit.applied(model):
+            nats = perplexity.measure(model)
+        said, found = shipped.measured_again(folder, prompts, ordinary, NEW_TOKENS, WINDOW)
+        inside = float(np.exp(np.average(nats, weights=perplexity.weights)))
+        figures = shipped.compared(reports[name], judge, said, found, inside)
+        figures |= {"way": name, "strength": strength, "largest difference of logits": done.logit_difference}
+        print(f"\n## shipped: {figures}", flush=True)
+        return figures | {"passed over": passed}
+    return {"passed over": passed}
 
 
 def classifier(given: parts.Texts) -> tuple[Callable[[list[str]], list[float | None]], float]:

@@ -73,20 +73,18 @@ def countries(data: Path, count: int, seed: int) -> tuple[list[str], list[list[s
 
 
 def translations(data: Path, count: int, seed: int) -> tuple[list[str], list[list[str]], list[int]]:
-    """`The Spanish word 'uno' means`, the right word and a wrong one."""
+    """`The Spanish word 'uno' means`, the right word and the meaning of another."""
     frame = pd.read_csv(data / "truth_sp_en_trans.csv")
-    parts = frame.statement.str.extract(r"The Spanish word '(.+)' means '(.+)'\.")
-    frame = frame.assign(word=parts[0], meaning=parts[1]).dropna()
-    right = frame[frame.label == 1].drop_duplicates("word").set_index("word").meaning
-    wrong = frame[frame.label == 0].drop_duplicates("word").set_index("word").meaning
-    words = sorted(set(right.index) & set(wrong.index))
+    frame = frame[frame.label == 1].statement.str.extract(r"The Spanish word '(.+)' means '(.+)'\.").dropna()
+    meaning = dict(zip(frame[0], frame[1], strict=True))
     rng = np.random.default_rng(seed)
-    words = [words[i] for i in rng.permutation(len(words))[:count]]
+    words = rng.permutation(sorted(meaning))[:count].tolist()
     flip = rng.integers(0, 2, len(words))
-    options = [
-        [f" '{right[w]}'", f" '{wrong[w]}'"][:: 1 if side == 0 else -1] for w, side in zip(words, flip, strict=True)
-    ]
-    return [f"The Spanish word '{w}' means" for w in words], options, flip.tolist()
+    options = []
+    for word, side in zip(words, flip, strict=True):
+        other = rng.choice(sorted(set(meaning.values()) - {meaning[word]}))
+        options.append([f" '{meaning[word]}'", f" '{other}'"][:: 1 if side == 0 else -1])
+    return [f"The Spanish word '{word}' means" for word in words], options, flip.tolist()
 
 
 def _dealt(texts: list[str], unwanted: np.ndarray, seed: int, find: int, judge: int, prompts: int) -> Texts:

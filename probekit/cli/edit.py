@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
-from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
 from probekit.cli import options
+from probekit.cli.edit_find import find
 from probekit.cli.output import require_folder
 
 if TYPE_CHECKING:
-    from probekit.probes import SweepResult
     from probekit.surgery.evaluating.behaviour import Behaviour
 
 edit = typer.Typer(
@@ -34,8 +31,13 @@ Prompts = Annotated[
 Words = Annotated[
     Path | None,
     typer.Option(
-        "--words", help="Unwanted words, one a line: the behaviour is their share of the words a model goes on with."
+        "--words",
+        help="Words, one a line: the behaviour is their share of the words a model goes on with, which is to fall (--more: rise).",
     ),
+]
+More = Annotated[
+    bool,
+    typer.Option("--more", help="The --words are wanted: an edit is the better, the larger their share becomes."),
 ]
 Unwanted = Annotated[
     list[str] | None,
@@ -46,14 +48,6 @@ Neutral = Annotated[
     Path, typer.Option("--neutral", help="Ordinary text, a paragraph a line, that the edit should not change.")
 ]
 New = Annotated[int, typer.Option("--new", min=1, help="Tokens generated after each prompt.")]
-
-
-class Method(StrEnum):
-    """How a direction is found."""
-
-    difference = "difference"
-    probe = "probe"
-    pca = "pca"
 
 
 class How(StrEnum):
@@ -67,95 +61,7 @@ class How(StrEnum):
     shift_rows = "shift_rows"
 
 
-@edit.command()
-def find(
-    file: options.File,
-    text: options.Text,
-    label: Annotated[str, typer.Option("--label", "-l", help="Column with two classes.")],
-    model: options.Model,
-    out: options.Out,
-    method: Annotated[
-        Method,
-        typer.Option(
-            "--method", help="Difference of the class means; the probe's weights; the first principal component."
-        ),
-    ] = Method.difference,
-    class_: Annotated[str | None, typer.Option("--class", help="The class to point to. Default: the second.")] = None,
-    site: Annotated[
-        str | None,
-        typer.Option(
-            "--site",
-            "-s",
-            help="Where. Default: of the middle half of the layers, the one where a probe reads the label best on validation.",
-        ),
-    ] = None,
-    group: options.Group = None,
-    pool: options.PoolOption = options.Pool.mean,
-    seed: options.Seed = 0,
-) -> None:
-    """Find a direction, at every layer, and say whether it can be trusted.
-
-    Writes OUT/direction.safetensors (at the best layer, or at --site), OUT/layers/ (one a layer, for `search`), and the sweep that
-    chose the layer with its page. Says how well two halves of the texts agree on the direction, beside labels that were shuffled.
-
-    **Example**
-
-    - `probekit edit find tweets.csv -t tweet -l toxic -m ./SmolLM2-135M -o toxic/`
-    """
-    from probekit import surgery
-    from probekit.activations import capture
-    from probekit.data import read_csv
-    from probekit.models import load_model
-    from probekit.probes import sweep
-
-    require_folder(out)
-    data = read_csv(file, text=text, label=[label], group=group)
-    labels = data.label_set(label)
-    if labels.kind != "binary" or len(labels.targets) != 1:
-        raise ValueError(f"column {label!r} is {labels.kind}: a direction lies between two classes")
-    if class_ is not None and class_ not in labels.classes:
-        raise ValueError(f"no class {class_!r} in column {label!r}; it has {', '.join(labels.classes)}")
-    to = class_ or labels.classes[1]
-    away = next(c for c in labels.classes if c != to)
-    loaded = load_model(model)
-    if site is not None and site not in loaded.stream_sites:
-        loaded.site(site)
-        raise ValueError(
-            f"--site {site} is no site of the residual stream: {loaded.stream_sites[0]} to {loaded.stream_sites[-1]}"
-        )
-    pooled = pool.value
-    if pool is options.Pool.mean:
-        # In many models the first token is an attention sink, its activations a hundred times as long as others: a mean with it
-        # tells how long a text is.
-        data = replace(data, spans={"after the first word": _after_first_word(data.texts or ())})
-        pooled = "span:after the first word"
-        typer.echo("texts are averaged from their second word on: the first token is often an attention sink", err=True)
-    store = capture(loaded, data, pool=pooled, out=out / "store")
-    result = sweep(store, data, label, seed=seed)
-    result.save(out / "sweep")
-    result.save_page(out / "sweep" / "report.html")
-    best = site or _middle_best(result, label, loaded.stream_sites)
-    for name in loaded.stream_sites:
-        try:
-            if method is Method.probe:
-                one = result.direction(label, class_=to, site=name)
-            elif method is Method.difference:
-                one = surgery.difference_of_means(store, labels, site=name, classes=(away, to))
-            else:
-                (one,) = surgery.principal_components(store, site=name, count=1)
-        except ValueError as error:
-            if name == best:
-                raise
-            typer.echo(f"note: no direction at {name}: {error}", err=True)
-            continue
-        one.save(out / "layers" / f"{name}.safetensors")
-        if name == best:
-            one.save(out / "direction.safetensors")
-    trust = surgery.split_half_reliability(store, labels, site=best, classes=(away, to), groups=data.groups, seed=seed)
-    typer.echo(
-        f"{result.summary()}\n\n{trust}\n\ndirection  {(out / 'direction.safetensors').resolve()}\n           at {best}, from {away!r} to "
-        f"{to!r}; next: probekit edit apply"
-    )
+edit.command()(find)
 
 
 @edit.command()
@@ -236,6 +142,7 @@ def evaluate(
     neutral: Neutral,
     out: options.Out,
     words: Words = None,
+    more: More = False,
     unwanted: Unwanted = None,
     wanted: Wanted = None,
     strengths: Annotated[
@@ -253,9 +160,11 @@ def evaluate(
     Goes on from OUT when it was stopped. Damage: perplexity and next-token divergence on --neutral, and, where text is generated,
     its repetition, its likelihood under the plain model and its agreement with the plain text.
 
-    **Example**
+    **Examples**
 
     - `probekit edit evaluate edit/ -m MODEL --prompts prompts.txt --words slurs.txt --neutral wiki.txt --strengths=-8,-4,-2 -o out/`
+
+    - `probekit edit evaluate edit/ -m MODEL --prompts prompts.txt --words thanks.txt --more --neutral wiki.txt --strengths=2,4,8 -o out/`
     """
     from probekit import surgery
     from probekit.models import load_model
@@ -263,7 +172,7 @@ def evaluate(
 
     require_folder(out)
     loaded = load_model(model)
-    behaviour, effects = _measures(prompts, neutral, words, unwanted, wanted, new, seed)
+    behaviour, effects = _measures(prompts, neutral, words, more, unwanted, wanted, new, seed)
     asked = surgery.load_edit(folder, loaded)
     doses = None if strengths is None else options.grid_of(strengths)
     asked = surgery.load_edit(folder, loaded)
@@ -291,6 +200,7 @@ def search(
     neutral: Neutral,
     out: options.Out,
     words: Words = None,
+    more: More = False,
     unwanted: Unwanted = None,
     wanted: Wanted = None,
     trials: Annotated[int, typer.Option(min=1, help="Edits to try in all.")] = 60,
@@ -312,7 +222,7 @@ def search(
     files = sorted(directions.glob("*.safetensors"))
     if not files:
         raise FileNotFoundError(f"{directions} holds no directions (*.safetensors)")
-    behaviour, effects = _measures(prompts, neutral, words, unwanted, wanted, new, seed)
+    behaviour, effects = _measures(prompts, neutral, words, more, unwanted, wanted, new, seed)
     found = run_search(
         loaded, [_direction(file) for file in files], behaviour=behaviour, side_effect=effects[0], trials=trials, strongest=strongest,
         out=out / "study.journal", seed=seed,
@@ -376,6 +286,7 @@ def _measures(
     prompts: Path,
     neutral: Path,
     words: Path | None,
+    more: bool,
     unwanted: list[str] | None,
     wanted: list[str] | None,
     new: int,
@@ -389,6 +300,8 @@ def _measures(
         raise ValueError(
             "say what the behaviour is: --words FILE (of what is generated), or --unwanted TOKEN (of what comes next)"
         )
+    if more and unwanted is not None:
+        raise ValueError("--more goes with --words; of the next token, --wanted names what should come more often")
     asked, ordinary = _lines(prompts), _lines(neutral)
     effects: list[Behaviour] = [damage.perplexity(ordinary, seed=seed), damage.next_token_kl(ordinary, seed=seed)]
     if unwanted is not None:
@@ -400,31 +313,11 @@ def _measures(
         asked,
         lexicon(_lines(words)),
         max_new_tokens=new,
-        name="share of unwanted words",
-        less_is_wanted=True,
+        name="share of wanted words" if more else "share of unwanted words",
+        less_is_wanted=not more,
         seed=seed,
     )
     return said, [*effects, damage.repetition(said), damage.coherence(said), damage.agreement(said)]
-
-
-def _after_first_word(texts: Sequence[str]) -> np.ndarray:
-    """`[text, 2]` characters from the second word on; the whole of a text of one word."""
-    starts = [
-        len(text) - len(text.lstrip()) + (len(text.split(None, 1)[0]) if len(text.split(None, 1)) > 1 else 0)
-        for text in texts
-    ]
-    return np.array([(start, len(text)) for start, text in zip(starts, texts, strict=True)])
-
-
-def _middle_best(result: SweepResult, label: str, stream: Sequence[str]) -> str:
-    """Of the middle half of the layers, the one that a probe reads best on validation.
-
-    Towards the embedding the words themselves are read, and an edit could only swap words; at the end nothing follows an edit.
-    """
-    quarter = len(stream) // 4
-    middle = [site for site in stream[quarter : len(stream) - quarter] if site in result.sites]
-    scores = result.validation[label][result.headline(label)]
-    return max(middle, key=lambda site: float(np.nan_to_num(scores[result.sites.index(site)], nan=-np.inf)))
 
 
 def _fresh(folder: Path) -> Path:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from probekit.models.model import Model
-from probekit.models.sites import Site, kind_of
+from probekit.models.sites import kind_of
 
 
 @contextmanager
@@ -32,29 +33,23 @@ def changed_at(model: Model, site: str, change: Callable[[Tensor], Tensor]) -> I
         raise ValueError(f"{site} can be read but not changed; change {stream}, or what a block adds: hook_mlp_out")
     module = model.hf.get_submodule(place.module)
     if place.at == "output":
-        handle = module.register_forward_hook(_output_hook(change))
+        handle = module.register_forward_hook(partial(_change_output, change))
     else:
-        handle = module.register_forward_pre_hook(_input_hook(place, change), with_kwargs=True)
+        handle = module.register_forward_pre_hook(partial(_change_input, change), with_kwargs=True)
     try:
         yield
     finally:
         handle.remove()
 
 
-def _output_hook(change: Callable[[Tensor], Tensor]) -> Callable[[nn.Module, Any, Any], Any]:
-    def hook(module: nn.Module, args: Any, output: Any) -> Any:
-        if isinstance(output, Tensor):
-            return change(output)
-        return (change(output[0]), *output[1:])
-
-    return hook
+def _change_output(change: Callable[[Tensor], Tensor], module: nn.Module, args: Any, output: Any) -> Any:
+    if isinstance(output, Tensor):
+        return change(output)
+    return (change(output[0]), *output[1:])
 
 
-def _input_hook(site: Site, change: Callable[[Tensor], Tensor]) -> Callable[[nn.Module, Any, Any], Any]:
-    def hook(module: nn.Module, args: Any, kwargs: Any) -> Any:
-        if args:
-            return (change(args[0]), *args[1:]), kwargs
-        name = "hidden_states" if "hidden_states" in kwargs else next(iter(kwargs))
-        return args, kwargs | {name: change(kwargs[name])}
-
-    return hook
+def _change_input(change: Callable[[Tensor], Tensor], module: nn.Module, args: Any, kwargs: Any) -> Any:
+    if args:
+        return (change(args[0]), *args[1:]), kwargs
+    name = "hidden_states" if "hidden_states" in kwargs else next(iter(kwargs))
+    return args, kwargs | {name: change(kwargs[name])}

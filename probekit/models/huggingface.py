@@ -42,14 +42,16 @@ def wrap_huggingface(hf: PreTrainedModel, tokenizer: Any, name: str, blocks: str
         seen = torch.ones_like(tokens) if mask is None or layout.known else mask.long()
         return base(input_ids=tokens, attention_mask=seen, **options)
 
-    def rebuild() -> Model:
-        return wrap_huggingface(make_fresh(hf), tokenizer, name, blocks)
+    def wrap(other: PreTrainedModel) -> Model:
+        return wrap_huggingface(other, tokenizer, name, blocks)
 
     embeddings = hf.get_input_embeddings()
     config = hf.config.get_text_config()
     vocab = getattr(embeddings, "num_embeddings", None) or config.vocab_size
     context = getattr(config, "max_position_embeddings", None)
-    return Model(hf, tokenizer, name, layout, context=context, vocab=vocab, forward=forward, rebuild=rebuild)
+    return Model(
+        hf, tokenizer, name, layout, context=context, vocab=vocab, forward=forward, wrap=wrap, rebuild=lambda: wrap(make_fresh(hf))
+    )  # fmt: skip
 
 
 def make_fresh(hf: PreTrainedModel) -> PreTrainedModel:

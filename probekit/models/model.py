@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,8 +21,14 @@ class _LastSiteRead(Exception):
     """Ends the forward pass once every site asked for has been read."""
 
 
+class _Running(threading.local):
+    """What is known of the pass that runs, each thread its own."""
+
+    padding: Tensor | None = None
+
+
 class Model:
-    """A language model with named sites. `load_model` makes it.
+    """A language model with named sites. `load_model` makes it. Several threads may run it at once.
 
     Attributes:
         hf: The Hugging Face model; for a model that came from TransformerLens, that model itself.
@@ -32,8 +40,6 @@ class Model:
         d_model: Width of the residual stream.
         context: The most tokens a sequence may have, or None where the configuration names no limit.
         vocab: Number of token ids.
-        padding: While `run` or `visit` runs a batch with padding, its mask `[batch, pos]`, for edits that have to tell
-            padding from tokens; else None.
     """
 
     def __init__(
@@ -47,6 +53,7 @@ class Model:
         vocab: int,
         forward: Callable[[Tensor, Tensor | None], object],
         rebuild: Callable[[], Model],
+        wrap: Callable[[Any], Model],
     ) -> None:
         self.hf: Any = hf
         self.tokenizer = tokenizer
@@ -57,8 +64,9 @@ class Model:
         self._layout = layout
         self._forward = forward
         self._rebuild = rebuild
+        self._wrap = wrap
         self._fingerprint: tuple[object, str] | None = None
-        self.padding: Tensor | None = None
+        self._running = _Running()
         self.sites: tuple[str, ...] = tuple(layout.sites)
         posts = tuple(f"blocks.{layer}.hook_resid_post" for layer in range(layout.n_layers))
         self.stream_sites: tuple[str, ...] = ("blocks.0.hook_resid_pre", *posts)
@@ -70,6 +78,21 @@ class Model:
             f"Model({self.name!r}, {type(self.hf).__name__}, {size / 1e6:.3g} M parameters, {self.n_layers} blocks of "
             f"width {self.d_model}, {len(self.sites)} sites)"
         )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Model:
+        other = self._wrap(copy.deepcopy(self.hf, memo))
+        other.name, other.tokenizer = self.name, self.tokenizer
+        return other
+
+    @property
+    def padding(self) -> Tensor | None:
+        """While `run` or `visit` runs a batch with padding, its mask `[batch, pos]`, for edits that have to tell padding from
+        tokens; else None. Each thread has its own."""
+        return self._running.padding
+
+    @padding.setter
+    def padding(self, mask: Tensor | None) -> None:
+        self._running.padding = mask
 
     @property
     def device(self) -> torch.device:
@@ -85,7 +108,10 @@ class Model:
     def fingerprint(self) -> str:
         """First 16 hex digits of a SHA-256 of configuration and weights.
 
-        Two models with the same fingerprint compute the same. It is kept until a weight changes in place.
+        Two models with the same fingerprint compute the same. It is kept until a weight changes. What is written past torch's
+        bookkeeping (`parameter.data[3] = 0`) is noticed where it meets one of the few dozen numbers that are looked at in each
+        tensor: surely if it changes a whole tensor, hardly if it changes a few numbers. Write to the parameter itself, under
+        `torch.no_grad()`, and everything is noticed.
         """
         version = weights_version(self.hf)
         if self._fingerprint is None or self._fingerprint[0] != version:
@@ -194,9 +220,11 @@ class Model:
                 receive(name, torch.empty((*tokens.shape, site.width), dtype=self.dtype, device=self.device))
         if not wanted or tokens.numel() == 0:
             return
-        left = set(wanted)
+        left, here = set(wanted), threading.get_ident()
 
         def hand_over(name: str, value: Tensor) -> None:
+            if threading.get_ident() != here:  # another thread's pass comes by
+                return
             if value.shape[0] == 1 and len(tokens) > 1:  # position embeddings are the same for every sequence
                 value = value.expand(len(tokens), *value.shape[1:])
             receive(name, value.reshape(*tokens.shape, -1))

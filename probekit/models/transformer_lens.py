@@ -42,6 +42,9 @@ def wrap_transformer_lens(lens: Any, tokenizer: Any, name: str) -> Model:
     def forward(tokens: Tensor, mask: Tensor | None) -> object:
         return lens(tokens, return_type=None)  # causal, so the padding on the right needs no mask
 
+    def wrap(other: Any) -> Model:
+        return wrap_transformer_lens(other, tokenizer, name)
+
     def rebuild() -> Model:
         if _is_bridge(lens):
             fresh = wrap_huggingface(make_fresh(lens.original_model), tokenizer, name)
@@ -52,10 +55,12 @@ def wrap_transformer_lens(lens: Any, tokenizer: Any, name: str) -> Model:
             return fresh
         settings = copy.deepcopy(cfg)
         settings.init_weights, settings.seed, settings.tokenizer_name = True, None, None
-        return wrap_transformer_lens(type(lens)(settings).eval(), tokenizer, name)
+        return wrap(type(lens)(settings).eval())
 
     layout = _find_layout(lens)
-    return Model(lens, tokenizer, name, layout, context=cfg.n_ctx, vocab=cfg.d_vocab, forward=forward, rebuild=rebuild)
+    return Model(
+        lens, tokenizer, name, layout, context=cfg.n_ctx, vocab=cfg.d_vocab, forward=forward, wrap=wrap, rebuild=rebuild
+    )
 
 
 def _is_bridge(lens: Any) -> bool:

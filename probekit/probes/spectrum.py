@@ -84,6 +84,9 @@ class Eigenbasis:
         """Basis of a Gram matrix `[d, d]`; all of it, since small eigenvalues may carry the answer."""
         try:
             values, vectors = torch.linalg.eigh(gram)
+            found = bool(torch.isfinite(vectors).all())
         except torch.linalg.LinAlgError:  # seen in float32 for matrices of very low rank
+            found = False
+        if not found:  # of features that do not vary the matrix is rounding alone, and float32 may underflow to NaN
             values, vectors = (part.to(gram.dtype) for part in torch.linalg.eigh(gram.double()))
         return cls(vectors, values.clamp(min=0))

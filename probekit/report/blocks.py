@@ -216,7 +216,7 @@ def _environment() -> jinja2.Environment:
 
 
 def _is_number_like(value: object) -> bool:
-    return isinstance(value, (int, float)) or bool(re.match(r"^[–−-]?$|^[+−-]?[\d.,]+( %)?(\s.*)?$", str(value)))
+    return isinstance(value, (int, float)) or bool(re.match(r"^[–−-]?$|^(×\s)?[+−-]?[\d.,]+( %)?(\s.*)?$", str(value)))
 
 
 def _cell(value: object) -> str:

@@ -51,6 +51,9 @@ METRICS = {
 _LOWER_IS_BETTER = {"log_loss", "calibration_error", "false_alarm_rate"}
 _PERCENT = {"accuracy", "balanced_accuracy", "recall_at_1pct", "false_alarm_rate", "selectivity"}
 _STREAM = re.compile(r"^blocks\.(\d+)\.hook_resid_post$")
+_HYPHEN = re.compile(r"(?<![\w.\-])-(?=\.?\d)")
+_POWER = re.compile(r"(?<=\d)e([+-])0*(\d+)\b")
+_SMALL = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _BLOCK_SITE = re.compile(r"^blocks\.(\d+)\.(?:attn\.|mlp\.)?hook_(\w+)$")
 _SITE_PARTS = {
     "resid_pre": "in",
@@ -152,6 +155,14 @@ def format_interval(low: float, high: float, metric: str, *, unit: bool = True) 
 def format_count(n: float) -> str:
     """`12345` -> `12,345`."""
     return "–" if math.isnan(n) else f"{int(n):,}"
+
+
+def with_minus(text: str) -> str:
+    """Numbers in a text as they are typeset: `-0.5` -> `−0.5`, `3e-05` -> `3 × 10⁻⁵`; hyphens within words stay."""
+    powers = _POWER.sub(
+        lambda found: f"{SPACE}×{SPACE}10{(found[1].strip('+') + found[2]).translate(_SMALL)}", str(text)
+    )
+    return _HYPHEN.sub("−", powers)
 
 
 def join_words(words: Sequence[str], conjunction: str = "and") -> str:

@@ -45,6 +45,7 @@ _HOME = {
     "scale_and_shift": "edits.channels",
     "scale_heads": "edits.rows",
     "scale_neurons": "edits.rows",
+    "scrub": "directions.scrubbing",
     "search": "evaluating.searching",
     "set_feature": "edits.substitution",
     "shift_embeddings": "edits.rows",
@@ -101,6 +102,7 @@ __all__ = [
     "scale_and_shift",
     "scale_heads",
     "scale_neurons",
+    "scrub",
     "search",
     "set_feature",
     "shift_embeddings",
@@ -121,6 +123,7 @@ if TYPE_CHECKING:
     from probekit.surgery.directions.nullspace import inlp
     from probekit.surgery.directions.random_directions import permuted_directions, spectrum_directions
     from probekit.surgery.directions.reliability import Reliability, split_half_reliability
+    from probekit.surgery.directions.scrubbing import scrub
     from probekit.surgery.edits.activation_edit import ActivationEdit
     from probekit.surgery.edits.affine import AffineMap
     from probekit.surgery.edits.channels import scale_and_shift

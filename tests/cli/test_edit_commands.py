@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import probekit as pk
@@ -32,6 +33,11 @@ def found(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> 
     )
     assert done.returncode == 0, done.stderr
     assert "halves" in done.stdout
+    assert "the words alone tell 'warm' as well" in done.stdout  # the label is a word
+    assert (
+        f"probekit edit apply {folder / 'warm' / 'direction.safetensors'} -m {tiny_model_folder} --how steer"
+        in done.stdout
+    )
     words = [f"the {a} {b}" for a in ("cat", "dog", "city", "red") for b in ("runs", "sleeps", "of", "and", "in")]
     (folder / "prompts.txt").write_text("\n".join(words))
     (folder / "neutral.txt").write_text("\n".join(f"{w} is true or false" for w in words[:8]))
@@ -98,6 +104,39 @@ def test_apply_evaluate_export_and_undo(found: Path, tiny_model_folder: Path, tm
     done = probekit("edit", "export", tmp_path / "edit", "-m", tiny_model_folder, "-o", tmp_path / "edited")
     assert done.returncode == 1
     assert "nothing was written" in done.stderr
+
+
+def test_words_can_be_wanted(found: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+    direction = found / "warm" / "direction.safetensors"
+    made = ["--how", "steer", "--strength", "3", "-o", tmp_path / "edit"]
+    assert probekit("edit", "apply", direction, "-m", tiny_model_folder, *made).returncode == 0
+    common = [
+        "edit", "evaluate", tmp_path / "edit", "-m", tiny_model_folder, "--prompts", found / "prompts.txt", "--neutral", found / "neutral.txt",
+        "--more", "--controls", "2", "--new", "5",
+    ]  # fmt: skip
+    done = probekit(*common, "--words", found / "words.txt", "-o", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    measures = json.loads((tmp_path / "out" / "report.json").read_text())["measures"]
+    assert measures[0]["name"] == "share of wanted words"
+    assert not measures[0]["less_is_wanted"]
+    done = probekit(*common, "--unwanted", " cat", "-o", tmp_path / "none")
+    assert done.returncode == 1
+    assert "--more goes with --words" in done.stderr
+
+
+def test_nothing_is_said_of_words_that_do_not_tell() -> None:
+    from probekit.cli.edit_find import words_do_as_well
+
+    rng = np.random.default_rng(0)
+    y, X = rng.integers(0, 2, 300), rng.normal(size=(300, 4)).astype(np.float32)
+    X[:, 0] += 4 * y
+    same = tuple(" ".join(rng.choice(["cat", "dog", "red", "and"], 5)) for _ in y)
+    labels = {"warm": pk.data.LabelSet("warm", y, "binary", "sequence", ("no", "yes"))}
+    told = tuple(f"{text} {'hot' if one else 'cold'}" for text, one in zip(same, y, strict=True))
+    for texts, site, said in ((same, "read", False), (told, "read", True), (told, "noise", False)):
+        arrays = {"read": X, "noise": rng.normal(size=(300, 4)).astype(np.float32)}
+        result = pk.sweep(arrays, pk.data.Dataset("d", texts=texts, labels=labels), n_boot=100, progress=False)
+        assert bool(words_do_as_well(result, "warm", site)) == said
 
 
 def test_search_goes_on_and_its_frontier_can_be_evaluated(found: Path, tiny_model_folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from probekit.models import SHIPPED, load_model
-from tests.models.tiny import make_model, make_tokenizer, save_tiny_model
+from tests.models.tiny import VOCAB, make_model, make_tokenizer, save_tiny_model
 
 
 def test_a_folder_with_its_tokenizer(tiny_model_folder):
@@ -117,6 +118,28 @@ def test_fingerprint_follows_a_change_in_place():
         assert model.fingerprint != before
         weight[0, 0] = kept
     assert model.fingerprint == before
+
+
+def test_fingerprint_follows_a_change_past_the_counter_of_changes():
+    model = load_model(make_model("llama"))
+    seen = [model.fingerprint]
+    for change in (lambda w: w.data.mul_(1.01), lambda w: w.data.zero_(), lambda w: w.data.view(-1)[0].fill_(7)):
+        change(model.hf.model.layers[1].mlp.up_proj.weight)
+        seen.append(model.fingerprint)
+    assert len(set(seen)) == 4
+    assert model.fingerprint == load_model(model.hf).fingerprint
+
+
+def test_a_copy_runs_its_own_weights():
+    model = load_model(make_model("llama"))
+    tokens, site = torch.randint(4, VOCAB, (2, 6)), "blocks.1.hook_resid_post"
+    before = model.run(tokens, None, [site])[site]
+    other = copy.deepcopy(model)
+    assert (other.name, other.fingerprint) == (model.name, model.fingerprint)
+    with torch.no_grad():
+        other.hf.model.embed_tokens.weight.mul_(2)
+    assert torch.equal(model.run(tokens, None, [site])[site], before)
+    assert not torch.equal(other.run(tokens, None, [site])[site], before)
 
 
 def test_fingerprint_sees_a_switch_that_no_weight_shows():

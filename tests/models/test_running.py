@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -226,3 +229,21 @@ def test_bfloat16_reads_bfloat16():
     model = load_model(make_model("llama").to(torch.bfloat16))
     read = model.run(some_tokens(1, 3), None, model.sites)
     assert {value.dtype for value in read.values()} == {torch.bfloat16}
+
+
+def test_two_threads_read_their_own_pass(llama):
+    batches = [some_tokens(2, 9), some_tokens(3, 5, seed=1)]
+    wanted = [llama.run(batch, None, llama.stream_sites) for batch in batches]
+    together = threading.Barrier(2)
+
+    def run(batch):
+        return llama.run(batch, None, llama.stream_sites)
+
+    hook = llama.hf.model.layers[1].register_forward_pre_hook(lambda *given: together.wait(60) and None)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            got = list(pool.map(run, batches))
+    finally:
+        hook.remove()
+    for one, other in zip(got, wanted, strict=True):
+        assert all(torch.equal(one[site], other[site]) for site in llama.stream_sites)

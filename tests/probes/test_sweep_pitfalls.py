@@ -92,6 +92,25 @@ def test_penalty_is_chosen_without_test() -> None:
     assert results[0].best("y").value + results[1].best("y").value == pytest.approx(1)
 
 
+# Nothing to read
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-12, 3e-8])
+def test_a_site_that_does_not_vary_is_read_at_chance(spread: float) -> None:
+    """What is left of such features is rounding, whose Gram matrix float32 takes apart into NaN."""
+    rng = np.random.default_rng(2)
+    flat = (rng.normal(size=64) + spread * rng.normal(size=(400, 64))).astype(np.float32)
+    y = rng.integers(0, 2, 400)
+    data = Dataset("flat", tokens=tuple(np.array([i]) for i in range(400)), labels={"y": binary(y)})
+    frame = sweep({"flat": flat, "noise": rng.normal(size=(400, 4))}, data, **QUIET).to_frame()
+    said = frame[(frame.site == "flat") & (frame.target == "mean")].set_index("metric").value
+    assert said["log_loss"] == pytest.approx(np.log(2), abs=0.05)
+    assert np.isfinite(said["calibration_error"])
+    for seed in range(12):
+        same = np.random.default_rng(seed).normal(size=64).astype(np.float32)[None].repeat(400, 0)
+        assert np.isfinite(LogisticProbe().fit(same, y).predict_log_proba(same)).all()
+
+
 # Leaks
 
 

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import math
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from probekit.report.edit_words import held_to
 from probekit.report.edits import edit_page, plot_dose, plot_edit, plot_frontier, question, write_edit_page
 from probekit.surgery.evaluating.edit_report import COLUMNS, TEST_COLUMNS, EditReport, MeasureFacts, Verdict
+from probekit.surgery.evaluating.effects import Figure
 from tests.report.test_page import HOSTILE, Reader
 
 STRENGTHS = (0.0, 1.0, 2.0, 4.0)
 
 
-def evaluated(strengths: bool = True, hostile: str = "", side: bool = True) -> EditReport:
-    """A made-up report of a steered sentiment, with two kinds of control, a prompt and a baseline."""
+def evaluated(
+    strengths: bool = True, hostile: str = "", side: bool = True, ruin: float = 1.0, notes: tuple[str, ...] = ()
+) -> EditReport:
+    """A made-up report of a steered sentiment, with two kinds of control, a prompt and a baseline.
+
+    Args:
+        ruin: The perplexity's ratio at the greatest strength.
+    """
     rng = np.random.default_rng(0)
     facts = [MeasureFacts(f"sentiment{hostile}", "score", False, False, 40, 20, 20, None, "ab12")]
     if side:
@@ -39,6 +49,10 @@ def evaluated(strengths: bool = True, hostile: str = "", side: bool = True) -> E
         for part in ("select", "report") if strengths else ("report",):
             for m in facts:
                 change = effect if m is facts[0] else math.exp(0.1 * abs(effect)) if m.ratio else -abs(effect)
+                if m.ratio and kind == "edit" and strength == doses[-1]:
+                    change *= ruin
+                if kind != "plain" and part == "select":
+                    change += 0.01  # halves differ
                 level = 0.1 + change if not m.ratio else 20 * change
                 rows.append((m.name, name, kind, control, strength, part, level, level - 0.05, level + 0.05, change, change - 0.03, change + 0.03, 20, 20, 0))  # fmt: skip
     tests = [(m.name, kind, 20, 1 / 21, -0.1, 0.01, 0.12) for m in facts for kind in ("random", f"permuted{hostile}")]
@@ -52,7 +66,7 @@ def evaluated(strengths: bool = True, hostile: str = "", side: bool = True) -> E
         examples=tuple({"prompt": f"Once {i} {hostile}", "before": f"sad {hostile}", "after": "glad\nand glad"} for i in range(3)),
         scores={},
         parts={},
-        notes=(f"Which texts {hostile}",),
+        notes=(f"Which texts {hostile}", *notes),
         manifest={
             "model": {"name": f"a-model{hostile}", "fingerprint": "0123"},
             "arguments": {"controls": {"random": 20}, "strengths": list(doses), "prompt": f"Be glad. {hostile}"},
@@ -67,13 +81,33 @@ def test_the_page_says_everything_it_has_to(strengths, side):
     report = evaluated(strengths, side=side)
     page = Reader(edit_page(report, command="make it").html())
     wanted = ["What was asked", "The answer", report.verdict.words, "Beside the controls", "p = 0.048", "permuted", "LoRA", "prompt", "plain and edited", "Once 2", "glad", "Which texts", "0123", "make it"]  # fmt: skip
-    wanted += ["At every strength", "on the select part: 1 and 2"] if strengths else []
-    wanted += ["allowed: 1.05", "agreement"] if side else []
+    halved = [
+        "At every strength",
+        "worth shipping, too: 1",
+        "half that chose the strength",
+        "half held back",
+        "out of 0, 1, 2 and 4",
+    ]
+    wanted += halved if strengths else ["every figure is of all items"]
+    wanted += (
+        [f"{'within' if strengths else 'more than'} what is allowed, up to ×\u00a01.05", "agreement"] if side else []
+    )
     for words in wanted:
         assert words in page.text, words
     assert question(report) in page.text
     drawings = [d for d in page.data if isinstance(d, dict) and "layout" in d]
     assert len(drawings) == 1 + side
+
+
+def test_damage_that_rounds_to_its_limit_is_told_with_more_digits():
+    limited = MeasureFacts("perplexity", "per token", True, True, 30, 15, 15, 1.05)
+    nan = float("nan")
+    assert held_to(Figure(1.0532, nan, nan), limited) == "more than what is allowed, up to ×\u00a01.05 (it is 1.0532)"
+    assert held_to(Figure(1.2, nan, nan), limited) == "more than what is allowed, up to ×\u00a01.05"
+    right = MeasureFacts("accuracy", "share right", False, False, 30, 15, 15, 0.1)
+    assert held_to(Figure(-0.05, nan, nan), right) == "within what is allowed, up to 0.1 worse"
+    assert held_to(Figure(-0.2, nan, nan), right).startswith("more than")
+    assert held_to(Figure(-0.2, nan, nan), replace(right, limit=None)) == ""
 
 
 def test_nothing_is_fetched():
@@ -101,30 +135,70 @@ def test_the_same_report_gives_the_same_bytes(tmp_path):
     assert evaluated().save_page(tmp_path / "three.html").read_bytes() == one
 
 
-def test_the_dose_figure_shows_every_control():
-    figure = plot_dose(evaluated())
-    by_name = {trace.name: trace for trace in figure.data if trace.name}
+def test_the_dose_figure_shows_every_control_and_both_halves():
+    report = evaluated()
+    by_name = {trace.name: trace for trace in plot_dose(report).data if trace.name}
     cloud = by_name["controls (random)"]
     assert sum(x is not None for x in cloud.x) == 3 * 4 + 17
-    assert list(by_name["edited (select part)"].x) == list(STRENGTHS)
-    assert list(by_name["strength chosen (report part)"].x) == [2.0]
+    held, chose = (by_name[f"edited, half {half}"] for half in ("held back", "that chose the strength"))
+    for line, part in ((held, "report"), (chose, "select")):
+        assert list(line.x) == list(STRENGTHS)
+        assert list(line.y) == [report.figure("sentiment", f"strength {s:g}", part=part).value for s in STRENGTHS]
+    assert list(held.y) != list(chose.y)
+    star = by_name["strength chosen"]
+    assert (list(star.x), list(star.y)) == ([2.0], [held.y[2]])  # it lies on the line of its own half
+    assert set(by_name["plain model"].y) == {0.0}
     alone = {trace.name: trace for trace in plot_dose(evaluated(False)).data}
-    assert len(alone["controls (random)"].y) == 20
+    assert len(alone["controls (random)"].x) == 20
     assert {"plain model", "edited", "prompt", "baselines"} <= set(alone)
 
 
 def test_the_frontier_sets_effect_against_damage():
     report = evaluated()
-    traces = {trace.name: trace for trace in plot_frontier(report).data}
+    figure = plot_frontier(report)
+    traces = {trace.name: trace for trace in figure.data}
     assert list(traces["strength chosen"].x) == [report.figure("perplexity").value]
-    assert list(traces["strength chosen"].y) == [report.figure("sentiment", of="value").value]
-    assert plot_frontier(report).layout.shapes[0].x0 == 1.05
+    assert list(traces["strength chosen"].y) == [report.figure("sentiment").value]
+    assert (list(traces["plain model"].x), list(traces["plain model"].y)) == ([1.0], [0.0])
+    assert figure.layout.shapes[0].x0 == 1.05
     other = {trace.name: trace for trace in plot_frontier(report, "agreement").data}
     assert list(other["strength chosen"].x) == [report.figure("agreement").value]
     with pytest.raises(KeyError, match="no measure"):
         plot_frontier(report, "x")
     with pytest.raises(ValueError, match="no side effect"):
         plot_frontier(evaluated(side=False))
+
+
+def test_ratios_that_span_much_are_shown_on_a_logarithmic_axis():
+    assert plot_frontier(evaluated()).layout.xaxis.type is None
+    axis = plot_frontier(evaluated(ruin=1e6)).layout.xaxis
+    assert axis.type == "log"
+    assert axis.title.text.endswith("(log scale)")
+    assert axis.range[0] < 0
+    assert axis.range[1] > 6
+    assert {1, 1e6} <= set(axis.tickvals)
+    assert plot_frontier(evaluated(ruin=1e6), "agreement").layout.xaxis.type is None
+
+
+@pytest.mark.parametrize("strengths", [True, False])
+@pytest.mark.parametrize("ruin", [1.0, 1e6])
+def test_minus_signs_are_the_same_and_no_jargon_is_left(strengths, ruin):
+    report = evaluated(strengths, ruin=ruin, notes=("Strength -2 was chosen on the select part of the items, and its figures are of the report part.",))  # fmt: skip
+    said = replace(
+        report.verdict, words="Worth it at -2 (-3e-05 to +1). On the select part, strength -0.5 would do, too."
+    )
+    page = Reader(edit_page(replace(report, verdict=said)).html())
+    text = page.text[: page.text.index("Make it again", 400)]
+    assert "On the half that chose the strength, strength −0.5 would do, too." in text
+    assert "at −2 (−3\u00a0×\u00a010⁻⁵ to +1)" in text
+    assert (
+        "Strength −2 was chosen on one half of the items, and its figures are of the other half, which was held back."
+        in text
+    )
+    assert not re.search(r"(?<![\w.])-\d|select part|report part|\de[+-]\d", text)
+    hovers = [words for d in page.data if "layout" in d for t in d["data"] for words in t.get("customdata", ())]
+    assert any("control random 3" in words and "half held back" in words for words in hovers) == strengths
+    assert not any(re.search(r"(?<![\w.])-\d", words) for words in hovers)
 
 
 def test_both_stand_side_by_side():
@@ -159,6 +233,18 @@ def test_in_a_browser(browser, tmp_path, width, scheme):
         }).map(text => text.textContent);
     })""")
     assert cut == []
+    collisions = page.evaluate("""() => [...document.querySelectorAll('.plot')].flatMap(plot => {
+        const all = [...plot.querySelectorAll('.scatterlayer text, .xtick text, .ytick text, .xtitle, .ytitle, .legendtext')]
+            .map(text => [text.textContent, text.getBoundingClientRect()]).filter(([text, box]) => text && box.width);
+        return all.flatMap(([text, a], i) => all.slice(0, i).filter(([, b]) =>
+            a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 1 && b.top < a.bottom - 1).map(([other]) => `${text} on ${other}`));
+    })""")
+    assert collisions == []
+    assert page.locator(".scatterlayer text").count() >= 3  # strengths at the points
+    tables = page.evaluate("""() => [...document.querySelectorAll('.scroll')].filter(box => box.offsetParent).map(box => [
+        box.scrollWidth - box.clientWidth, getComputedStyle(box).overflowX, box.querySelector('td').offsetWidth / box.clientWidth])""")
+    assert all(hidden == 0 or overflow == "auto" for hidden, overflow, _ in tables)
+    assert width > 400 or all(first < 0.5 for *_, first in tables)  # names leave room for numbers
     assert page.locator("img").count() == 0
     page.locator("summary", has_text="plain and edited").click()
     assert page.locator("dd", has_text="Once 2").is_visible()

@@ -73,3 +73,18 @@ def test_shortened_text_fits_and_keeps_both_ends(text: str, width: int) -> None:
 def test_text_for_plotly_has_no_tags(text: str) -> None:
     assert "<" not in wording.plain(text)
     assert ">" not in wording.plain(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "typeset"),
+    [
+        ("by -0.5 at blocks.3", "by −0.5 at blocks.3"),
+        ("(-4.03 to -.15)", "(−4.03 to −.15)"),
+        ("GPT-2 next-token 3-4", "GPT-2 next-token 3-4"),
+        ("at -3e-05", f"at −3{SPACE}×{SPACE}10⁻⁵"),
+        ("1.5e+06 items", f"1.5{SPACE}×{SPACE}10⁶ items"),
+        ("--strength -1", "--strength −1"),
+    ],
+)
+def test_minus_signs_and_powers_are_typeset(text: str, typeset: str) -> None:
+    assert wording.with_minus(text) == typeset

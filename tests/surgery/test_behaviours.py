@@ -11,7 +11,7 @@ from probekit.probes import LogisticProbe, RidgeProbe
 from probekit.surgery.edits.linear import steer
 from probekit.surgery.evaluating.behaviours import choices, custom, generations, lexicon, next_token, reading, rescored
 from probekit.surgery.evaluating.damage import agreement, coherence, next_token_kl, other_probes, perplexity, repetition
-from probekit.surgery.evaluating.running import continuations, token_ids
+from probekit.surgery.evaluating.running import continuations, prompt_ids
 from tests.models.tiny import CONFIGS, make_tokenizer
 from tests.surgery.spoken import LAST, PARIS, speaking, texts, to_paris
 
@@ -32,20 +32,43 @@ def slow_greedy(model: pk.Model, ids: np.ndarray, most: int) -> list[int]:
 @pytest.mark.parametrize("family", [f for f in CONFIGS if f != "opt_350m"])
 def test_padded_generation_agrees_with_one_token_at_a_time(family):
     model = speaking(family)
-    prompts = token_ids(model, MIXED[::2])
+    prompts = prompt_ids(model, MIXED[::2])
     made = continuations(model, prompts, 5, batch=3)
     assert [ids.tolist() for ids in made] == [slow_greedy(model, ids, 5) for ids in prompts]
 
 
 def test_a_models_own_generation_settings_do_not_matter_and_stay():
     model = speaking()
-    prompts = token_ids(model, MIXED[:3])
+    prompts = prompt_ids(model, MIXED[:3])
     before = continuations(model, prompts, 6, batch=3)
     model.hf.generation_config.update(do_sample=True, temperature=3.0, repetition_penalty=9.0)
     kept = model.hf.generation_config
     after = continuations(model, prompts, 6, batch=3)
     assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
     assert model.hf.generation_config is kept
+
+
+def test_prompts_do_not_end_with_what_the_tokenizer_puts_after_a_text():
+    from tokenizers.processors import TemplateProcessing
+
+    plain, closing = speaking(), speaking()
+    special = [("<s>", 1), ("</s>", 2)]
+    closing.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A </s>", special_tokens=special
+    )
+    assert closing.tokenizer("the cat")["input_ids"][-1] == 2
+    made = generations(MIXED, lexicon(["paris"]), max_new_tokens=4)
+    asked = [
+        made,
+        coherence(made),
+        next_token(MIXED, ["paris"], ["london"]),
+        choices(MIXED, [" true", " false"], [0] * len(MIXED)),
+    ]
+    for behaviour in asked:
+        each = [behaviour.measure(model) for model in (plain, closing)]
+        each = [behaviour.finish(model, scores) for model, scores in zip((plain, closing), each, strict=True)]
+        assert np.array_equal(*each, equal_nan=True)
+    assert all(ids[-1] != 2 for ids in made.prompt_pieces(closing))
 
 
 def test_a_prompt_that_leaves_no_room_is_refused():
@@ -64,7 +87,7 @@ def test_generations_are_scored_and_kept():
     prefixed = behaviour.with_prefix("paris paris ")
     prefixed.measure(model)
     assert [ids.tolist() for ids in prefixed.prompt_pieces(model)] == [
-        ids.tolist() for ids in token_ids(model, ["paris paris " + text for text in MIXED])
+        ids.tolist() for ids in prompt_ids(model, ["paris paris " + text for text in MIXED])
     ]
     assert behaviour.with_prefix("paris paris ") is prefixed
     assert behaviour.last is not prefixed.last
@@ -108,7 +131,7 @@ def test_next_token_agrees_with_the_logits():
         scores = next_token(MIXED, ["paris", 7], unwanted).measure(model)
         for text, score in zip(MIXED, scores, strict=True):
             with torch.no_grad():
-                p = model.hf(torch.tensor([token_ids(model, [text])[0].tolist()])).logits[0, -1].double().softmax(0)
+                p = model.hf(torch.tensor([prompt_ids(model, [text])[0].tolist()])).logits[0, -1].double().softmax(0)
             against = 1 - p[wanted].sum() if unwanted is None else p[[make_tokenizer().convert_tokens_to_ids("london"), 9]].sum()  # fmt: skip
             assert score == pytest.approx(float((p[wanted].sum() / against).log()), abs=1e-4)
     with pytest.raises(ValueError, match="both wanted and unwanted"):
@@ -123,8 +146,8 @@ def test_choices_agree_with_the_sum_of_log_likelihoods():
     for text, answer, score in zip(MIXED, right, scores, strict=True):
         sums = []
         for option in options:
-            ids = token_ids(model, [f"{text} {option}"])[0]
-            before = len(token_ids(model, [text])[0])
+            ids = prompt_ids(model, [f"{text} {option}"])[0]
+            before = len(prompt_ids(model, [text])[0])
             with torch.no_grad():
                 p = model.hf(torch.tensor([ids.tolist()])).logits[0].double().log_softmax(-1)
             sums.append(sum(float(p[i - 1, ids[i]]) for i in range(before, len(ids))))
@@ -158,7 +181,7 @@ def test_a_prompt_before_a_text_changes_what_is_read_but_not_which_tokens_are():
     acts = pk.capture(model, list(MIXED), [LAST], pool="mean", progress=False)
     probe = LogisticProbe().fit(acts.read(LAST), np.arange(9) % 2)
     read = reading(MIXED, probe, LAST, pool="mean").with_prefix("paris of")
-    ids = np.concatenate([token_ids(model, ["paris of"])[0], token_ids(model, [MIXED[4]])[0][1:]])
+    ids = np.concatenate([prompt_ids(model, ["paris of"])[0], prompt_ids(model, [MIXED[4]])[0][1:]])
     stream = model.run(torch.tensor([ids.tolist()]), None, [LAST])[LAST][0, 3:].mean(0, keepdim=True)
     assert read.measure(model)[4] == pytest.approx(float(probe.predict_proba(stream.numpy())[0, 1]), abs=1e-4)
 

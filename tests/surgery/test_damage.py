@@ -18,7 +18,7 @@ from probekit.surgery.evaluating.damage import agreement, coherence, next_token_
 from probekit.surgery.evaluating.generations import generations
 from probekit.surgery.evaluating.harness import lm_eval_tasks
 from probekit.surgery.evaluating.readings import other_probes
-from probekit.surgery.evaluating.running import token_ids
+from probekit.surgery.evaluating.running import prompt_ids
 from tests.surgery.spoken import LAST, speaking, texts, to_paris
 
 MIXED = tuple(text for n in (3, 8, 20) for text in texts(3, n, seed=n))
@@ -31,7 +31,7 @@ def logits_of(model: pk.Model, ids: np.ndarray) -> torch.Tensor:
 
 def slow_losses(model: pk.Model, text: str, window: int) -> tuple[float, int]:
     """One window at a time, one token at a time."""
-    own = token_ids(model, [text])[0][1:]
+    own = prompt_ids(model, [text])[0][1:]
     total, count = 0.0, 0
     for first in range(0, len(own), window):
         ids = np.concatenate([[1], own[first : first + window]])
@@ -55,7 +55,7 @@ def test_perplexity_with_a_prompt_is_of_the_same_tokens():
     model = speaking()
     measure = perplexity(MIXED[:3]).with_prefix("paris of")
     scores = measure.measure(model)
-    ids = np.concatenate([token_ids(model, ["paris of"])[0], token_ids(model, [MIXED[1]])[0][1:]])
+    ids = np.concatenate([prompt_ids(model, ["paris of"])[0], prompt_ids(model, [MIXED[1]])[0][1:]])
     p = logits_of(model, ids).log_softmax(-1)
     assert scores[1] == pytest.approx(-np.mean([float(p[i - 1, ids[i]]) for i in range(3, len(ids))]), rel=1e-5)
     assert measure.weights.tolist() == [3, 3, 3]
@@ -75,9 +75,9 @@ def test_kl_agrees_with_the_sum_by_hand():
     measure.prepare(model)
     assert measure.measure(model).tolist() == [0.0] * 9
     edit = steer(to_paris(model), model, 3.0)
-    plain = [logits_of(model, ids).log_softmax(-1) for ids in token_ids(model, MIXED)]
+    plain = [logits_of(model, ids).log_softmax(-1) for ids in prompt_ids(model, MIXED)]
     with edit.applied(model):
-        edited = [logits_of(model, ids).log_softmax(-1) for ids in token_ids(model, MIXED)]
+        edited = [logits_of(model, ids).log_softmax(-1) for ids in prompt_ids(model, MIXED)]
         scores = measure.measure(model)
     by_hand = [float((p.exp() * (p - q)).sum(-1)[:-1].mean()) for p, q in zip(plain, edited, strict=True)]
     np.testing.assert_allclose(scores, by_hand, rtol=1e-4)
@@ -115,7 +115,7 @@ def test_what_an_edited_model_generates():
     assert scores[2].tolist() == [s / len(p) for s, p in zip(same, plain.ids, strict=True)]
     assert np.isnan(scores[1]).all()
     judged = panels[1].finish(model, scores[1])
-    for prompt, new, found in zip(token_ids(model, source.items), source.last.ids, judged, strict=True):
+    for prompt, new, found in zip(prompt_ids(model, source.items), source.last.ids, judged, strict=True):
         ids = np.concatenate([prompt, new])
         p = logits_of(model, ids).log_softmax(-1)
         assert found == pytest.approx(-np.mean([float(p[i - 1, ids[i]]) for i in range(len(prompt), len(ids))]), rel=1e-5)  # fmt: skip

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from probekit.models import load_model
 from probekit.probes import LogisticProbe
 from probekit.probes.direction import Direction
 from probekit.surgery.edits.edit import edits_on
@@ -16,8 +17,9 @@ from probekit.surgery.edits.weight_edits import Replacement, WeightEdit
 from probekit.surgery.evaluating.behaviours import custom, next_token
 from probekit.surgery.evaluating.conditions import digest_of
 from probekit.surgery.evaluating.damage import agreement, coherence, next_token_kl, perplexity, repetition
-from probekit.surgery.evaluating.edit_report import COLUMNS, EditReport
-from probekit.surgery.evaluating.effects import Comparing, p_value
+from probekit.surgery.evaluating.edit_notes import loudness_notes
+from probekit.surgery.evaluating.edit_report import COLUMNS, EditReport, number, numbers, shown
+from probekit.surgery.evaluating.effects import Comparing, Figure, p_value
 from probekit.surgery.evaluating.evaluation import evaluate
 from probekit.surgery.evaluating.generations import generations, lexicon
 from probekit.surgery.evaluating.readings import reading
@@ -369,7 +371,7 @@ def test_the_frame_has_every_condition(planted):
 
 def test_what_is_said_has_intervals_controls_and_parts(planted):
     words = planted.summary()
-    for part in ("Worth shipping at strength 3.", "strength 1 would do, too", "20 controls (random)", "p = 0.048", "held back", "prompt: change", "note: Strength 3 was chosen on the select part"):  # fmt: skip
+    for part in ("Worth shipping at strength 3.", "strength 1 would do, too", "20 controls (random)", "p = 0.048", "held back", "prompt: change", "note: Strength 3 was chosen on one half of the items"):  # fmt: skip
         assert part in words
 
 
@@ -412,3 +414,36 @@ def test_what_was_kept_is_not_taken_for_another_scorer_or_another_edit_below(mod
     with steer(to_paris(model), model, 3.0).applied(model):
         below = evaluate(model, steer(to_paris(model), model, 1.0), **ask).figure("paris", "plain", of="value")
     assert below.value > before.value
+
+
+def test_numbers_that_are_read_together_end_at_the_same_place():
+    assert numbers([-0.024, 9.65e-6, 0.0114], "+") == ["-0.0240", "0.0000", "+0.0114"]
+    assert numbers([0.0, float("nan"), -1.0]) == ["0", "–", "-1.00"]
+    assert numbers([118.0, 97.3]) == ["118", "97"]
+    assert numbers([12345.6, 2.0]) == ["12,346", "2"]
+    assert numbers([3e-5]) == ["3e-05"]
+    assert number(1013245.0) == "1.01e+06"
+    assert number(1013.2) == "1,013"
+    assert shown(Figure(0.31, 0.22, 0.4), False) == "+0.310 (+0.220 to +0.400)"
+    assert shown(Figure(1.02, float("nan"), float("nan")), True) == "1.02"
+    assert shown(Figure(*[float("nan")] * 3), True) == "not defined"
+
+
+def test_loud_activations_are_said_of_hooks_and_of_weights_alike(model):
+    lines = {}
+    for strength in (0.5, 200.0):
+        hook = steer(to_paris(model), model, strength, layers="blocks.1.hook_mlp_out")
+        for name, edit in (("hook", hook), ("weights", hook.to_weights(model))):
+            before = model.fingerprint
+            lines[name, strength] = loudness_notes(model, edit, [custom("not texts", range(3), lambda m: []), paris()])
+            assert model.fingerprint == before
+    assert lines["hook", 0.5] == lines["weights", 0.5] == []
+    (said,) = lines["hook", 200.0]
+    assert lines["weights", 200.0] == [said]
+    assert "times as long as in the plain model" in said
+    assert said.endswith("or lower the strength.")
+    loud = WeightEdit("louder", model, [Replacement("model.embed_tokens.weight", 0, None, 9 * model.hf.model.embed_tokens.weight.detach())])  # fmt: skip
+    (said,) = loudness_notes(model, loud, [paris()])
+    assert said.startswith("The edit makes activations at blocks.0.hook_resid_pre 9.0 times as long")
+    assert said.endswith("expect nonsense.")
+    assert loudness_notes(load_model(model.hf), loud, [custom("names", ["a", "b"], lambda m: [])]) == []  # no tokenizer

@@ -37,7 +37,9 @@ def test_a_saved_edit_does_the_same_to_another_copy_of_the_model(tmp_path, name)
         pass
 
 
-@pytest.mark.parametrize("name", ["steer", "steer in weights", "ablate", "reflect", "orthogonalize", "shift rows"])
+@pytest.mark.parametrize(
+    "name", ["steer", "steer in weights", "ablate", "reflect", "orthogonalize", "shift rows", "embeddings"]
+)
 def test_a_loaded_edit_can_be_made_again_with_another_strength_or_direction(tmp_path, name):
     model = tiny()
     edit = MAKERS[name](model, direction(model))
@@ -56,6 +58,40 @@ def test_a_loaded_edit_can_be_made_again_with_another_strength_or_direction(tmp_
     assert same[0].name == same[1].name
     with pytest.raises(TypeError, match="no direction"):
         surgery.load_edit(tmp_path / "edit").remade(direction=other)
+
+
+@pytest.mark.parametrize("name", ["neurons", "heads"])
+def test_a_loaded_edit_that_follows_no_direction_can_be_made_again_with_another_factor(tmp_path, name):
+    model = tiny()
+    edit = MAKERS[name](model, None)
+    loaded = surgery.load_edit(surgery.save_edit(edit, tmp_path / "edit"), model)
+    again = surgery.load_edit(surgery.save_edit(loaded.remade(strength=0.3), tmp_path / "again"), model)
+    wanted = []
+    for one in (edit.remade(strength=0.3), loaded.remade(strength=0.3), again, again.remade(strength=0.3)):
+        assert one.strength == 0.3
+        with one.applied(model):
+            wanted.append(logits(model, tokens()))
+    assert all(torch.equal(one, wanted[0]) for one in wanted)
+    for one in (edit, loaded):
+        with pytest.raises(TypeError, match="no direction"):
+            one.remade(direction=direction(model))
+
+
+@pytest.mark.parametrize("how", [surgery.steer, surgery.fix, surgery.reflect])
+def test_a_loaded_edit_that_acts_where_a_probe_fires_can_be_made_again_at_another_strength(tmp_path, how):
+    model = tiny()
+    d, probe = direction(model), direction(model, seed=3)
+    limit = float((model.run(tokens(), None, [probe.site])[probe.site] @ probe.vector).median())
+    edit = how(d, model, 2.0, where=surgery.Where().where_probe_fires(probe, limit))
+    loaded = surgery.load_edit(surgery.save_edit(edit, tmp_path / "edit"), model).remade(strength=0.7)
+    wanted = edit.remade(strength=0.7)
+    assert (loaded.name, loaded.where.threshold) == (wanted.name, limit)
+    plain = model.run(tokens(), None, [d.site])[d.site]
+    with wanted.applied(model):
+        edited = model.run(tokens(), None, [d.site])[d.site]
+    with loaded.applied(model):
+        assert torch.equal(model.run(tokens(), None, [d.site])[d.site], edited)
+    assert 0.2 < (edited != plain).any(-1).float().mean() < 0.8
 
 
 def test_what_is_no_edit_or_was_damaged_is_refused(tmp_path):

@@ -49,7 +49,12 @@ def test_it_finds_the_layer_that_writes_the_token_and_its_menu_is_a_frontier():
         change = (behaviour.measure(model) - plain)[behaviour.in_select].mean()
     assert change == pytest.approx(strongest["effect"], rel=1e-4)
     assert set(found.to_frame().frontier) == {True, False}
-    assert len(found.plot().data) == 3
+    drawn = found.plot().data
+    assert len(drawn) == 3
+    assert [text for text in drawn[0].text if text]  # the frontier tells the numbers that `edit` takes
+    assert {text for text in drawn[0].text if text} <= {str(trial["number"]) for trial in found.frontier}
+    assert sum(len(trace.x) for trace in drawn[1:]) == len(found.trials)
+    assert all(text.startswith("<b>trial ") for trace in drawn[1:] for text in trace.text)
     with pytest.raises(KeyError, match="no trial 99"):
         found.edit(99)
 

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import pickle
+import warnings
+import weakref
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,6 +15,7 @@ from hypothesis import strategies as st
 
 from probekit import surgery
 from probekit.surgery import edits_on
+from probekit.surgery.edits.weight_edits import Shift
 from tests.surgery.worlds import direction, logits, tiny, tokens, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:at .* the edit adds a vector")
@@ -124,6 +131,79 @@ def test_another_model_and_its_directions_are_refused():
         next(model.hf.parameters())[0, 0] += 1
     with pytest.raises(ValueError, match="weights or configuration differ"), edit.applied(model):
         pass
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_model_that_is_dropped_with_an_edit_on_it_is_freed(name):
+    model = tiny()
+    MAKERS[name](model, direction(model)).apply_(model)
+    left = weakref.ref(model.hf)
+    del model
+    gc.collect()
+    assert left() is None
+
+
+@pytest.mark.parametrize("where", ["all", [0, -1], "generated"])
+def test_a_copy_of_a_model_whose_activations_are_edited_is_refused_until_the_edit_is_off(where):
+    model = tiny()
+    edit = surgery.steer(direction(model), model, 4.0, where=where)
+    with edit.applied(model):
+        edited = logits(model, tokens())
+        for given in (model, model.hf, model.hf.model):
+            with pytest.raises(ValueError, match=r"cannot be copied .* take the edit off"):
+                copy.deepcopy(given)
+        with pytest.raises(ValueError, match="cannot be copied or pickled"):
+            pickle.dumps(model.hf.model.layers[1])
+        assert torch.equal(logits(model, tokens()), edited)
+    other = copy.deepcopy(model)
+    with edit.applied(other):
+        assert torch.equal(logits(other, tokens()), edited)
+        assert edits_on(model) == ()
+    assert torch.equal(logits(other, tokens()), logits(model, tokens()))
+
+
+@pytest.mark.parametrize("name", [name for name in MAKERS if name not in ("steer", "ablate", "reflect")])
+def test_a_copy_of_a_model_whose_weights_are_edited_has_them_for_its_own(name):
+    model = tiny("gpt2" if name == "rows" else "llama")
+    plain = logits(model, tokens())
+    edit = MAKERS[name](model, direction(model))
+    with edit.applied(model):
+        edited = logits(model, tokens())
+        other = copy.deepcopy(model)
+    assert edits_on(other) == ()
+    assert torch.equal(logits(other, tokens()), edited)
+    assert torch.equal(logits(model, tokens()), plain)
+    with pytest.raises(ValueError, match="not applied"):
+        edit.undo_(other)
+    with surgery.steer(direction(other), other, 1.0).applied(other):
+        assert edits_on(model) == ()
+
+
+def test_steps_that_half_precision_loses_are_said_with_their_share():
+    half = tiny(dtype=torch.bfloat16)
+    weight = half.hf.model.layers[0].mlp.up_proj.weight
+    step = torch.zeros(weight.shape[1])
+    step[:8], step[8:12] = 1e-6, 100.0  # 8 of 12 columns are hardly moved
+    edit = surgery.WeightEdit("shift", half, [Shift("model.layers.0.mlp.up_proj.weight", 0, None, step)])
+    with pytest.warns(UserWarning, match=r"67% of the numbers .* stay as they are .* rounding of bfloat16"):
+        edit.apply_(half)
+    edit.undo_(half)
+    with (
+        pytest.warns(UserWarning, match=r"99\.?\d*%|100%"),
+        surgery.scale_neurons(half, 1, [0, 5], 1.0005).applied(half),
+    ):
+        pass
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="stay as they are"):
+            edit.apply_(half)
+        assert edits_on(half) == ()
+        assert float(weight.abs().max()) < 50
+        with surgery.scale_neurons(half, 1, [0, 5], 0.5).applied(half):
+            pass
+        whole = tiny()
+        with surgery.shift_rows(direction(whole), whole, 1e-6).applied(whole):
+            pass
 
 
 def test_two_edits_from_the_same_original_go_together_unless_they_touch_the_same_weights():

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import TypeAlias, cast
 
 import numpy as np
 import torch
@@ -114,68 +114,100 @@ def leace(
         KeyError: no such site or target.
         ValueError: a target that shows one class (or value) only, NaN or infinite activations.
     """
-    from concept_erasure import LeaceFitter
-
     kept = row_mask(activations, rows)
     labelled = Labelled.of(activations, labels)
     labelled = labelled if target is None else labelled.target(target)
     known = labelled.defined()
     left_out = int((kept & ~known).sum())
     kept &= known
-    _refuse_constant(labelled, kept)
-    concept = _columns(labelled, kept)
+    refuse_constant(labelled, kept)
+    concept = columns_of(labelled, kept)
     names = list(dict.fromkeys([sites] if isinstance(sites, str) else sites or activations.sites))
-    for site in names:
-        activations.width(site)
-    widest, n = max(activations.width(site) for site in names), int(kept.sum())
-    if n <= widest:
-        warnings.warn(
-            f"LEACE is fitted on {n:,} rows of {widest:,} dimensions: it erases from those rows, but hardly from others; "
-            "take more rows",
-            stacklevel=2,
-        )
-    erasers = {}
-    for site in names:
-        width = activations.width(site)
-        fitter = LeaceFitter(
-            width,
-            concept.shape[1],
-            dtype=torch.float64,
-            shrinkage=shrinkage,
-            constrain_cov_trace=False,
-            svd_tol=_ROUNDING,
-        )
+    warn_if_few(int(kept.sum()), max(activations.width(site) for site in names))
+
+    def batches(site: str) -> Iterator[Batch]:
         for part, values in activations.batches(site):
-            some = kept[part]
-            if some.any():
-                batch = torch.from_numpy(values[some].astype(np.float64))
-                if not bool(torch.isfinite(batch.sum())):
-                    row = part.start + int(np.flatnonzero(some)[int(torch.isfinite(batch).all(1).int().argmin())])
-                    raise ValueError(f"activations at {site} are NaN or infinite in row {row}")
-                fitter.update(batch, torch.from_numpy(concept[part][some]))
-        found, mean = fitter.eraser, fitter.mean_x
-        used = found.proj_left.abs().sum(0) > 0
-        left, right = found.proj_left[:, used], found.proj_right[used]
-        change = AffineMap(-left, right.T, left @ (right @ mean))
-        covariance = fitter.sigma_xx_ / (n - 1)
-        moved = torch.trace(left @ (right @ covariance @ right.T) @ left.T) / torch.trace(covariance)
-        provenance: dict[str, object] = {
-            "method": "LEACE",
-            "label_set": labelled.name,
-            "targets": list(labelled.targets),
-            "classes": list(labelled.classes),
-            "rows": n,
-            "left_out": left_out,
-            "rank": change.rank,
-            "moved": float(moved),  # mean squared length of the edit, of the activations' variance
-            "shrinkage": shrinkage,
-            "data": data_of(activations),
-        }
-        erasers[site] = Eraser(change, site, model_of(activations), provenance)
-    return erasers
+            some = np.flatnonzero(kept[part])
+            yield part.start + some, torch.from_numpy(values[some]), torch.from_numpy(concept[part][some])
+
+    said = {"left_out": left_out, "data": data_of(activations)}
+    return {
+        site: fitted(site, batches(site), labelled, model_of(activations), shrinkage=shrinkage, **said)
+        for site in names
+    }
 
 
-def _refuse_constant(labelled: Labelled, kept: np.ndarray) -> None:
+Batch: TypeAlias = tuple[np.ndarray, Tensor, Tensor]
+"""Numbers of some rows `[row]`, their activations `[row, d]`, and of what is to be erased from them, `[row, column]` float64."""
+
+
+def fitted(
+    site: str, batches: Iterable[Batch], labelled: Labelled, model: str | None, *, shrinkage: bool, **said: object
+) -> Eraser:
+    """The LEACE eraser of one site, from batches of rows in float64, on the device that the activations are on.
+
+    Args:
+        labelled: Names what is erased.
+        model: Fingerprint of the model.
+        said: More for the provenance, or other words in it.
+
+    Raises:
+        ValueError: NaN or infinite activations.
+    """
+    from concept_erasure import LeaceFitter
+
+    fitter = None
+    for rows, values, columns in batches:
+        if not len(rows):
+            continue
+        device = torch.device("cpu") if values.device.type == "mps" else values.device  # which has no float64
+        batch = values.to(device, torch.float64)
+        if fitter is None:
+            fitter = LeaceFitter(
+                batch.shape[1],
+                columns.shape[1],
+                dtype=torch.float64,
+                device=device,
+                shrinkage=shrinkage,
+                constrain_cov_trace=False,
+                svd_tol=_ROUNDING,
+            )
+        if not bool(torch.isfinite(batch.sum())):
+            row = rows[int(torch.isfinite(batch).all(1).int().argmin())]
+            raise ValueError(f"activations at {site} are NaN or infinite in row {row}")
+        fitter.update(batch, columns.to(device))
+    assert fitter is not None
+    found, mean, n = fitter.eraser, fitter.mean_x, int(fitter.n)
+    used = found.proj_left.abs().sum(0) > 0
+    left, right = found.proj_left[:, used], found.proj_right[used]
+    change = AffineMap(-left, right.T, left @ (right @ mean))
+    covariance = fitter.sigma_xx_ / (n - 1)
+    moved = torch.trace(left @ (right @ covariance @ right.T) @ left.T) / torch.trace(covariance)
+    provenance: dict[str, object] = {
+        "method": "LEACE",
+        "label_set": labelled.name,
+        "targets": list(labelled.targets),
+        "classes": list(labelled.classes),
+        "rows": n,
+        "rank": change.rank,
+        "moved": float(moved),  # mean squared length of the edit, of the activations' variance
+        "shrinkage": shrinkage,
+    }
+    return Eraser(change, site, model, provenance | said)
+
+
+def warn_if_few(rows: int, width: int) -> None:
+    """Warn the caller of who calls this where an eraser is fitted on no more rows than dimensions."""
+    if rows <= width:
+        warnings.warn(
+            f"LEACE is fitted on {rows:,} rows of {width:,} dimensions: it erases from those rows, but hardly from others; "
+            "take more rows",
+            stacklevel=3,
+        )
+
+
+def refuse_constant(labelled: Labelled, kept: np.ndarray) -> None:
+    """Refuse labels that show one value only in the rows `[row]` bool that are kept."""
     if not kept.any():
         raise ValueError(f"no row has a label of every target of {labelled.name!r}: name one target")
     for name, column in zip(labelled.targets, labelled.values[kept].T, strict=True):
@@ -184,7 +216,7 @@ def _refuse_constant(labelled: Labelled, kept: np.ndarray) -> None:
             raise ValueError(f"target {name!r} shows one {what} only in these rows: there is nothing to erase")
 
 
-def _columns(labelled: Labelled, kept: np.ndarray) -> np.ndarray:
+def columns_of(labelled: Labelled, kept: np.ndarray) -> np.ndarray:
     """`[row, column]` float64 of what is to be erased: indicators of classes (one of two), or values in standard deviations."""
     values = labelled.values
     if labelled.kind == "continuous":  # in deviations, so that what counts as rounding does not depend on their unit

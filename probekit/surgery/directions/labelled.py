@@ -53,7 +53,6 @@ class Labelled:
                     f"label set {labels.name!r} has {len(labels):,} {labels.level}s, but the activations refer to "
                     f"{labels.level} {int(item.max()):,}: it is of other data"
                 )
-            values = labels.values[item]
         else:
             if isinstance(labels, str):
                 raise TypeError(f"labels is the name {labels!r}; give the label set itself, data.label_set({labels!r})")
@@ -63,8 +62,13 @@ class Labelled:
                     f"{len(labels):,} labels for {len(activations):,} rows of activations: give one a row, or a LabelSet of the "
                     "sequences or tokens"
                 )
-            values = labels.values
-        values = values.astype(np.float64 if labels.kind == "continuous" else np.int64)
+            item = np.arange(len(labels))
+        return cls.at(labels, item)
+
+    @classmethod
+    def at(cls, labels: LabelSet, item: np.ndarray) -> Labelled:
+        """Labels of the items `[row]` of a label set."""
+        values = labels.values[item].astype(np.float64 if labels.kind == "continuous" else np.int64)
         return cls(values, labels.kind, labels.classes, labels.targets, labels.name)
 
     def target(self, target: int | str) -> Labelled:

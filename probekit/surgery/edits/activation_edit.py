@@ -13,7 +13,7 @@ from torch import Tensor
 from probekit.models import Model
 from probekit.models.editing import changed_at
 from probekit.surgery.edits.affine import AffineMap, Cast, applied_to
-from probekit.surgery.edits.edit import Edit, Undo
+from probekit.surgery.edits.edit import Edit, Uncopied, Undo
 from probekit.surgery.edits.where import Place, Tokens, Where
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class ActivationEdit(Edit):
         return end.close
 
 
-class _Hook:
+class _Hook(Uncopied):
     """What stands at one site: the change, its tensors in the dtype and on the device of the activations."""
 
     def __init__(self, site: str, change: Change, where: Where, tokens: Tokens | None) -> None:

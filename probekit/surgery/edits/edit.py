@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
-from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
 
 from probekit.models import Model, load_model
 
@@ -31,12 +29,23 @@ class _Applied:
     untouched: dict[str, tuple[int, int]]
 
 
-# By the model itself (`Model.hf`), in the order in which they were put on.
-_ON: WeakKeyDictionary[nn.Module, list[_Applied]] = WeakKeyDictionary()
+class _Stack(list[_Applied]):
+    """The edits on a model in the order in which they were put on; kept on the model itself, so that they go when it goes."""
+
+    def __reduce__(self) -> Any:
+        return list, ()  # a copy has none to take off: what edits wrote to its weights is there for good
+
+
+_ON = "_probekit_edits"  # attribute of `Model.hf`
 
 
 class Edit(ABC):
     """A reversible change of what a model computes.
+
+    An edit is on the model for every thread that runs it; put it on and take it off while none does. One that acts at some tokens
+    only (`where`) follows the calls of one thread: run such a model from one thread at a time.
+    A copy (`copy.deepcopy`) of a model whose weights are edited has the edited weights as its own; one with an edit of
+    activations on it is refused.
 
     Attributes:
         name: What it does, in a few words: `ablate blocks.3.hook_resid_post`.
@@ -72,7 +81,7 @@ class Edit(ABC):
         try:
             yield model
         finally:
-            stack = _ON.get(model.hf, [])
+            stack = _stack(model)
             if any(one.edit is self for one in stack):
                 while stack[-1].edit is not self:  # put on inside and never taken off
                     stack[-1].edit.undo_(model)
@@ -85,7 +94,7 @@ class Edit(ABC):
             ValueError: as `applied`.
         """
         model = load_model(model)
-        stack = _ON.setdefault(model.hf, [])
+        stack = _stack(model)
         if any(one.edit is self for one in stack):
             raise ValueError(
                 f"this edit is on {model.name!r} already ({self.name}): leave its `with` block, or call undo_, before applying it again"
@@ -94,6 +103,7 @@ class Edit(ABC):
         before = stack[-1].before if stack and not stack[-1].edit.changes_weights else model.fingerprint
         undo = self._put_on(model)
         stack.append(_Applied(self, undo, before, self._untouched(model)))
+        model.hf.__dict__[_ON] = stack
         _forget_compiled()
         return self
 
@@ -104,13 +114,15 @@ class Edit(ABC):
             ValueError: it is not on this model (never applied, or undone already), or another edit was put on after it.
         """
         model = load_model(model)
-        stack = _ON.get(model.hf, [])
+        stack = _stack(model)
         if not any(one.edit is self for one in stack):
             raise ValueError(f"this edit is not on {model.name!r} ({self.name}): it was not applied, or undone already")
         if stack[-1].edit is not self:
             later = ", ".join(one.edit.name for one in reversed(stack) if one.edit is not self)
             raise ValueError(f"edits are undone in the reverse of their order: first undo {later}")
         last = stack.pop()
+        if not stack:
+            del model.hf.__dict__[_ON]
         last.undo()
         if self.changes_weights and last.untouched == self._untouched(model):  # else something else changed, too
             model.remember_fingerprint(last.before)
@@ -128,7 +140,7 @@ class Edit(ABC):
         Raises:
             ValueError: another model.
         """
-        stack = _ON.get(model.hf, [])
+        stack = _stack(model)
         known = {one.before for one in stack}
         if self.model not in known and self.model != model.fingerprint:
             raise ValueError(
@@ -160,9 +172,24 @@ class Edit(ABC):
         """JSON values that say what the edit does, for pages and manifests."""
 
 
+class Uncopied:
+    """What an edit of activations hooks into a model: a copy of it in a copy of the model could never be taken off again."""
+
+    def __reduce__(self) -> Any:
+        raise ValueError(
+            "a model cannot be copied or pickled while an edit of its activations is on it: take the edit off (edit.undo_(model), or "
+            "leave its `with` block), copy the model, and put the edit on the copy, too"
+        )
+
+
+def _stack(model: Model) -> _Stack:
+    found: _Stack = model.hf.__dict__.get(_ON) or _Stack()
+    return found
+
+
 def edits_on(model: Model | Any) -> tuple[Edit, ...]:
     """The edits that are on a model, in the order in which they were put on."""
-    return tuple(one.edit for one in _ON.get(load_model(model).hf, []))
+    return tuple(one.edit for one in _stack(load_model(model)))
 
 
 def refuse_other_model(direction: Direction, model: Model) -> None:
@@ -172,7 +199,7 @@ def refuse_other_model(direction: Direction, model: Model) -> None:
         KeyError: the model has no such site.
         ValueError: another model, another width, or no site named.
     """
-    known = {one.before for one in _ON.get(model.hf, [])}
+    known = {one.before for one in _stack(model)}
     if direction.model is not None and direction.model not in known and direction.model != model.fingerprint:
         raise ValueError(
             f"the direction was found in the model {direction.model}, but {model.name!r} is {model.fingerprint}: a direction "

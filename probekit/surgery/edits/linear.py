@@ -134,7 +134,7 @@ def reflect(
 
 
 def erase(erasers: Eraser | Mapping[str, Eraser], model: Model, *, where: Place = "all") -> ActivationEdit:
-    """Erase a concept with fitted erasers (`leace`, `inlp`), each at its own site.
+    """Erase a concept with fitted erasers (`leace`, `scrub`, `inlp`), each at its own site.
 
     Raises:
         ValueError: erasers of another model.
@@ -182,9 +182,8 @@ def _same_everywhere(
         strength=strength,
         remake=remake,
     )
-    if edit.where.fires is None:
-        there = {"tokens": edit.where.tokens, "first": edit.where.first}
-        edit.recipe = {"how": how, "layers": layers if layers is None or isinstance(layers, str | int) else list(layers), "where": there, **options}  # fmt: skip
+    named = layers if layers is None or isinstance(layers, str | int) else list(layers)
+    edit.recipe = {"how": how, "layers": named, "where": edit.where.to_json(), **options}
     return edit
 
 

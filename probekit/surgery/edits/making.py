@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,16 +14,27 @@ from probekit.surgery.edits.edit import Edit
 from probekit.surgery.edits.folding import orthogonalize
 from probekit.surgery.edits.joining import together
 from probekit.surgery.edits.linear import ablate, fix, reflect, steer
-from probekit.surgery.edits.rows import shift_rows
+from probekit.surgery.edits.rows import scale_heads, scale_neurons, shift_embeddings, shift_rows
 from probekit.surgery.edits.where import Where
 
-WAYS = ("steer", "fix", "reflect", "ablate", "orthogonalize", "shift_rows")
-WITH_STRENGTH = ("steer", "fix", "reflect", "shift_rows")
+WAYS: dict[str, Callable[..., Edit]] = {
+    "steer": steer,
+    "fix": fix,
+    "reflect": reflect,
+    "ablate": ablate,
+    "orthogonalize": orthogonalize,
+    "shift_rows": shift_rows,
+    "shift_embeddings": lambda d, model, s, tokens: shift_embeddings(d, model, tokens, s),
+    "scale_neurons": lambda d, model, s, layer, neurons: scale_neurons(model, layer, neurons, s),
+    "scale_heads": lambda d, model, s, layer, heads: scale_heads(model, layer, heads, s),
+}
+WITHOUT_STRENGTH = ("ablate", "orthogonalize")
+WITHOUT_DIRECTION = ("scale_neurons", "scale_heads")
 
 
 def make_edit(
     how: str,
-    direction: Direction,
+    direction: Direction | None,
     model: Model,
     strength: float | None = None,
     *,
@@ -34,33 +45,34 @@ def make_edit(
 
     Args:
         how: One of `WAYS`.
-        strength: Of those that have one.
+        direction: Of those that follow one.
+        strength: Of those that have one (of neurons and heads, the factor).
         in_weights: Fold an edit of activations into the weights.
-        **options: Of the function: `layers`, `where`, `to_mean`, `share`, `rows`.
+        **options: Of the function: `layers`, `where`, `to_mean`, `share`, `rows`, `tokens`, `layer`, `neurons`, `heads`.
 
     Raises:
+        TypeError: a direction missing or not wanted.
         ValueError: no such way, a strength missing or not wanted.
     """
     if how == "together":
         return _parts_together(options["parts"], direction, strength, model)
     if how not in WAYS:
         raise ValueError(f"no edit is called {how!r}; there are {', '.join(WAYS)}")
-    if (how in WITH_STRENGTH) != (strength is not None):
+    if (how in WITHOUT_STRENGTH) != (strength is None):
         raise ValueError(f"{how} {'needs' if strength is None else 'has no'} strength")
+    if (how in WITHOUT_DIRECTION) != (direction is None):
+        raise TypeError(f"{how} {'needs a' if direction is None else 'follows no'} direction")
     given = dict(options)
     if isinstance(given.get("where"), Mapping):
         given["where"] = Where.from_json(**given["where"])
-    functions = {"steer": steer, "fix": fix, "reflect": reflect, "ablate": ablate, "orthogonalize": orthogonalize, "shift_rows": shift_rows}  # fmt: skip
-    function: Any = functions[how]
-    edit: Edit = (
-        function(direction, model, **given) if strength is None else function(direction, model, strength, **given)
-    )
+    dose = () if strength is None else (strength,)
+    edit = WAYS[how](direction, model, *dose, **given)
     if in_weights and isinstance(edit, ActivationEdit):
         return edit.to_weights(model)
     return edit
 
 
-def remaker(recipe: Mapping[str, Any], direction: Direction, strength: float | None, model: Model) -> Any:
+def remaker(recipe: Mapping[str, Any], direction: Direction | None, strength: float | None, model: Model) -> Any:
     """What `Edit.remade` calls for an edit that was read from a file."""
     return partial(_remade, dict(recipe), direction, strength, model)
 
@@ -78,8 +90,7 @@ def _remade(
     if recipe["how"] == "together":
         return _parts_together(recipe["parts"], other, s, model)
     along = other or direction
-    assert along is not None
-    if recipe["how"] == "reflect" and along.center is None and direction is not None:
+    if recipe["how"] == "reflect" and along is not None and along.center is None and direction is not None:
         along = replace(along, center=direction.center)
     return make_edit(direction=along, model=model, strength=strength if s is None else s, **recipe)
 

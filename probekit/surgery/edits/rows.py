@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -122,7 +122,9 @@ def scale_neurons(model: Model, layer: int, neurons: Sequence[int], factor: floa
     """
     site = model.site(f"blocks.{layer}.mlp.hook_post")
     index = _indices(neurons, site.width, "neurons")
-    return _scaled_inputs(model, f"blocks.{layer}.hook_mlp_out", index, factor, f"neurons {_listed(neurons)} of layer {layer}")  # fmt: skip
+    recipe = {"how": "scale_neurons", "layer": layer, "neurons": index.tolist()}
+    what = f"neurons {_listed(neurons)} of layer {layer}"
+    return _scaled_inputs(model, f"blocks.{layer}.hook_mlp_out", index, factor, what, recipe)
 
 
 def scale_heads(model: Model, layer: int, heads: Sequence[int], factor: float = 0.0) -> WeightEdit:
@@ -137,7 +139,9 @@ def scale_heads(model: Model, layer: int, heads: Sequence[int], factor: float = 
     index = _indices(heads, count, "heads")
     size = width // count
     rows = (index[:, None] * size + torch.arange(size)).flatten()
-    return _scaled_inputs(model, f"blocks.{layer}.hook_attn_out", rows, factor, f"heads {_listed(heads)} of layer {layer}")  # fmt: skip
+    recipe = {"how": "scale_heads", "layer": layer, "heads": index.tolist()}
+    what = f"heads {_listed(heads)} of layer {layer}"
+    return _scaled_inputs(model, f"blocks.{layer}.hook_attn_out", rows, factor, what, recipe)
 
 
 def shift_embeddings(direction: Direction, model: Model, tokens: Sequence[int], strength: float) -> WeightEdit:
@@ -161,7 +165,7 @@ def shift_embeddings(direction: Direction, model: Model, tokens: Sequence[int], 
     def remake(other: Direction | None, s: float | None) -> Edit:
         return shift_embeddings(other or direction, model, tokens, strength if s is None else s)
 
-    return WeightEdit(
+    edit = WeightEdit(
         f"shift the embeddings of {len(rows)} tokens by {strength:+.4g} standard deviations",
         model,
         [Shift(writer.weight, 0, rows, step)],
@@ -170,6 +174,8 @@ def shift_embeddings(direction: Direction, model: Model, tokens: Sequence[int], 
         strength=strength,
         remake=remake,
     )
+    edit.recipe = {"how": "shift_embeddings", "tokens": rows.tolist()}
+    return edit
 
 
 def replace_rows(model: Model, parameter: str, rows: Sequence[int], values: Tensor, *, axis: int = 0) -> WeightEdit:
@@ -197,21 +203,27 @@ def replace_rows(model: Model, parameter: str, rows: Sequence[int], values: Tens
     return WeightEdit(f"replace {len(index)} rows of {parameter}", model, [part])
 
 
-def _scaled_inputs(model: Model, site: str, index: Tensor, factor: float, what: str) -> WeightEdit:
+def _scaled_inputs(
+    model: Model, site: str, index: Tensor, factor: float, what: str, recipe: Mapping[str, Any]
+) -> WeightEdit:
     """Scale the columns through which a writer reads some of its inputs."""
     refuse_weights(model)
     refuse_infinite_strength(factor)
     writer = writer_of(model, site)
     weight = model.hf.get_submodule(writer.path).weight.detach()
     axis = 1 - writer.output_axis
-    part = Replacement(writer.weight, axis, index, weight.index_select(axis, index.to(weight.device)) * factor)
-    return WeightEdit(
-        f"scale {what} by {factor:.4g}",
-        model,
-        [part],
-        strength=factor,
-        remake=lambda other, s: _scaled_inputs(model, site, index, factor if s is None else s, what),
-    )
+    rows = weight.index_select(axis, index.to(weight.device))
+    # Wider than half precision, so that writing can tell which steps the rounding loses.
+    part = Replacement(writer.weight, axis, index, (rows if rows.dtype.itemsize >= 4 else rows.float()) * factor)
+
+    def remake(other: Direction | None, s: float | None) -> Edit:
+        if other is not None:
+            raise TypeError(f"this edit follows no direction: scale {what}")
+        return _scaled_inputs(model, site, index, factor if s is None else s, what, recipe)
+
+    edit = WeightEdit(f"scale {what} by {factor:.4g}", model, [part], strength=factor, remake=remake)
+    edit.recipe = recipe
+    return edit
 
 
 def _rows_of(model: Model, layer: Layer) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -98,11 +99,15 @@ class AddedBias:
     values: Tensor
 
 
-Part = FoldedMap | Shift | Replacement | AddedBias
+Written = FoldedMap | Shift | Replacement
+Part = Written | AddedBias
+_LOST = 0.1  # share of the steps lost in rounding above which that is said
 
 
 class WeightEdit(Edit):
     """Changes parameters in place. Undoing puts the stored originals back, bit for bit.
+
+    In a model of half precision, steps smaller than the rounding are lost; applying warns where more than a tenth are.
 
     Args:
         model: The model it is made for, or the fingerprint of that model.
@@ -221,21 +226,30 @@ class WeightEdit(Edit):
             for name, value in self.config.items():
                 undo.append(_set_config(model.hf.config, name, value))
             known = dict(model.hf.named_parameters())
+            counts: list[tuple[int, int]] = []
             for part in self.parts:
-                undo.append(_add_bias(model, part) if isinstance(part, AddedBias) else _write(known, part))
+                undo.append(_add_bias(model, part) if isinstance(part, AddedBias) else _write(known, part, counts))
+            meant, lost = (sum(each) for each in zip(*counts, strict=True)) if counts else (0, 0)
+            if lost > _LOST * meant:
+                warnings.warn(
+                    f"{lost / meant:.0%} of the numbers this edit is to change stay as they are ({self.name}): the steps are smaller "
+                    f"than the rounding of {str(model.dtype).removeprefix('torch.')}. Load the model with dtype='float32' and make "
+                    "the edit there, or take a larger strength",
+                    stacklevel=4,
+                )
         except BaseException:
             back()
             raise
         return back
 
 
-def _write(known: Mapping[str, nn.Parameter], part: FoldedMap | Shift | Replacement) -> Undo:
+def _write(known: Mapping[str, nn.Parameter], part: Written, counts: list[tuple[int, int]]) -> Undo:
     if part.parameter not in known:
         raise ValueError(f"the model has no parameter {part.parameter!r}")
     whole = known[part.parameter]
     if part.rows is None:
         original = whole.detach().clone()
-        new = part.changed(original)
+        new = _changed(part, original, counts)
         _refuse_infinite(new, part.parameter)
         whole.copy_(new)
         return lambda: _copy(whole, original)
@@ -245,7 +259,7 @@ def _write(known: Mapping[str, nn.Parameter], part: FoldedMap | Shift | Replacem
             f"rows {int(rows.min())} to {int(rows.max())} of {part.parameter}: it has {whole.shape[part.axis]}"
         )
     original = whole.detach().index_select(part.axis, rows)
-    new = part.changed(original)
+    new = _changed(part, original, counts)
     _refuse_infinite(new, part.parameter)
     whole.index_copy_(part.axis, rows, new)
 
@@ -253,6 +267,17 @@ def _write(known: Mapping[str, nn.Parameter], part: FoldedMap | Shift | Replacem
         whole.index_copy_(part.axis, rows, original)
 
     return restore
+
+
+def _changed(part: Written, original: Tensor, counts: list[tuple[int, int]]) -> Tensor:
+    """The new values; of half precision, how many were to change and how many of those the rounding kept goes to `counts`."""
+    if original.dtype.itemsize >= 4:
+        return part.changed(original)
+    exact = part.changed(original.double())
+    new = exact.to(original.dtype)
+    meant = exact != original
+    counts.append((int(meant.sum()), int((meant & (new == original)).sum())))
+    return new
 
 
 def _copy(whole: nn.Parameter, original: Tensor) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from probekit.models import Model
 from probekit.models.transformer_lens import is_transformer_lens
 from probekit.probes.direction import Direction
+from probekit.surgery.edits.edit import Uncopied
 
 if TYPE_CHECKING:
     from probekit.probes.base import LinearProbe
@@ -67,6 +68,10 @@ class Where:
             )
         return cls(place if isinstance(place, str) else tuple(place))
 
+    def to_json(self) -> dict[str, Any]:
+        """What a saved edit says; `fires` is still a tensor."""
+        return {"tokens": self.tokens, "first": self.first, "fires": self.fires, "threshold": self.threshold}
+
     @classmethod
     def from_json(cls, tokens: Any, first: bool, fires: Tensor | None = None, threshold: float = 0.0) -> Where:
         """From what a saved edit says: positions come as a list."""
@@ -121,8 +126,10 @@ class Where:
         return mask
 
 
-class Tokens:
+class Tokens(Uncopied):
     """Follows a model from call to call: which position of its sequence each token is, and where the prompt ended.
+
+    One thread at a time: it keeps one call in mind, so that torch.compile can trace it.
 
     Attributes:
         index: `[batch, pos]` position within its sequence of every token of the call that runs, -1 at padding.

@@ -12,7 +12,7 @@ from probekit.models import Model
 from probekit.surgery.evaluating.behaviour import SELECT, Behaviour, Prompt, all_text, as_scores
 from probekit.surgery.evaluating.generations import generations, lexicon, rescored, told_apart
 from probekit.surgery.evaluating.readings import reading
-from probekit.surgery.evaluating.running import Piece, first_token, logits_of, losses, pieces, token_ids
+from probekit.surgery.evaluating.running import Piece, first_token, logits_of, losses, pieces, prompt_ids
 
 __all__ = ["choices", "custom", "generations", "lexicon", "next_token", "reading", "rescored"]
 
@@ -34,7 +34,7 @@ class NextToken(Behaviour):
             raise ValueError(f"token {min(set(wanted) & set(unwanted))} is both wanted and unwanted (the first token of a word counts)")  # fmt: skip
         texts = [self.prefix + item if self.prefix and isinstance(item, str) else item for item in self.items]
         scores = np.full(len(self), np.nan)
-        for i, logits in logits_of(model, pieces(model, texts)):
+        for i, logits in logits_of(model, pieces(model, texts, closed=False)):
             last = logits[-1].double()
             if unwanted is None:
                 rest = torch.ones(len(last), dtype=torch.bool, device=last.device)
@@ -162,7 +162,7 @@ def _answer(answer: int | str, options: Sequence[str], i: int) -> int:
 
 def _option_piece(model: Model, prompt: str, option: str, i: int) -> Piece:
     """Prompt and option as one text, in which the tokens count that the option changes or adds."""
-    (whole,), (alone,) = token_ids(model, [prompt + option]), token_ids(model, [prompt])
+    whole, alone = prompt_ids(model, [prompt + option, prompt])
     same = np.minimum(len(whole), len(alone))
     differs = np.flatnonzero(whole[:same] != alone[:same])
     start = int(differs[0]) if len(differs) else int(same)

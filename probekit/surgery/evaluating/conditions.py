@@ -125,15 +125,16 @@ class Measuring:
         here = {name: measure for name, measure in taken.items() if measure is not None}
         sources = dict.fromkeys(m.source for m in here.values() if m.source is not None)
         scores = {measure.name: np.full(len(measure), np.nan) for measure in self.measures}
-        with nullcontext() if condition.edit is None else condition.edit.applied(self.model), warnings.catch_warnings():
+        with warnings.catch_warnings():
             if condition.kind == "control":  # as long as the edit itself, which has said so
-                warnings.filterwarnings("ignore", message=".*the edit adds a vector")
-            for source in sources:
-                if source not in here.values():
-                    source.measure(self.model)
-            # What generates comes before what reads it.
-            for name, measure in sorted(here.items(), key=lambda pair: pair[1].source is not None):
-                scores[name] = _checked(measure.measure(self.model), measure)
+                warnings.filterwarnings("ignore", message=".*the edit adds a vector|.*stay as they are")
+            with nullcontext() if condition.edit is None else condition.edit.applied(self.model):
+                for source in sources:
+                    if source not in here.values():
+                        source.measure(self.model)
+                # What generates comes before what reads it.
+                for name, measure in sorted(here.items(), key=lambda pair: pair[1].source is not None):
+                    scores[name] = _checked(measure.measure(self.model), measure)
         for name, measure in here.items():
             scores[name] = _checked(measure.finish(self.model, scores[name]), measure)
         made = self.generating

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from probekit.models import Model
 from probekit.surgery.edits.activation_edit import ActivationEdit
@@ -14,7 +17,12 @@ from probekit.surgery.evaluating.conditions import Condition, Measured
 from probekit.surgery.evaluating.edit_report import MeasureFacts
 from probekit.surgery.evaluating.edit_tables import BesidePlain
 from probekit.surgery.evaluating.effects import FEWEST_GROUPS
+from probekit.surgery.evaluating.running import Piece, pieces
 from probekit.surgery.evaluating.verdict import Choice, Test
+
+LOUD = 2**0.5
+"""Activations this much longer are said to be loud: as by a vector as long as they are, at right angles."""
+LISTENED, WINDOW = 8, 64  # texts that are listened to, and tokens of a window of them
 
 
 def place_notes(model: Model, edit: Edit, behaviour: Behaviour) -> list[str]:
@@ -33,6 +41,65 @@ def place_notes(model: Model, edit: Edit, behaviour: Behaviour) -> list[str]:
     return []
 
 
+def loudness_notes(model: Model, edit: Edit, measures: Sequence[Behaviour]) -> list[str]:
+    """Says where activations become much longer than the model is used to, whether by hooks or by changed weights.
+
+    Reads the lengths in the stream with the edit and without, on a few of the texts that are measured; none where no measure
+    has texts.
+
+    Args:
+        model: As it is without the edit.
+        edit: As it is reported.
+        measures: Of the first that has texts, the texts are taken.
+    """
+    given = next((some for measure in measures if (some := _pieces(model, measure))), [])
+    if not given:
+        return []
+    plain = _lengths(model, given)
+    with edit.applied(model), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*the edit adds a vector")
+        edited = _lengths(model, given)
+    louder = {site: float(np.median(edited[site] / np.maximum(plain[site], 1e-30))) for site in plain}
+    site = max(louder, key=lambda name: louder[name])
+    if not louder[site] > LOUD:
+        return []
+    lower = "" if edit.strength is None else ", or lower the strength"
+    return [
+        f"The edit makes activations at {site} {louder[site]:.1f} times as long as in the plain model (median over the tokens of "
+        f"{len(given)} texts), which the model was never trained on: expect nonsense{lower}."
+    ]
+
+
+def _pieces(model: Model, measure: Behaviour) -> list[Piece]:
+    """Its first items, where they are texts or token ids; of a long one, its beginning."""
+    found: list[str | list[int]] = []
+    for item in measure.items[:LISTENED]:
+        if isinstance(item, str):
+            found.append(item)
+        elif isinstance(item, Sequence | np.ndarray) and all(
+            isinstance(i, int | np.integer) and 0 <= i < model.vocab for i in item
+        ):
+            found.append([int(i) for i in item])
+    window = WINDOW if model.context is None else max(2, min(WINDOW, model.context - 2))
+    try:
+        given = pieces(model, found, window=window)
+    except ValueError:  # names of items rather than texts: a measure of one's own may have those
+        return []
+    return list({piece.item: piece for piece in reversed(given)}.values())
+
+
+def _lengths(model: Model, given: Sequence[Piece]) -> dict[str, np.ndarray]:
+    """By site of the stream, `[token]` lengths of the activations."""
+    each: dict[str, list[np.ndarray]] = {site: [] for site in model.stream_sites}
+
+    def hear(site: str, value: Tensor) -> None:
+        each[site].append(value[0].double().norm(dim=-1).cpu().numpy())
+
+    for piece in given:
+        model.visit(torch.from_numpy(piece.ids[None]), None, model.stream_sites, hear)
+    return {site: np.concatenate(found) for site, found in each.items()}
+
+
 def notes_of(
     facts: Sequence[MeasureFacts],
     measures: Sequence[Behaviour],
@@ -42,14 +109,22 @@ def notes_of(
     tests: Sequence[Test],
     plain: Condition,
     chosen: Condition,
+    *,
+    model: Model | None = None,
 ) -> list[str]:
-    """What was chosen where, items without a score, intervals and controls that are too few."""
+    """What was chosen where, activations that become too long, items without a score, intervals and controls that are too few.
+
+    Args:
+        model: The plain model, to listen how long the edit makes activations; None: that is not looked at.
+    """
     out = []
+    if model is not None and chosen.edit is not None:
+        out += loudness_notes(model, chosen.edit, measures)
     if choice is None:
         out.append("No strength was chosen, so all items are reported.")
     else:
         out.append(
-            f"Strength {choice.strength:g} was chosen on the select part of the items, and its figures are of the report part."
+            f"Strength {choice.strength:g} was chosen on one half of the items, and its figures are of the other half, which was held back."
         )
     out.append("Which texts the direction or the edit was made from is not known here: items must not be among them.")
     for measure in measures:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -61,7 +63,8 @@ class Verdict:
         works: Whether the change is real, in the wanted direction, beyond what controls do, and within the damage allowed.
         steers: The same without regard to damage.
         chosen: The strength that figures are reported at; None where none was chosen.
-        worth: Strengths worth shipping: within the damage allowed, with an interval that excludes no change (select part).
+        worth: Strengths worth shipping: within the damage allowed, with an interval that excludes no change, on the items that
+            chose.
     """
 
     words: str
@@ -83,7 +86,7 @@ class EditReport:
         verdict: What it comes to.
         examples: Texts before and after: `prompt`, `before`, `after`.
         scores: By condition and measure, `[item]` float64, NaN where an item has none.
-        parts: By measure, `[item]` bool: which items are of the select part.
+        parts: By measure, `[item]` bool: which items chose the strength; the others were held back and are reported.
         notes: What else a reader must know.
         manifest: What makes it again: model, arguments, versions.
     """
@@ -123,15 +126,16 @@ class EditReport:
 
         `value` is the mean score with its 95 % interval `value_low`, `value_high` (a perplexity for texts); `effect` the change
         from the plain model on the same items, with `low` and `high`: a difference, or a ratio of perplexities. `kind` is plain,
-        edit, control, prompt or baseline; `part` is `select` (the strength was chosen there) or `report`. `n` items of `groups`
-        groups had a score both ways, `failed` had none in this condition.
+        edit, control, prompt or baseline; `part` is `select` (the half that chose the strength) or `report` (the half held back,
+        or all items where no strength was chosen). `n` items of `groups` groups had a score both ways, `failed` had none in this
+        condition.
         """
         import pandas as pd
 
         return pd.DataFrame({name: self.figures[name] for name in COLUMNS})
 
     def tests_frame(self) -> pd.DataFrame:
-        """A row a measure and kind of control, at the strength reported, on the report part.
+        """A row a measure and kind of control, at the strength reported, on the items held back.
 
         `p` is the share of controls (and the edit itself) that change the behaviour as far in the wanted direction, or damage as
         much; `low`, `median` and `high` are of the controls' effects.
@@ -168,7 +172,7 @@ class EditReport:
         found = self.rows(measure=measure, condition=condition, part=part)
         if not found:
             known = dict.fromkeys(self.figures["condition"])
-            raise KeyError(f"no condition {condition!r} on the {part} part; there are: {', '.join(known)}")
+            raise KeyError(f"no condition {condition!r} with part {part!r}; there are: {', '.join(known)}")
         names = ("value", "value_low", "value_high") if of == "value" else ("effect", "low", "high")
         return Figure(*(float(found[0][name]) for name in names))
 
@@ -196,12 +200,14 @@ class EditReport:
         width = max(len(m.name) for m in self.measures) + 2
         for measure in self.measures:
             plain, edited = (self.figure(measure.name, name, of="value") for name in ("plain", self.edited))
-            words = f"  {measure.name:<{width}}{number(plain.value)} to {number(edited.value)} {measure.unit}, "
+            before, after = numbers([plain.value, edited.value])
+            words = f"  {measure.name:<{width}}{before} to {after} {measure.unit}, "
             words += f"{'ratio' if measure.ratio else 'change'} {shown(self.figure(measure.name), measure.ratio)}"
             lines.append(words)
             for name, control, count, p, low, median, high in zip(*(self.tests[c] for c in TEST_COLUMNS), strict=True):
                 if name == measure.name:
-                    spread = f"{number(low)} to {number(high)}, median {number(median)}"
+                    least, middle, most = numbers([low, median, high], "" if measure.ratio else "+")
+                    spread = f"{least} to {most}, median {middle}"
                     lines.append(f"  {'':<{width}}{count} controls ({control}): {spread}; p = {p:.3f}")
         for kind in ("prompt", "baseline"):
             for row in self.rows(measure=self.behaviour.name, kind=kind, part="report"):
@@ -246,11 +252,30 @@ class EditReport:
 
 def number(value: float) -> str:
     """A number for people: three digits that tell."""
-    return "–" if value != value else f"{value:.3g}"
+    if value != value:
+        return "–"
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
+
+
+def numbers(values: Sequence[float], sign: Literal["", "+"] = "") -> list[str]:
+    """Numbers that are read together, to the same place: three digits of the largest tell.
+
+    Args:
+        values: NaN becomes a dash.
+        sign: `"+"` writes it before positive ones, too.
+    """
+    finite = [abs(value) for value in values if math.isfinite(value)]
+    digits = 2 - math.floor(math.log10(max(finite))) if finite and max(finite) > 0 else 0
+    style = f",.{max(digits, 0)}f" if -4 < digits < 7 else ".3g"
+    out = []
+    for value in values:
+        words = "–" if value != value else "0" if value == 0 else f"{value:{sign}{style}}"
+        out.append(words if re.search("[1-9]", words) else words.lstrip("+-"))  # what rounds to zero has no sign
+    return out
 
 
 def shown(figure: Figure, ratio: bool) -> str:
-    """An effect with its interval: `+0.31 (+0.22 to +0.4)`, `1.02 (1.01 to 1.04)`."""
-    sign = "" if ratio else "+"
-    words = "not defined" if figure.value != figure.value else f"{figure.value:{sign}.3g}"
-    return words if figure.low != figure.low else f"{words} ({figure.low:{sign}.3g} to {figure.high:{sign}.3g})"
+    """An effect with its interval: `+0.31 (+0.22 to +0.40)`, `1.02 (1.01 to 1.04)`."""
+    value, low, high = numbers([figure.value, figure.low, figure.high], "" if ratio else "+")
+    words = "not defined" if figure.value != figure.value else value
+    return words if figure.low != figure.low else f"{words} ({low} to {high})"

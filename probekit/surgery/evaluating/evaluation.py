@@ -23,7 +23,11 @@ from probekit.surgery.evaluating.verdict import RATIO_LIMIT, choose, judge
 from probekit.versions import versions_of
 
 Controls: TypeAlias = Mapping[str, Sequence[Direction | Edit]]
-"""Controls by what kind they are: directions the edit is made again along, or edits as they are."""
+"""Controls by what kind they are: directions the edit is made again along, or edits as they are.
+
+An edit at several sites follows one control direction at all of them, as `steer(layers="all")` does its own; so does a joined edit
+(`together`), whose parts each have a direction of their own. A control of which each site has another direction is given as an edit.
+"""
 
 
 def evaluate(
@@ -47,7 +51,7 @@ def evaluate(
     """Measure what an edit does to a behaviour and to everything beside it.
 
     The plain model, the edited one and every control are measured on the same items, so that differences are paired. Given
-    `strengths`, one is chosen on the items of the select part and reported on the others. Whatever a scorer raises, the model is
+    `strengths`, one is chosen on one half of the items and reported on the other. Whatever a scorer raises, the model is
     what it was afterwards.
 
     Args:
@@ -55,10 +59,10 @@ def evaluate(
         edit: Of activations or of weights.
         behaviour: What it is to change: `generations`, `reading`, `next_token`, `choices`, `custom`.
         side_effects: What it should leave alone: `perplexity`, `next_token_kl`, `repetition`, ..., or any behaviour.
-        controls: Random directions to compare with (p can reach 0.05 from 19 on); the very same edit is made along each. What is
-            *added* is then exactly as long; what is projected out or set depends on the data along each direction, which for a
-            direction of large variance is less: `spectrum_directions` as `control_directions` are the fairer ones there. An edit
-            that follows no direction has none.
+        controls: Random directions to compare with (p can reach 0.05 from 19 on); the very same edit is made along each, one vector
+            at all its sites (see `Controls`). What is *added* is then exactly as long; what is projected out or set depends on the
+            data along each direction, which for a direction of large variance is less: `spectrum_directions` as
+            `control_directions` are the fairer ones there. An edit that follows no direction has none.
         control_directions: Further kinds of control by name, or others in place of `"random"`: `spectrum_directions`,
             `permuted_directions`, or edits.
         baselines: Other ways to the same end, by name: edits, such as those of `mezo` and `lora`.
@@ -130,7 +134,7 @@ def evaluate(
     verdict = judge(
         facts, found, compare(measured[plain], "report"), tests, choice, along_direction=edit.direction is not None
     )
-    notes += notes_of(facts, measures, measured, compare, choice, tests, plain, chosen)
+    notes += notes_of(facts, measures, measured, compare, choice, tests, plain, chosen, model=model)
     return EditReport(
         edit=(chosen.edit or edit).describe(),
         measures=facts,

@@ -11,7 +11,7 @@ import numpy as np
 
 from probekit.models import Model
 from probekit.surgery.evaluating.behaviour import SELECT, Behaviour, Prompt, all_text, as_scores
-from probekit.surgery.evaluating.running import continuations, pieces
+from probekit.surgery.evaluating.running import continuations, prompt_ids
 
 Scorer = Callable[[list[str]], Sequence[float | None]]
 
@@ -105,7 +105,7 @@ class Generations(Behaviour):
         """Token ids of the prompts, with the prefix before them or without."""
         before = self.prefix if prefix else None
         texts = [before + item if before and isinstance(item, str) else item for item in self.items]
-        return [piece.ids for piece in pieces(model, texts)]
+        return prompt_ids(model, texts)
 
     def generate(self, model: Model) -> Generated:
         """Continue the prompts; changes nothing here."""
@@ -154,7 +154,7 @@ def generations(
     """Continue prompts with the most likely tokens and score the texts.
 
     Args:
-        prompts: Texts, or token ids a prompt.
+        prompts: Texts, or token ids a prompt. Special tokens that a tokenizer puts after a text are left out, before it kept.
         scorer: From a list of texts to a score each, None where it has none (which counts as failed, not as zero); see
             `lexicon`. Left out, the texts are only made, for the side effects that read them.
         max_new_tokens: Tokens a continuation has at most.

@@ -43,7 +43,12 @@ class Piece:
 
 
 def pieces(
-    model: Model, items: Sequence[str | Sequence[int]], *, window: int | None = None, prefix: str | None = None
+    model: Model,
+    items: Sequence[str | Sequence[int]],
+    *,
+    window: int | None = None,
+    prefix: str | None = None,
+    closed: bool = True,
 ) -> list[Piece]:
     """Token ids of texts, in order.
 
@@ -52,6 +57,7 @@ def pieces(
         window: Texts longer than this many own tokens are cut into windows, each with the special tokens before it; None:
             a text that is too long is refused.
         prefix: Text put before each, after the special tokens.
+        closed: Whether the special tokens that the tokenizer puts after a text (in some, one that ends it) are kept.
 
     Raises:
         ValueError: a text without a token; one that is longer than the context; text, but the model has no tokenizer.
@@ -65,7 +71,7 @@ def pieces(
         room = len(own) if window is None else window
         for first in range(0, len(own), room):
             part = own[first : first + room]
-            ids = np.concatenate([lead, before, part, trail])
+            ids = np.concatenate([lead, before, part, trail if closed else trail[:0]])
             if model.context is not None and len(ids) > model.context:
                 advice = "shorten it" if window is None else "choose a smaller window (tokens=)"
                 raise ValueError(f"text {i} has {len(ids)} tokens with what is put before it, the context of {model.name!r} is {model.context}: {advice}")  # fmt: skip
@@ -74,9 +80,9 @@ def pieces(
     return out
 
 
-def token_ids(model: Model, items: Sequence[str | Sequence[int]]) -> list[np.ndarray]:
-    """`[pos]` int64 token ids of whole texts, special tokens with them; refuses as `pieces` does."""
-    return [piece.ids for piece in pieces(model, items)]
+def prompt_ids(model: Model, items: Sequence[str | Sequence[int]]) -> list[np.ndarray]:
+    """`[pos]` int64 token ids of texts that something is to follow, so without special tokens after them; refuses as `pieces`."""
+    return [piece.ids for piece in pieces(model, items, closed=False)]
 
 
 def _encoded(model: Model, item: str | Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -83,7 +83,7 @@ def choose(measures: Sequence[MeasureFacts], doses: Mapping[float, Compared], pl
 
     Args:
         measures: The behaviour, then the side effects with their limits.
-        doses: By strength, what was measured on the select part.
+        doses: By strength, what was measured on the half that chooses.
         plain: The plain model there.
     """
     behaviour = measures[0]
@@ -107,7 +107,7 @@ def judge(
     """What it comes to, in words.
 
     Args:
-        found, plain: The edit at the strength chosen, and the plain model, on the report part.
+        found, plain: The edit at the strength chosen, and the plain model, on the half held back.
         tests: Against every kind of control.
         choice: None where no strength was chosen.
         along_direction: Whether the edit follows a direction.
@@ -146,7 +146,7 @@ def judge(
     else:
         effect += "; whether any other change of this size would do the same was not tested"
     if harm or (choice is not None and not choice.within):
-        reason = "; ".join(harm) or "on the select part, none of the strengths was within it"
+        reason = "; ".join(harm) or "on the half that chose, none of the strengths was within it"
         return Verdict(
             f"It steers, but not within the damage allowed{at}: {reason}. There, {effect}.", False, True, chosen
         )
@@ -158,7 +158,7 @@ def judge(
     if choice is None or not beaten:
         return Verdict(f"It steers{at}: {effect}. {within}", bool(beaten or not against), True, chosen)
     also = [number(s) for s in choice.worth if s != choice.strength]
-    others = f" On the select part, strength {_listed(also)} would do, too." if also else ""
+    others = f" On the half that chose, strength {_listed(also)} would do, too." if also else ""
     words = f"Worth shipping{at}. On the items held back, {effect}. {within}{others}"
     return Verdict(words, True, True, chosen, choice.worth or (choice.strength,))
 

@@ -85,9 +85,7 @@ def write_edit(edit: Edit, folder: Path, model: Model | Any | None = None) -> No
             if not isinstance(change, AffineMap):
                 raise TypeError(f"{edit.name!r} is more than numbers and cannot be saved: keep what made it")
             facts["changes"][site] = _map_facts(change, tensors)
-        where = edit.where
-        fires = None if where.fires is None else tensors.name(where.fires)
-        facts["where"] = {"tokens": where.tokens, "first": where.first, "fires": fires, "threshold": where.threshold}
+        facts["where"] = _where_facts(edit.where.to_json(), tensors)
     else:
         raise TypeError(f"an edit of kind {type(edit).__name__} cannot be saved")
     save_file(tensors.named, str(folder / "edit.safetensors"), metadata={"format": _FORMAT})
@@ -135,7 +133,7 @@ def _edit_from(facts: dict[str, Any], tensors: dict[str, Tensor], model: Model |
     direction = None if facts["direction"] is None else _direction(facts["direction"], tensors)
     recipe = _recipe(facts.get("recipe"), tensors)
     common: dict[str, Any] = {"direction": direction, "strength": facts["strength"]}
-    if recipe is not None and direction is not None and model is not None:
+    if recipe is not None and model is not None:
         common["remake"] = remaker(recipe, direction, facts["strength"], load_model(model))
     edit: Edit
     if facts["kind"] == "weights":
@@ -150,8 +148,7 @@ def _edit_from(facts: dict[str, Any], tensors: dict[str, Tensor], model: Model |
         )
         edit.recipe = recipe
         return edit
-    fires = facts["where"]["fires"]
-    where = Where.from_json(**(facts["where"] | {"fires": None if fires is None else tensors[fires]}))
+    where = Where.from_json(**_where(facts["where"], tensors))
     changes = {site: _map(one, tensors) for site, one in facts["changes"].items()}
     edit = ActivationEdit(facts["name"], facts["model"], changes, where, **common)
     edit.recipe = recipe
@@ -219,24 +216,46 @@ def _part(facts: dict[str, Any], tensors: dict[str, Tensor]) -> Part:
 
 
 def _recipe_facts(recipe: Any, tensors: _Tensors) -> Any:
-    """A recipe as JSON; the directions of the parts of a joined edit are in it."""
-    if recipe is None or recipe["how"] != "together":
-        return recipe
+    """A recipe as JSON; the directions of the parts of a joined edit are in it, and the probe that says where."""
+    if recipe is None:
+        return None
+    if recipe["how"] != "together":
+        return {**recipe, "where": _where_facts(recipe["where"], tensors)} if "where" in recipe else recipe
     parts = [
-        part | {"direction": None if part["direction"] is None else _direction_facts(part["direction"], tensors)}
+        part
+        | {
+            "recipe": _recipe_facts(part["recipe"], tensors),
+            "direction": None if part["direction"] is None else _direction_facts(part["direction"], tensors),
+        }
         for part in recipe["parts"]
     ]
     return {"how": "together", "parts": parts}
 
 
 def _recipe(facts: Any, tensors: dict[str, Tensor]) -> Any:
-    if facts is None or facts["how"] != "together":
-        return facts
+    if facts is None:
+        return None
+    if facts["how"] != "together":
+        return {**facts, "where": _where(facts["where"], tensors)} if "where" in facts else facts
     parts = [
-        part | {"direction": None if part["direction"] is None else _direction(part["direction"], tensors)}
+        part
+        | {
+            "recipe": _recipe(part["recipe"], tensors),
+            "direction": None if part["direction"] is None else _direction(part["direction"], tensors),
+        }
         for part in facts["parts"]
     ]
     return {"how": "together", "parts": parts}
+
+
+def _where_facts(where: dict[str, Any], tensors: _Tensors) -> dict[str, Any]:
+    fires = where["fires"]
+    return where | {"fires": None if fires is None else tensors.name(fires)}
+
+
+def _where(facts: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
+    fires = facts.get("fires")
+    return facts | {"fires": None if fires is None else tensors[fires]}
 
 
 def _direction_facts(direction: Direction, tensors: _Tensors) -> dict[str, Any]:
