@@ -19,7 +19,7 @@ CAPTIONS = {
     "across tasks, forgotten": "Forget gap of the task in the column after the task in the row was tuned on random labels.",
     "across tasks, right labels again": "The same after tuning on right labels: what one task's tuning does to the others without any forgetting.",
     "across tasks, erased": "The same after LEACE at every layer in place of random labels.",
-    "what a probe reads": "Accuracy of a linear probe at the last token, on the test items, at the site that validation chose.",
+    "what a probe reads": "Accuracy of a linear probe at the last token, on the test items, at the site that validation chose; of erased models, the highest of all sites.",
     "erasing": "LEACE at every layer, fitted layer by layer, at the last token; perplexity with it at every token.",
     "predictors": "What is known beforehand against the forget gap on held-out items, over the tasks.",
 }
@@ -52,7 +52,7 @@ def matrix(frame: pd.DataFrame) -> go.Figure:
     fig = go.Figure(
         go.Heatmap(
             z=values, x=names, y=frame["task"], zmin=-1, zmax=1, zmid=0, colorscale="RdBu", reversescale=True,
-            text=np.char.mod("%.2f", values), texttemplate="%{text}", colorbar={"title": "forget gap"},
+            text=np.where(np.isfinite(values), np.char.mod("%.2f", values), ""), texttemplate="%{text}", colorbar={"title": "forget gap"},
             hovertemplate="%{y} forgotten, %{x} measured: %{z:.2f}<extra></extra>",
         )
     )  # fmt: skip
@@ -69,19 +69,23 @@ def probe_lines(curves: Mapping[str, pd.DataFrame]) -> go.Figure:
         rows=-(-len(names) // columns), cols=columns, subplot_titles=names, shared_yaxes=True, vertical_spacing=0.09, horizontal_spacing=0.06,
     )  # fmt: skip
     conditions = list(dict.fromkeys(c for frame in curves.values() for c in frame["condition"]))
+    seen: set[str] = set()
     for i, name in enumerate(names):
         for j, condition in enumerate(conditions):
             frame = curves[name][curves[name]["condition"] == condition]
+            if frame.empty:
+                continue
             layers = [0 if "resid_pre" in site else int(site.split(".")[1]) + 1 for site in frame["site"]]
             fig.add_scatter(
-                x=layers, y=frame["value"], name=condition, legendgroup=condition, showlegend=i == 0, mode="lines+markers",
+                x=layers, y=frame["value"], name=condition, legendgroup=condition, showlegend=condition not in seen, mode="lines+markers",
                 line={"color": SERIES_COLORS[j % len(SERIES_COLORS)]},
                 marker={"symbol": SERIES_SYMBOLS[j % len(SERIES_SYMBOLS)], "size": 6},
                 hovertemplate=f"{condition}, after block %{{x}}: %{{y:.2f}}<extra>{name}</extra>",
                 row=i // columns + 1, col=i % columns + 1,
             )  # fmt: skip
+            seen.add(condition)
     fig.add_hline(y=0.5, line={"dash": "dot", "color": "#8a919c"})
-    fig.update_yaxes(range=[0.35, 1.02])
+    fig.update_yaxes(range=[0.3, 1.02])
     fig.update_xaxes(title="blocks passed", row=-(-len(names) // columns))
     return fig.update_layout(
         height=230 * -(-len(names) // columns) + 60, legend={"orientation": "h", "y": 1.06, "yanchor": "bottom", "x": 0}

@@ -30,7 +30,7 @@ import probekit as pk
 from probekit import surgery
 from probekit.versions import versions_of
 
-KINDS = ("forgotten", "right labels again", "erased", "erased, labels permuted", "erased at every token")
+KINDS = ("forgotten", "right labels again", "erased", "permuted labels erased", "erased at every token")
 """Conditions of each task; `forgotten` comes with its own erasing."""
 
 
@@ -38,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="SmolLM2-135M: a GGUF file, a folder, or a Hub id")
     parser.add_argument(
-        "--data", type=Path, required=True, help="folder with the statements, places, reviews, tweets and WikiText-2"
+        "--data", type=Path, required=True, help="folder with the statements, reviews, tweets and WikiText-2"
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument(
@@ -47,6 +47,8 @@ def main() -> None:
     parser.add_argument("--fit", type=int, default=600, help="items of a task that probes and erasers are fitted on")
     parser.add_argument("--test", type=int, default=192)
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--forget-epochs", type=int, help="over the random labels; as many as --epochs if left out")
+    parser.add_argument("--tasks", nargs="*", help="those to forget; all if left out")
     parser.add_argument("--learning-rate", type=float, default=5e-5)
     parser.add_argument("--only", nargs="*", help=f"some of the kinds of condition: {', '.join(KINDS)}")
     parser.add_argument("--seed", type=int, default=0)
@@ -56,7 +58,7 @@ def main() -> None:
     texts = conditions.paragraphs(args.data, 12)
     run = Run(args, tasks, texts)
     for kind in args.only or KINDS:
-        for name in tasks:
+        for name in args.tasks or tasks:
             run.do(kind, name)
     found = {file.stem: json.loads(file.read_text()) for file in sorted((args.out / "conditions").glob("*.json"))}
     tables = summary.tables(tasks, found, args.seed)
@@ -79,7 +81,7 @@ class Run:
         print(f"{time.perf_counter() - self.began:6.0f} s  {words}", flush=True)
 
     def facts(self) -> dict[str, Any]:
-        given = {k: v for k, v in vars(self.args).items() if k not in ("out", "only")}
+        given = {k: v for k, v in vars(self.args).items() if k not in ("out", "only", "tasks")}
         return given | {
             "versions": versions_of(),
             "items": {n: [len(t.tune), len(t.fit), len(t.test)] for n, t in self.tasks.items()},
@@ -165,7 +167,7 @@ class Run:
             lost = tune(
                 model,
                 pairs(task, task.tune, labels),
-                epochs=self.args.epochs,
+                epochs=self.args.forget_epochs or self.args.epochs,
                 learning_rate=self.args.learning_rate,
                 seed=seed,
                 say=self.say,
@@ -182,7 +184,7 @@ class Run:
         if not self.done(condition):
             model = self.tuned()
             right = task.fit.right
-            if kind == "erased, labels permuted":
+            if kind == "permuted labels erased":
                 right = np.random.default_rng([seed, 0xE5]).permutation(right)
             self.keep(condition, lambda: self.erased(model, name, right, kind))
 
@@ -191,7 +193,7 @@ class Run:
         place = "all" if kind == "erased at every token" else [-1]
         erasers = surgery.scrub(model, self.tasks[name].fit.prompts, right, where=place)
         with surgery.erase(erasers, model, where=place).applied(model):
-            found = self.measure(model, name, read=kind != "erased, labels permuted")
+            found = self.measure(model, name, read=kind != "permuted labels erased")
         # In ordinary text no token is the last: there it costs what it costs at every token.
         with surgery.erase(erasers, model).applied(model):
             found["ordinary"] = conditions.ordinary(model, self.texts)

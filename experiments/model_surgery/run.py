@@ -80,7 +80,7 @@ LEXICON = {
 }
 SHIFTS = (-2, -1, -0.5, 0.5, 1, 2)
 STEPS = (-4, -2, -1, 1)
-FIRED = (-8, -4, -2)
+FIRED = (-24, -16, -8, -4, -2)
 NEW_TOKENS, WINDOW = 16, 64
 ALLOWED = 1.05
 """The ratio of perplexities that counts as no damage."""
@@ -200,15 +200,18 @@ def main() -> None:
     options: dict[str, dict[str, object]] = {
         "model surgery": {"strengths": SHIFTS, "controls": args.controls, "prompt": PROMPT[args.task], "cloud": 0},
         "steering": {"strengths": STEPS, "controls": args.controls, "cloud": 0},
-        "steering where it fires": {"strengths": FIRED, "controls": args.controls, "cloud": 0},
+        "steering where it fires": {"strengths": FIRED, "controls": args.controls // 2, "cloud": 0},
         "steering, searched": {"controls": args.controls, "half": True},
         "orthogonalisation": {"controls": args.controls // 2},
         "orthogonalisation beside the sink": {"controls": args.controls // 2},
         "LEACE": {"controls": 0},
         "LoRA": {"controls": 0},
     }
-    made = {name: edits[name]() for name in args.only or edits}
-    reports = {name: report(name, edit, **options[name]) for name, edit in made.items()}
+    made: dict[str, surgery.Edit] = {}
+    reports: dict[str, surgery.EditReport] = {}
+    for name in args.only or edits:
+        made[name] = edits[name]()
+        reports[name] = report(name, made[name], **options[name])
     again = ship(model, made, reports, given.prompts, ordinary, judge, args.out)
     summary = {name: one.to_frame().to_dict("records") for name, one in reports.items()}
     (args.out / "result.json").write_text(json.dumps({"judge_auroc": auroc, "site": best, "reliability": str(stable), "shipped": again, "figures": summary}, default=str))  # fmt: skip

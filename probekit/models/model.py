@@ -28,7 +28,8 @@ class _Running(threading.local):
 
 
 class Model:
-    """A language model with named sites. `load_model` makes it. Several threads may run it at once.
+    """A language model with named sites. `load_model` makes it. Several threads may run it at once, unless an edit is on
+    it that says otherwise.
 
     Attributes:
         hf: The Hugging Face model; for a model that came from TransformerLens, that model itself.

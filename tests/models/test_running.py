@@ -239,7 +239,10 @@ def test_two_threads_read_their_own_pass(llama):
     def run(batch):
         return llama.run(batch, None, llama.stream_sites)
 
-    hook = llama.hf.model.layers[1].register_forward_pre_hook(lambda *given: together.wait(60) and None)
+    def wait(module, args):
+        together.wait(60)
+
+    hook = llama.hf.model.layers[1].register_forward_pre_hook(wait)
     try:
         with ThreadPoolExecutor(2) as pool:
             got = list(pool.map(run, batches))

@@ -133,14 +133,15 @@ def test_another_model_and_its_directions_are_refused():
         pass
 
 
-@pytest.mark.parametrize("name", MAKERS)
-def test_a_model_that_is_dropped_with_an_edit_on_it_is_freed(name):
-    model = tiny()
-    MAKERS[name](model, direction(model)).apply_(model)
-    left = weakref.ref(model.hf)
-    del model
+def test_a_model_that_is_dropped_with_an_edit_on_it_is_freed():
+    left = {}
+    for name, make in MAKERS.items():
+        model = tiny()
+        make(model, direction(model)).apply_(model)
+        left[name] = weakref.ref(model.hf)
+    model = None
     gc.collect()
-    assert left() is None
+    assert [name for name, one in left.items() if one() is not None] == []
 
 
 @pytest.mark.parametrize("where", ["all", [0, -1], "generated"])
@@ -164,7 +165,7 @@ def test_a_copy_of_a_model_whose_activations_are_edited_is_refused_until_the_edi
 
 @pytest.mark.parametrize("name", [name for name in MAKERS if name not in ("steer", "ablate", "reflect")])
 def test_a_copy_of_a_model_whose_weights_are_edited_has_them_for_its_own(name):
-    model = tiny("gpt2" if name == "rows" else "llama")
+    model = tiny()
     plain = logits(model, tokens())
     edit = MAKERS[name](model, direction(model))
     with edit.applied(model):
@@ -182,14 +183,15 @@ def test_a_copy_of_a_model_whose_weights_are_edited_has_them_for_its_own(name):
 def test_steps_that_half_precision_loses_are_said_with_their_share():
     half = tiny(dtype=torch.bfloat16)
     weight = half.hf.model.layers[0].mlp.up_proj.weight
+    weight.data.fill_(1)
     step = torch.zeros(weight.shape[1])
-    step[:8], step[8:12] = 1e-6, 100.0  # 8 of 12 columns are hardly moved
+    step[:8], step[8:12] = 1e-3, 8e-3  # beside 1, bfloat16 knows no smaller step than 1 / 128
     edit = surgery.WeightEdit("shift", half, [Shift("model.layers.0.mlp.up_proj.weight", 0, None, step)])
-    with pytest.warns(UserWarning, match=r"67% of the numbers .* stay as they are .* rounding of bfloat16"):
+    with pytest.warns(UserWarning, match=r"20% of what .* rounding of bfloat16: 67% of its numbers stay"):
         edit.apply_(half)
     edit.undo_(half)
     with (
-        pytest.warns(UserWarning, match=r"99\.?\d*%|100%"),
+        pytest.warns(UserWarning, match="100% of its numbers"),
         surgery.scale_neurons(half, 1, [0, 5], 1.0005).applied(half),
     ):
         pass
@@ -198,7 +200,9 @@ def test_steps_that_half_precision_loses_are_said_with_their_share():
         with pytest.raises(UserWarning, match="stay as they are"):
             edit.apply_(half)
         assert edits_on(half) == ()
-        assert float(weight.abs().max()) < 50
+        assert bool((weight == 1).all())
+        with surgery.orthogonalize(direction(half), half).applied(half):  # its smallest steps carry little
+            pass
         with surgery.scale_neurons(half, 1, [0, 5], 0.5).applied(half):
             pass
         whole = tiny()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -280,3 +283,25 @@ def test_a_mask_given_by_position_and_position_embeddings_in_a_batch():
         with surgery.ablate(d, model, layers="writers", where=where).applied(model):
             stream = model.run(tokens(2, 5), None, [SITE])[SITE] @ d.vector
         assert stream[:, 0].abs().max() < 1e-4
+
+
+def test_two_threads_run_a_model_that_is_edited_at_every_token():
+    model = tiny()
+    given = [tokens(2, 8), tokens(3, 5, seed=1)]
+    together = threading.Barrier(2)
+
+    def read(batch):
+        mask = torch.ones_like(batch, dtype=torch.bool)
+        mask[0, 4:] = False
+        return model.run(batch, mask, [SITE])[SITE]
+
+    def wait(h):  # both are past the beginning of their pass before either is edited
+        together.wait(60)
+        return h
+
+    with surgery.steer(direction(model), model, 8.0).applied(model):
+        wanted = [read(batch) for batch in given]
+        with changed_at(model, "blocks.0.hook_resid_post", wait), ThreadPoolExecutor(2) as pool:
+            got = list(pool.map(read, given))
+    for one, other in zip(got, wanted, strict=True):
+        assert torch.equal(one, other)

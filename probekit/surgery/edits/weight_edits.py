@@ -101,13 +101,14 @@ class AddedBias:
 
 Written = FoldedMap | Shift | Replacement
 Part = Written | AddedBias
-_LOST = 0.1  # share of the steps lost in rounding above which that is said
+_LOST = 0.1  # share of a change lost in rounding above which that is said
 
 
 class WeightEdit(Edit):
     """Changes parameters in place. Undoing puts the stored originals back, bit for bit.
 
-    In a model of half precision, steps smaller than the rounding are lost; applying warns where more than a tenth are.
+    In a model of half precision, steps smaller than the rounding are lost; applying warns where they are more than a tenth of the
+    change (the sum of all steps). Many small steps that carry little of it, as in `orthogonalize`, do no harm.
 
     Args:
         model: The model it is made for, or the fingerprint of that model.
@@ -226,30 +227,23 @@ class WeightEdit(Edit):
             for name, value in self.config.items():
                 undo.append(_set_config(model.hf.config, name, value))
             known = dict(model.hf.named_parameters())
-            counts: list[tuple[int, int]] = []
+            steps: list[Tensor] = []
             for part in self.parts:
-                undo.append(_add_bias(model, part) if isinstance(part, AddedBias) else _write(known, part, counts))
-            meant, lost = (sum(each) for each in zip(*counts, strict=True)) if counts else (0, 0)
-            if lost > _LOST * meant:
-                warnings.warn(
-                    f"{lost / meant:.0%} of the numbers this edit is to change stay as they are ({self.name}): the steps are smaller "
-                    f"than the rounding of {str(model.dtype).removeprefix('torch.')}. Load the model with dtype='float32' and make "
-                    "the edit there, or take a larger strength",
-                    stacklevel=4,
-                )
+                undo.append(_add_bias(model, part) if isinstance(part, AddedBias) else _write(known, part, steps))
+            _warn_of_rounding(self.name, model, steps)
         except BaseException:
             back()
             raise
         return back
 
 
-def _write(known: Mapping[str, nn.Parameter], part: Written, counts: list[tuple[int, int]]) -> Undo:
+def _write(known: Mapping[str, nn.Parameter], part: Written, steps: list[Tensor]) -> Undo:
     if part.parameter not in known:
         raise ValueError(f"the model has no parameter {part.parameter!r}")
     whole = known[part.parameter]
     if part.rows is None:
         original = whole.detach().clone()
-        new = _changed(part, original, counts)
+        new = _changed(part, original, steps)
         _refuse_infinite(new, part.parameter)
         whole.copy_(new)
         return lambda: _copy(whole, original)
@@ -259,7 +253,7 @@ def _write(known: Mapping[str, nn.Parameter], part: Written, counts: list[tuple[
             f"rows {int(rows.min())} to {int(rows.max())} of {part.parameter}: it has {whole.shape[part.axis]}"
         )
     original = whole.detach().index_select(part.axis, rows)
-    new = _changed(part, original, counts)
+    new = _changed(part, original, steps)
     _refuse_infinite(new, part.parameter)
     whole.index_copy_(part.axis, rows, new)
 
@@ -269,15 +263,28 @@ def _write(known: Mapping[str, nn.Parameter], part: Written, counts: list[tuple[
     return restore
 
 
-def _changed(part: Written, original: Tensor, counts: list[tuple[int, int]]) -> Tensor:
-    """The new values; of half precision, how many were to change and how many of those the rounding kept goes to `counts`."""
+def _changed(part: Written, original: Tensor, steps: list[Tensor]) -> Tensor:
+    """The new values. Of half precision, a row goes to `steps`: how many numbers were to change and by how much in sum, and both
+    of those that the rounding leaves as they were."""
     if original.dtype.itemsize >= 4:
         return part.changed(original)
     exact = part.changed(original.double())
     new = exact.to(original.dtype)
-    meant = exact != original
-    counts.append((int(meant.sum()), int((meant & (new == original)).sum())))
+    step = exact.sub(original).abs_()
+    lost = step[new == original]
+    steps.append(torch.stack([(step > 0).sum(), step.sum(), (lost > 0).sum(), lost.sum()]).cpu())
     return new
+
+
+def _warn_of_rounding(name: str, model: Model, steps: list[Tensor]) -> None:
+    count, size, count_lost, size_lost = torch.stack(steps).sum(0).tolist() if steps else (0, 0, 0, 0)
+    if size_lost > _LOST * size:
+        warnings.warn(
+            f"{size_lost / size:.0%} of what this edit changes is lost to the rounding of {str(model.dtype).removeprefix('torch.')}: "
+            f"{count_lost / count:.0%} of its numbers stay as they are ({name}). Load the model with dtype='float32' and make the edit "
+            "there, or take a larger strength",
+            stacklevel=5,
+        )
 
 
 def _copy(whole: nn.Parameter, original: Tensor) -> None:
