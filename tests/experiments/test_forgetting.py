@@ -125,7 +125,9 @@ def test_from_texts_to_tables_and_a_page(scripts, data, folder, tmp_path, capsys
     assert float(table.loc["cities", "tuned"].split()[0]) > 0.9
     assert float(table.loc["cities", "gap, items to forget"].split()[0]) > 0.3
     erased = pd.read_csv(tmp_path / "what_a_probe_reads.csv").set_index("task")
-    assert float(erased.loc["cities", "tuned"].split()[0]) > float(erased.loc["cities", "erased"].split()[0])
+    assert float(erased.loc["cities", "tuned"].split()[0]) > float(
+        erased.filter(regex="^erased .highest").loc["cities"].iloc[0].split()[0]
+    )
     assert "What random labels make a model forget" in (tmp_path / "report.html").read_text()
     scripts.run.main()  # nothing is measured twice, and the tables come out the same
     assert kept == {file: file.stat().st_mtime_ns for file in (tmp_path / "conditions").iterdir()}
