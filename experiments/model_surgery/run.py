@@ -150,9 +150,12 @@ def main() -> None:
         behaviours.choices(*spanish, name="Spanish words"),
     ]
 
+    asked: dict[str, list[str]] = {}  # the prompts that each way was measured on
+
     def report(name: str, edit: surgery.Edit, *, half: bool = False, **options: object) -> surgery.EditReport:
         """Measured on all prompts; with strengths (or where `half` says so) on those that nothing was chosen on."""
         measures = [one.only("report") if half else one for one in (said, *effects)]
+        asked[name] = measures[0].items
         result = surgery.evaluate(
             model,
             edit,
@@ -212,7 +215,7 @@ def main() -> None:
     for name in args.only or edits:
         made[name] = edits[name]()
         reports[name] = report(name, made[name], **options[name])
-    again = ship(model, made, reports, given.prompts, ordinary, judge, args.out)
+    again = ship(model, made, reports, asked, ordinary, judge, args.out)
     summary = {name: one.to_frame().to_dict("records") for name, one in reports.items()}
     (args.out / "result.json").write_text(json.dumps({"judge_auroc": auroc, "site": best, "reliability": str(stable), "shipped": again, "figures": summary}, default=str))  # fmt: skip
     page.write(args.out / "report.html", reports, args.task, auroc, str(stable), again)
@@ -243,7 +246,7 @@ def ship(
     model: pk.Model,
     edits: Mapping[str, surgery.Edit],
     reports: Mapping[str, surgery.EditReport],
-    prompts: Sequence[str],
+    prompts: Mapping[str, Sequence[str]],
     ordinary: Sequence[str],
     judge: Callable[[list[str]], list[float | None]],
     out: Path,
@@ -273,7 +276,7 @@ def ship(
         perplexity = damage.perplexity(ordinary, WINDOW)
         with edit.applied(model):
             nats = perplexity.measure(model)
-        said, found = shipped.measured_again(folder, prompts, ordinary, NEW_TOKENS, WINDOW)
+        said, found = shipped.measured_again(folder, prompts[name], ordinary, NEW_TOKENS, WINDOW)
         inside = float(np.exp(np.average(nats, weights=perplexity.weights)))
         figures = shipped.compared(reports[name], judge, said, found, inside)
         figures |= {"way": name, "strength": strength, "largest difference of logits": done.logit_difference}
