@@ -14,6 +14,7 @@ import argparse
 import json
 import shutil
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -195,7 +196,10 @@ class Run:
         with surgery.erase(erasers, model, where=place).applied(model):
             found = self.measure(model, name, read=kind != "permuted labels erased")
         # In ordinary text no token is the last: there it costs what it costs at every token.
-        with surgery.erase(erasers, model).applied(model):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="the erasers were fitted")
+            everywhere = surgery.erase(erasers, model)
+        with everywhere.applied(model):
             found["ordinary"] = conditions.ordinary(model, self.texts)
         return found
 

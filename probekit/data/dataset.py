@@ -60,6 +60,9 @@ class Dataset:
                     raise ValueError(f"texts[{i}] is empty: there is no token to read; remove it or fill it in")
             object.__setattr__(self, "texts", tuple(self.texts))
         if self.tokens is not None:
+            for i, ids in enumerate(self.tokens):
+                if len(ids) and (kind := np.asarray(ids).dtype).kind not in "iu":
+                    raise TypeError(f"tokens[{i}] holds {kind}, not whole numbers: token ids are integers")
             tokens = tuple(np.ascontiguousarray(t, dtype=np.int32) for t in self.tokens)
             for i, sequence in enumerate(tokens):
                 if sequence.ndim != 1 or len(sequence) == 0:

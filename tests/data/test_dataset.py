@@ -94,3 +94,8 @@ def test_lists_become_data_sets_and_one_string_does_not():
     assert as_dataset([np.array([1, 2]), [3]]).tokens[1].tolist() == [3]
     with pytest.raises(TypeError, match="one string"):
         as_dataset("abc")
+
+
+def test_token_ids_that_are_no_whole_numbers_are_refused():
+    with pytest.raises(TypeError, match=r"tokens\[1\] holds float64, not whole numbers"):
+        Dataset("d", tokens=(np.arange(3), np.array([1.5, 2.0])))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -239,3 +241,14 @@ def test_what_makes_no_sense_is_refused_before_the_model_runs():
         model.hf.model.layers[1].mlp.down_proj.weight.fill_(float("inf"))
     with pytest.raises(ValueError, match=r"activations at blocks\.1\.hook_resid_post are NaN or infinite"):
         surgery.scrub(model, texts, y)
+
+
+def test_other_tokens_than_those_it_was_fitted_at_are_said():
+    model = tiny()
+    texts = [one.numpy() for one in torch.randint(4, 40, (80, 5), generator=torch.Generator().manual_seed(0))]
+    erasers = surgery.scrub(model, texts, np.arange(80) % 2, where=[-1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        surgery.erase(erasers, model, where=[-1])
+    with pytest.warns(UserWarning, match="fitted at positions -1, and are to act at every token"):
+        surgery.erase(erasers, model)

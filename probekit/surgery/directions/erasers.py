@@ -197,11 +197,12 @@ def fitted(
 
 
 def warn_if_few(rows: int, width: int) -> None:
-    """Warn the caller of who calls this where an eraser is fitted on no more rows than dimensions."""
-    if rows <= width:
+    """Warn the caller of who calls this where an eraser is fitted on fewer than two rows a dimension."""
+    if rows < 2 * width:
+        others = "hardly from others" if rows <= width else "in part only from others"
         warnings.warn(
-            f"LEACE is fitted on {rows:,} rows of {width:,} dimensions: it erases from those rows, but hardly from others; "
-            "take more rows",
+            f"LEACE is fitted on {rows:,} rows of {width:,} dimensions: it erases from those rows, but {others}; take several "
+            "rows a dimension, and look at what a probe reads of rows that it was not fitted on",
             stacklevel=3,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -136,6 +137,8 @@ def reflect(
 def erase(erasers: Eraser | Mapping[str, Eraser], model: Model, *, where: Place = "all") -> ActivationEdit:
     """Erase a concept with fitted erasers (`leace`, `scrub`, `inlp`), each at its own site.
 
+    Warns where `scrub` fitted the erasers at other tokens than `where`: what it promises holds at those.
+
     Raises:
         ValueError: erasers of another model.
     """
@@ -145,6 +148,9 @@ def erase(erasers: Eraser | Mapping[str, Eraser], model: Model, *, where: Place 
             raise ValueError(
                 f"the eraser of {site} was fitted in the model {eraser.model}, {model.name!r} is {model.fingerprint}"
             )
+    fitted_at = {eraser.provenance.get("where") for eraser in each.values()} - {None, str(Where.of(where))}
+    if fitted_at:
+        warnings.warn(f"the erasers were fitted {fitted_at.pop()}, and are to act {Where.of(where)}", stacklevel=2)
     changes = {site: each[site].map for site in model.sites if site in each}
     if unknown := set(each) - set(changes):
         model.site(sorted(unknown)[0])
