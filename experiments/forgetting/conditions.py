@@ -14,6 +14,8 @@ from probekit.surgery import behaviours, damage
 
 OTHERS = 48
 """Items of each task that is not the model's own."""
+PROBED = 100
+"""Least items to fit a probe on."""
 
 
 def odds(model: pk.Model, task: Task, items: Items) -> list[float]:

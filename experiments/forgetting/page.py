@@ -21,6 +21,7 @@ CAPTIONS = {
     "across tasks, erased": "The same after LEACE at every layer in place of random labels.",
     "what a probe reads": "Accuracy of a linear probe at the last token, on the test items, at the site that validation chose; of erased models, the highest of all sites.",
     "erasing": "LEACE at every layer, fitted layer by layer, at the last token; perplexity with it at every token.",
+    "read on other items": "LEACE at every layer, at the last token; the probe is fitted on items that no eraser has seen.",
     "predictors": "What is known beforehand against the forget gap on held-out items, over the tasks.",
 }
 

@@ -16,6 +16,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,21 @@ import numpy as np
 import page
 import summary
 import torch
-from tasks import Task, read_tasks
+from tasks import Items, Task, read_tasks
 from tuning import pairs, random_labels, tune
 
 import probekit as pk
 from probekit import surgery
 from probekit.versions import versions_of
 
-KINDS = ("forgotten", "right labels again", "erased", "permuted labels erased", "erased at every token")
+KINDS = (
+    "forgotten",
+    "right labels again",
+    "erased",
+    "permuted labels erased",
+    "erased at every token",
+    "erased, read on other items",
+)
 """Conditions of each task; `forgotten` comes with its own erasing."""
 
 
@@ -182,12 +190,38 @@ class Run:
                 self.keep(names[1], lambda: self.erased(model, name, task.fit.right, kind))
             return
         condition = f"{kind} {name}"
-        if not self.done(condition):
+        if kind == "erased, read on other items":
+            if not self.done(condition) and (parts := self.other_items(name)):
+                model = self.tuned()
+                self.keep(condition, lambda: self.read_on_others(model, *parts))
+        elif not self.done(condition):
             model = self.tuned()
             right = task.fit.right
             if kind == "permuted labels erased":
                 right = np.random.default_rng([seed, 0xE5]).permutation(right)
             self.keep(condition, lambda: self.erased(model, name, right, kind))
+
+    def other_items(self, name: str) -> tuple[Items, Task] | None:
+        """Items to fit erasers on, and the task with others for its probe; None where the task has too few for both."""
+        args = self.args
+        task = read_tasks(args.data, args.seed, args.tune, 2 * args.fit, args.test)[name]
+        first = np.isin(task.fit.subject, task.fit.subject[: args.fit])
+        if (~first).sum() < conditions.PROBED:
+            self.say(f"{name} has too few items for erasers and a probe on items of their own")
+            return None
+        return task.fit.where(first), replace(task, fit=task.fit.where(~first))
+
+    def read_on_others(self, model: pk.Model, fitted: Items, task: Task) -> dict[str, Any]:
+        """LEACE as in `erased`, but the probe is fitted on items that no eraser has seen."""
+        erasers = surgery.scrub(model, fitted.prompts, fitted.right, where=[-1])
+        with surgery.erase(erasers, model, where=[-1]).applied(model):
+            return {
+                "items": [len(fitted), len(task.fit)],
+                "fitted": conditions.odds(model, task, fitted.first(300)),
+                "fitted right": fitted.first(300).right.tolist(),
+                "test": conditions.odds(model, task, task.test),
+                "readable": conditions.readable(model, task, self.args.seed),
+            }
 
     def erased(self, model: pk.Model, name: str, right: np.ndarray, kind: str) -> dict[str, Any]:
         """With LEACE at every layer, fitted layer by layer, at the last token, where answers are read, or at every token."""

@@ -15,6 +15,7 @@ DRAWS = 1000
 LEAST = 0.6
 """Accuracy of the tuned model below which there is too little to forget for a gap to mean anything."""
 ERASED = ("forgotten, then erased", "erased", "permuted labels erased", "erased at every token")
+OTHERS = "erased, read on other items"
 Found = Mapping[str, Any]
 
 
@@ -26,6 +27,8 @@ def tables(tasks: Mapping[str, Task], found: Found, seed: int) -> dict[str, pd.D
             out[f"across tasks, {kind}"] = across(tasks, found, kind)
     out["what a probe reads"] = probes(tasks, found)
     out["erasing"] = erasing(tasks, found, seed)
+    if any(f"{OTHERS} {name}" in found for name in tasks):
+        out["read on other items"] = read_on_others(tasks, found)
     if all(f"forgotten {name}" in found for name in tasks):
         out["predictors"] = predictors(tasks, found)
     return out
@@ -122,6 +125,28 @@ def erasing(tasks: Mapping[str, Task], found: Found, seed: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def read_on_others(tasks: Mapping[str, Task], found: Found) -> pd.DataFrame:
+    """What is left after LEACE for a probe with items of its own, and of the model's answers on the items fitted on and on others."""
+    rows = []
+    for name, task in tasks.items():
+        if own := found.get(f"{OTHERS} {name}"):
+            sites, best = [s for s in own["readable"]["sites"] if s["source"] == "model"], own["readable"]["best"]
+            fitted = np.where(np.array(own["fitted right"]) == 0, own["fitted"], -np.array(own["fitted"]))
+            rows.append(
+                {
+                    "task": name,
+                    "items of erasers, of the probe": "{}, {}".format(*own["items"]),
+                    "probe": f"{best['value']:.2f} ({best['low']:.2f} to {best['high']:.2f})",
+                    "probe, highest site": f"{max(s['value'] for s in sites):.2f}",
+                    "answers, items fitted on: accuracy": f"{right(own['fitted']).mean():.2f}",
+                    "AUROC": f"{roc_auc_score(np.array(own['fitted right']) == 0, fitted):.2f}",
+                    "answers, test: accuracy": f"{right(own['test']).mean():.2f}",
+                    "AUROC, test": auroc(own["test"], task),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
 def predictors(tasks: Mapping[str, Task], found: Found) -> pd.DataFrame:
     """What is known of a task beforehand, against its forget gap on held-out items: rank correlation over the tasks."""
     gaps, known, names = [], [], []
@@ -172,7 +197,7 @@ def probe_curves(found: Found) -> dict[str, pd.DataFrame]:
         if condition == "tuned":
             for name, of_task in read.items():
                 curves.setdefault(name, []).extend({"condition": "tuned", **row} for row in of_task["sites"])
-        elif read:
+        elif read and not condition.startswith(OTHERS):
             kind = max((k for k in (*ERASED, "forgotten") if condition.startswith(k + " ")), key=len)
             name = condition[len(kind) + 1 :]
             curves.setdefault(name, []).extend({"condition": kind, **row} for row in read["sites"])

@@ -29,6 +29,11 @@ class Items:
     def __len__(self) -> int:
         return len(self.prompts)
 
+    def where(self, mask: np.ndarray) -> Items:
+        """Those of a mask `[item]`."""
+        rows = np.flatnonzero(mask)
+        return Items([self.prompts[row] for row in rows], self.right[rows], self.subject[rows])
+
     def first(self, count: int) -> Items:
         return Items(self.prompts[:count], self.right[:count], self.subject[:count])
 

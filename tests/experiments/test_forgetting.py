@@ -113,14 +113,19 @@ def test_a_gap_is_the_share_of_what_tuning_gave(scripts):
 def test_from_texts_to_tables_and_a_page(scripts, data, folder, tmp_path, capsys, monkeypatch):
     arguments = ["run.py", "--model", str(folder), "--data", str(data), "--out", str(tmp_path), "--tune", "24", "--fit", "40", "--test", "24"]  # fmt: skip
     monkeypatch.setattr(sys, "argv", [*arguments, "--epochs", "8", "--learning-rate", "3e-3"])
-    some = dict(itertools.islice(scripts.tasks.read_tasks(data, 0, 24, 40, 24).items(), 3))
-    monkeypatch.setattr(scripts.run, "read_tasks", lambda *_: some)
+    read = scripts.tasks.read_tasks
+    monkeypatch.setattr(scripts.run, "read_tasks", lambda *given: dict(itertools.islice(read(*given).items(), 3)))
+    monkeypatch.setattr(scripts.conditions, "PROBED", 10)
     monkeypatch.setattr(scripts.conditions, "OTHERS", 12)
     monkeypatch.setattr(scripts.summary, "DRAWS", 50)
     scripts.run.main()
     first = capsys.readouterr().out
     kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "conditions").iterdir()}
-    assert len(kept) == 2 + 3 * 6
+    assert len(kept) == 2 + 3 * 7
+    others = pd.read_csv(tmp_path / "read_on_other_items.csv").set_index("task")
+    fitted, probed = map(int, others.loc["cities", "items of erasers, of the probe"].split(", "))
+    assert fitted >= 40  # and what else is about their cities
+    assert probed >= 10
     table = pd.read_csv(tmp_path / "forgetting.csv").set_index("task")
     assert float(table.loc["cities", "tuned"].split()[0]) > 0.9
     assert float(table.loc["cities", "gap, items to forget"].split()[0]) > 0.3
