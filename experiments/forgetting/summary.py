@@ -84,7 +84,7 @@ def probes(tasks: Mapping[str, Task], found: Found) -> pd.DataFrame:
     """Test accuracy at the site that validation chose, and what the words alone give; of erased models, the highest of all sites.
 
     Erasers make the class means of all fitted items equal, so that what is left in the probe's training items is the opposite of what is
-    left in its validation items, and validation chooses a site where nothing is read. The highest is an upper bound.
+    left in its validation items, and validation chooses a site where nothing is read. `read_on_others` has a probe with items of its own.
     """
     rows = []
     for name in tasks:
