@@ -38,13 +38,20 @@ def write(
         "The way that leaves least of the behaviour within the damage allowed was exported as a folder; a fresh process without probekit "
         "read it, continued the same prompts and scored the same paragraphs."
     )
-    page.table(pd.DataFrame([{"what": key, "value": str(value)} for key, value in shipped.items()]))
+    page.table(pd.DataFrame([{"what": key, "value": said(value)} for key, value in shipped.items()]))
     for name, report in reports.items():
         page.heading(name).text(report.verdict.words)
         page.table(
             report.to_frame().query("part == 'report' and kind != 'control'").drop(columns=["part"], errors="ignore")
         )
     page.write(path)
+
+
+def said(value: Any) -> str:
+    """A figure, a name, or what was passed over and why, in words."""
+    if isinstance(value, Mapping):
+        return "; ".join(f"{name}: {why}" for name, why in value.items()) or "–"
+    return "–" if value is None else f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
 def table(reports: Mapping[str, EditReport]) -> pd.DataFrame:
