@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 import probekit as pk
+from tests.experiments.scripts import scripts_of
 from tests.models.tiny import WORDS, make_model, make_tokenizer
 
-HERE = Path(__file__).parents[2] / "experiments" / "forgetting"
 MODULES = ("tasks", "tuning", "conditions", "summary", "page", "run")
 
 
 @pytest.fixture(scope="module")
 def scripts():
-    """The script and the files beside it, found as python finds them when the script is run; other experiments have such names too."""
-    before = {name: sys.modules.pop(name) for name in MODULES if name in sys.modules}
-    sys.path.insert(0, str(HERE))
-    try:
-        yield SimpleNamespace(**{name: importlib.import_module(name) for name in MODULES})
-    finally:
-        sys.path.remove(str(HERE))
-        for name in MODULES:
-            sys.modules.pop(name, None)
-        sys.modules.update(before)
+    with scripts_of("forgetting", *MODULES) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,9 +15,9 @@ import probekit as pk
 from probekit.probes import Direction
 from probekit.surgery import steer
 from probekit.testbeds import othello
+from tests.experiments.scripts import scripts_of
 from tests.models.tiny import WORDS
 
-HERE = Path(__file__).parents[2] / "experiments" / "interpretable_directions"
 MODULES = ("worlds", "directions", "measures", "summary", "page", "run")
 SMALL = [
     "--find", "40", "--measure", "16", "--components", "2", "--jacobian", "1", "--sequences", "1", "--iterations", "1",
@@ -28,16 +27,8 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def scripts():
-    """The script and the files beside it, found as python finds them when the script is run; other experiments have such names too."""
-    before = {name: sys.modules.pop(name) for name in MODULES if name in sys.modules}
-    sys.path.insert(0, str(HERE))
-    try:
-        yield SimpleNamespace(**{name: importlib.import_module(name) for name in MODULES})
-    finally:
-        sys.path.remove(str(HERE))
-        for name in MODULES:
-            sys.modules.pop(name, None)
-        sys.modules.update(before)
+    with scripts_of("interpretable_directions", *MODULES) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
