@@ -175,7 +175,6 @@ def evaluate(
     behaviour, effects = _measures(prompts, neutral, words, more, unwanted, wanted, new, seed)
     asked = surgery.load_edit(folder, loaded)
     doses = None if strengths is None else options.grid_of(strengths)
-    asked = surgery.load_edit(folder, loaded)
     report = run_evaluation(
         loaded, asked, behaviour=behaviour, side_effects=effects, controls=controls, strengths=doses,
         prompt=prompt, out=out / "conditions", seed=seed,

@@ -87,8 +87,8 @@ def edit_page(report: EditReport, *, title: str | None = None, command: str | No
 
 
 def _tiles(report: EditReport) -> Block:
-    behaviour = report.behaviour
-    items = [_tile(report, behaviour.name, [f"p = {words.p_words(report.p())} against controls"] if report.p() == report.p() else [])]  # fmt: skip
+    p = report.p()
+    items = [_tile(report, report.behaviour.name, [f"p = {words.p_words(p)} against controls"] if p == p else [])]
     if report.verdict.chosen is not None:
         also = [words.strength(s) for s in report.verdict.worth if s != report.verdict.chosen]
         tried = f"out of {wording.join_words([words.strength(s) for s in words.strengths(report)])}"
