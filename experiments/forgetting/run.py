@@ -17,6 +17,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +60,15 @@ def main() -> None:
     parser.add_argument("--forget-epochs", type=int, help="over the random labels; as many as --epochs if left out")
     parser.add_argument("--tasks", nargs="*", help="those to forget; all if left out")
     parser.add_argument("--learning-rate", type=float, default=5e-5)
-    parser.add_argument("--only", nargs="*", help=f"some of the kinds of condition: {', '.join(KINDS)}")
+    parser.add_argument(
+        "--only", nargs="*", choices=KINDS, metavar="KIND", help=f"some of the kinds of condition: {', '.join(KINDS)}"
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     (args.out / "conditions").mkdir(parents=True, exist_ok=True)
     tasks = read_tasks(args.data, args.seed, args.tune, args.fit, args.test)
+    if unknown := set(args.tasks or ()) - set(tasks):
+        parser.error(f"no task {min(unknown)!r}; there are {', '.join(tasks)}")
     texts = conditions.paragraphs(args.data, 12)
     run = Run(args, tasks, texts)
     for kind in args.only or KINDS:
@@ -92,7 +97,7 @@ class Run:
     def facts(self) -> dict[str, Any]:
         given = {k: v for k, v in vars(self.args).items() if k not in ("out", "only", "tasks")}
         return given | {
-            "versions": versions_of(),
+            "versions": versions_of("torch", "transformers", "numpy", "scikit-learn"),
             "items": {n: [len(t.tune), len(t.fit), len(t.test)] for n, t in self.tasks.items()},
         }
 
@@ -190,22 +195,28 @@ class Run:
                 self.keep(names[1], lambda: self.erased(model, name, task.fit.right, kind))
             return
         condition = f"{kind} {name}"
+        if self.done(condition):
+            return
         if kind == "erased, read on other items":
-            if not self.done(condition) and (parts := self.other_items(name)):
+            if parts := self.other_items(name):
                 model = self.tuned()
                 self.keep(condition, lambda: self.read_on_others(model, *parts))
-        elif not self.done(condition):
-            model = self.tuned()
-            right = task.fit.right
-            if kind == "permuted labels erased":
-                right = np.random.default_rng([seed, 0xE5]).permutation(right)
-            self.keep(condition, lambda: self.erased(model, name, right, kind))
+            return
+        model, right = self.tuned(), task.fit.right
+        if kind == "permuted labels erased":
+            right = np.random.default_rng([seed, 0xE5]).permutation(right)
+        self.keep(condition, lambda: self.erased(model, name, right, kind))
+
+    @cached_property
+    def larger(self) -> dict[str, Task]:
+        """The tasks with twice as many items to fit on, where there are as many; tune and test as they are."""
+        args = self.args
+        return read_tasks(args.data, args.seed, args.tune, 2 * args.fit, args.test)
 
     def other_items(self, name: str) -> tuple[Items, Task] | None:
         """Items to fit erasers on, and the task with others for its probe; None where the task has too few for both."""
-        args = self.args
-        task = read_tasks(args.data, args.seed, args.tune, 2 * args.fit, args.test)[name]
-        first = np.isin(task.fit.subject, task.fit.subject[: args.fit])
+        task = self.larger[name]
+        first = np.isin(task.fit.subject, task.fit.subject[: self.args.fit])
         if (~first).sum() < conditions.PROBED:
             self.say(f"{name} has too few items for erasers and a probe on items of their own")
             return None

@@ -55,8 +55,8 @@ def forgetting(tasks: Mapping[str, Task], found: Found, seed: int) -> pd.DataFra
             "random labels learnt": f"{taught.mean():.2f}",
             "confidence before": f"{sure(before):.2f}",
             "confidence after": f"{sure(after):.2f}",
-            "AUROC before": auroc(before, task),
-            "AUROC after": auroc(after, task),
+            "AUROC before": auroc(before, task.test.right),
+            "AUROC after": auroc(after, task.test.right),
             "perplexity": ratio(own["ordinary"], found["tuned"]["ordinary"], seed),
         }
         if again := found.get(f"right labels again {name}"):
@@ -116,7 +116,7 @@ def erasing(tasks: Mapping[str, Task], found: Found, seed: int) -> pd.DataFrame:
                         "task": name,
                         "condition": kind,
                         "accuracy": shown(right(after), task.test.subject, seed),
-                        "AUROC": auroc(after, task),
+                        "AUROC": auroc(after, task.test.right),
                         "gap, held out": gap(before, after, task.test.subject, seed),
                         "gap, other tasks": other_tasks(tasks, found, f"{kind} {name}", name, seed),
                         "perplexity, at every token": ratio(own["ordinary"], found["tuned"]["ordinary"], seed),
@@ -131,7 +131,6 @@ def read_on_others(tasks: Mapping[str, Task], found: Found) -> pd.DataFrame:
     for name, task in tasks.items():
         if own := found.get(f"{OTHERS} {name}"):
             sites, best = [s for s in own["readable"]["sites"] if s["source"] == "model"], own["readable"]["best"]
-            fitted = np.where(np.array(own["fitted right"]) == 0, own["fitted"], -np.array(own["fitted"]))
             rows.append(
                 {
                     "task": name,
@@ -139,9 +138,9 @@ def read_on_others(tasks: Mapping[str, Task], found: Found) -> pd.DataFrame:
                     "probe": f"{best['value']:.2f} ({best['low']:.2f} to {best['high']:.2f})",
                     "probe, highest site": f"{max(s['value'] for s in sites):.2f}",
                     "answers, items fitted on: accuracy": f"{right(own['fitted']).mean():.2f}",
-                    "AUROC": f"{roc_auc_score(np.array(own['fitted right']) == 0, fitted):.2f}",
+                    "AUROC": auroc(own["fitted"], own["fitted right"]),
                     "answers, test: accuracy": f"{right(own['test']).mean():.2f}",
-                    "AUROC, test": auroc(own["test"], task),
+                    "AUROC, test": auroc(own["test"], task.test.right),
                 }
             )
     return pd.DataFrame(rows)
@@ -247,10 +246,10 @@ def other_tasks(tasks: Mapping[str, Task], found: Found, condition: str, own: st
     return interval(value, draws)
 
 
-def auroc(odds: Any, task: Task) -> str:
+def auroc(odds: Any, answer: Any) -> str:
     """Of the odds of the first answer: what is left of the task whatever the model is inclined to say."""
-    first = np.where(task.test.right == 0, odds, -np.asarray(odds))
-    return f"{roc_auc_score(task.test.right == 0, first):.2f}"
+    first_is_right = np.asarray(answer) == 0
+    return f"{roc_auc_score(first_is_right, np.where(first_is_right, odds, -np.asarray(odds))):.2f}"
 
 
 def ratio(after: list[float], before: list[float], seed: int) -> str:

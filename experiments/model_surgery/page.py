@@ -87,7 +87,7 @@ def effect(report: EditReport, measure: str, condition: str) -> str:
 
 
 def effect_against_damage(reports: Mapping[str, EditReport]) -> go.Figure:
-    """A line a way over its strengths, on the select part; a marker where it was reported."""
+    """A line a way over its strengths, on the prompts that are reported; a large marker at the strength chosen."""
     fig = go.Figure()
     fig.add_vline(x=1.05, line={"dash": "dash", "color": "#8a919c"})
     for i, (name, report) in enumerate(reports.items()):

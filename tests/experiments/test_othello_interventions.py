@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
 import probekit as pk
 from probekit.testbeds import othello
-
-FOLDER = Path(__file__).parents[2] / "experiments" / "othello_interventions"
+from tests.experiments.scripts import scripts_of
 
 
 @pytest.fixture(scope="module")
-def run(request):
-    """The experiment's modules, whose plain names are free again afterwards."""
-    names = ("edits", "page", "run")
-    sys.path.insert(0, str(FOLDER))
-    before = {name: sys.modules.pop(name, None) for name in names}
-    import run as module
-
-    yield module
-    sys.path.remove(str(FOLDER))
-    for name in names:
-        sys.modules.pop(name, None)
-        if before[name] is not None:
-            sys.modules[name] = before[name]
+def run():
+    with scripts_of("othello_interventions", "edits", "page", "run") as found:
+        yield found.run
 
 
 def test_turning_discs(run, tmp_path):
