@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 
 import numpy as np
 import torch
@@ -12,8 +13,12 @@ from torch import Tensor
 from probekit.data.dataset import Kind
 from probekit.probes.arrays import as_rows, as_targets
 from probekit.probes.base import LinearProbe, warn_unconverged
+from probekit.probes.parallel import side_by_side
 from probekit.probes.solution import PER_PROBE, Solution
 from probekit.probes.stack import ProbeStack
+
+SMALL = 1 << 23
+"""Numbers in a site's rows up to which sites are fitted side by side, one thread each."""
 
 
 def _difference_in_means() -> type[LinearProbe]:
@@ -65,7 +70,7 @@ def fit_grid(
     Args:
         family: `"difference_in_means"`, `"lda"`, `"ridge"`, `"logistic"`, or an estimator, whose other parameters hold.
         X: `[site, n, d]`, or `[n, d]` for one site; an iterable of `[n, d]` arrays is taken one at a time, so that only
-            one site need be in memory.
+            one site need be in memory, or as many small ones as there are threads, which are then fitted side by side.
         Y: `[n, t]` integer class indices (-1 where a row is left out of a target), or floats (NaN where left out).
         grid: Values of the family's parameter (`C`, `alpha`, `shrinkage`); default: the family's own. A family without
             a parameter takes none.
@@ -87,15 +92,20 @@ def fit_grid(
         raise ValueError(f"{probe.family} probes read classes; for continuous targets use ridge")
     values = _grid(probe, grid)
     many = not (isinstance(X, np.ndarray | Tensor) and X.ndim == 2)
-    solutions: list[Solution] = []
-    for x in X if many else [X]:
-        rows = as_rows(x, name=f"X of site {len(solutions)}" if many else "X")
-        labels = as_targets(Y, len(rows), None if kind == "continuous" else n_classes)
-        if not solutions and kind != "continuous":
-            _warn_constant(labels, targets)
-        solutions.append(_solve_site(probe, rows, labels, n_classes if kind != "continuous" else None, values))
-    if not solutions:
+    of = n_classes if kind != "continuous" else None
+    pieces: Iterator[tuple[Tensor, Tensor]] = (
+        (rows, as_targets(Y, len(rows), of))
+        for rows in (as_rows(x, name=f"X of site {i}" if many else "X") for i, x in enumerate(X if many else [X]))
+    )
+    first = next(pieces, None)
+    if first is None:
         raise ValueError("X has no sites")
+    if of is not None:
+        _warn_constant(first[1], targets)
+    each = side_by_side if many and first[0].numel() <= SMALL and first[0].device.type == "cpu" else map
+    pieces = chain([first], pieces)
+    del first  # large sites are in memory one at a time
+    solutions = list(each(lambda piece: _solve_site(probe, *piece, of, values), pieces))
     joined = {
         name: torch.stack([getattr(s, name) for s in solutions], 1) if many else getattr(solutions[0], name)
         for name in PER_PROBE

@@ -108,13 +108,17 @@ class LogisticLoss:
         """The guess of the inverse Hessian at the points last evaluated, times `gradient [a, q * (r + 1)]`."""
         g = gradient.view(len(index), self.outputs, -1)
         shape, weight = self._shape[index], self._mean_weight[index, :, None]
-        g = torch.bmm(shape.mT, g)
+        g = g.clone() if self.outputs == 1 else torch.bmm(shape.mT, g)
         g[..., :-1] /= torch.addcmul(self.penalty[index, None, None], weight, self.spectrum)
         g[..., -1:] /= weight
-        return torch.bmm(shape, g).flatten(1)
+        return (g if self.outputs == 1 else torch.bmm(shape, g)).flatten(1)
 
     def _note_weights(self, index: Tensor, first: Tensor, second: Tensor, rows: Tensor) -> None:
         """Keep A = (diag(first) - second) / rows, `[a, q]`, `[a, q, q]` and `[a]`, in the metric of the penalty."""
+        if self.outputs == 1:
+            self._mean_weight[index] = ((first - second[..., 0]) / rows[:, None]).clamp(min=1e-4)
+            self._shape[index] = 1
+            return
         mean = (torch.diag_embed(first) - second).double() / rows.double()[:, None, None]
         weight, vectors = torch.linalg.eigh(self._whitening.T @ mean @ self._whitening)
         self._mean_weight[index] = weight.clamp(min=1e-4).to(first.dtype)

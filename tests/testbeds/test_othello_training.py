@@ -101,7 +101,7 @@ def test_a_run_without_cooldown_is_not_exported_by_mistake(tmp_path: Path) -> No
 def test_a_checkpoint_holds_the_optimizers(tmp_path: Path) -> None:
     model = new_model(TINY)
     optimizers = recipe_module.new_optimizers(model, TINY)
-    next_move_loss("expected")(model, training_batches(TINY)(0)).backward()
+    next_move_loss(TINY)(model, training_batches(TINY)(0)).backward()
     for optimizer in optimizers:
         optimizer.step()
     save_checkpoint(tmp_path / "c.safetensors", model, optimizers, 7)
@@ -121,7 +121,7 @@ def test_the_expected_loss_is_the_mean_of_the_sampled_one() -> None:
     batch = to_batch(moves, legal)
     with torch.no_grad():
         log_probability = model(input_ids=batch.tokens).logits.log_softmax(-1)[0]
-        expected = next_move_loss("expected")(model, batch)
+        expected = next_move_loss(TINY)(model, batch)
     by_hand = [
         -row[allowed].mean() for row, allowed in zip(log_probability, batch.legal[0], strict=True) if allowed.any()
     ]
@@ -166,3 +166,15 @@ def test_muon_agrees_with_torch_on_its_first_steps() -> None:
         a.step()
         b.step()
     torch.testing.assert_close(ours.detach(), theirs.detach().T, rtol=0.1, atol=0.01)
+
+
+def test_bfloat16_learns_as_float32_does_and_keeps_float32_weights(tmp_path: Path) -> None:
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        recipe = replace(TINY, precision=precision)
+        model = run(recipe, tmp_path / precision, stop_at=40, warmup=10, **QUIET)
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+        with torch.no_grad():
+            losses.append(float(next_move_loss(TINY)(model, training_batches(replace(TINY, seed=9))(0))))
+    assert losses[0] < 4.0  # log 61 = 4.11 before training
+    assert abs(losses[0] - losses[1]) < 0.1

@@ -1,9 +1,9 @@
-"""Muon in the precision of the weights, all matrices of one shape at once.
+"""Muon for GPT-2, all matrices of one shape at once.
 
 `torch.optim.Muon` orthogonalises in bfloat16, which a CPU without bfloat16 arithmetic runs a hundred times slower than
-float32, and it handles one matrix at a time. This one computes in the dtype of the gradient and stacks matrices of
-equal shape. Under `torchrun` each process orthogonalises its share of them. It also knows the two ways a weight can lie: `[out, in]` (`torch.nn.Linear`) or `[in, out]` (the `Conv1D`
-of GPT-2, whose fused query-key-value matrix is orthogonalised as three).
+float32, and it handles one matrix at a time. This one computes in the dtype asked for and stacks matrices of equal
+shape. Under `torchrun` each process orthogonalises its share of them. Weights lie as the `Conv1D` of GPT-2 keeps them,
+`[in, out]`; a fused query-key-value matrix is orthogonalised as three.
 
 Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks" (momentum, Nesterov, five
 Newton-Schulz steps with its coefficients, step scaled by sqrt(max(1, out / in))).
@@ -52,6 +52,7 @@ class Muon(torch.optim.Optimizer):  # type: ignore[misc]
         momentum: Decay of the running sum of gradients.
         weight_decay: Each step multiplies the weights by `1 - lr * weight_decay`.
         steps: Newton-Schulz steps.
+        dtype: In which the orthogonalisation computes.
     """
 
     def __init__(
@@ -61,8 +62,10 @@ class Muon(torch.optim.Optimizer):  # type: ignore[misc]
         momentum: float = 0.95,
         weight_decay: float = 0.0,
         steps: int = 5,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "steps": steps})
+        self.dtype = dtype
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def step(self, closure: Any = None) -> None:
@@ -88,7 +91,7 @@ class Muon(torch.optim.Optimizer):  # type: ignore[misc]
                 stack = torch.stack([part for _, part in pieces])
                 updates[shape] = torch.zeros_like(stack)
                 if first < len(stack):
-                    updates[shape][first::every] = orthogonalise(stack[first::every], group["steps"])
+                    updates[shape][first::every] = orthogonalise(stack[first::every].to(self.dtype), group["steps"])
             sum_over_processes(list(updates.values()))
             for (fan_in, fan_out), pieces in by_shape.items():
                 step = group["lr"] * max(1.0, fan_out / fan_in) ** 0.5

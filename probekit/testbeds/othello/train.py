@@ -48,6 +48,8 @@ class Recipe:
         targets: What the prediction after each move is compared with. `"sampled"`: the move that was played.
             `"expected"`: the uniform distribution over the legal moves, which is what the played move was drawn from;
             its cross-entropy is the exact expectation of the sampled one.
+        precision: Of the matrix products, forward, backward and in Muon. `"bfloat16"` is for processors with bfloat16
+            arithmetic, where it more than doubles the speed; weights, gradients' sums and norms stay float32.
         seed: Of the games and of the first weights.
         start: Folder of a model of this shape to go on from, or `othello-mini`, the shipped one; empty: weights drawn from
             the seed. Give another seed then, so that its games are new.
@@ -60,6 +62,7 @@ class Recipe:
     matrix_rate: float = 0.02
     other_rate: float = 0.003
     targets: Literal["expected", "sampled"] = "expected"
+    precision: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
     start: str = ""
 
@@ -105,12 +108,13 @@ def training_batches(recipe: Recipe, part: int = 0, parts: int = 1) -> Callable[
     return batch_at
 
 
-def next_move_loss(targets: Literal["expected", "sampled"]) -> Callable[[nn.Module, GameBatch], Tensor]:
+def next_move_loss(recipe: Recipe) -> Callable[[nn.Module, GameBatch], Tensor]:
     """Cross-entropy of the next move in nats, mean over the positions that have one. See `Recipe.targets`."""
 
     def loss(model: nn.Module, batch: GameBatch) -> Tensor:
-        logits = model(input_ids=batch.tokens).logits
-        if targets == "sampled":
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            logits = model(input_ids=batch.tokens).logits.float()
+        if recipe.targets == "sampled":
             return nn.functional.cross_entropy(logits.flatten(0, 1), batch.played.flatten(), ignore_index=PAD)
         choices = batch.legal.sum(-1)
         mean_legal = (logits * batch.legal).sum(-1) / choices.clamp_min(1)
@@ -169,6 +173,8 @@ def new_model(recipe: Recipe) -> nn.Module:
         if here != there:
             raise ValueError(f"{recipe.start} has layers, width, heads, tokens {there}; the recipe asks for {here}")
         model.load_state_dict(start.state_dict())
+    if recipe.precision == "bfloat16":  # PyTorch's fused attention is slow in bfloat16 on a processor
+        model.set_attn_implementation("eager")
     return model
 
 
@@ -178,7 +184,7 @@ def new_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimiz
     inside = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in inside]
     return [
-        Muon(matrices, lr=recipe.matrix_rate),
+        Muon(matrices, lr=recipe.matrix_rate, dtype=getattr(torch, recipe.precision)),
         torch.optim.AdamW(others, lr=recipe.other_rate, betas=(0.9, 0.98), weight_decay=0.0),
     ]
 
@@ -228,7 +234,7 @@ def run(recipe: Recipe, out: Path, *, stop_at: int, cooldown: int = 0, warmup: i
 
     def go(checkpoint: Path, last: int, rate_at: Callable[[int], float]) -> nn.Module:
         return train(
-            model, optimizers, batch_at, next_move_loss(recipe.targets), checkpoint=checkpoint,
+            model, optimizers, batch_at, next_move_loss(recipe), checkpoint=checkpoint,
             stop_at=last, rate_at=rate_at, log=log, evaluate=check_on_fresh_games, **loop,
         )  # fmt: skip
 
