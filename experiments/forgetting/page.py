@@ -16,7 +16,7 @@ from probekit.report.style import SERIES_COLORS, SERIES_SYMBOLS
 
 CAPTIONS = {
     "forgetting": "Accuracy on held-out items, and the forget gap: of what tuning gave above guessing, the share that random labels took away (1: all of it, 0: nothing). The perplexity of WikiText-2 is a ratio to the tuned model's.",
-    "across tasks, forgotten": "Forget gap of the task in the column after the task in the row was tuned on random labels.",
+    "across tasks, forgotten": "Forget gap of the task in the column after the task in the row was tuned on random labels; 95 % intervals are in the table.",
     "across tasks, right labels again": "The same after tuning on right labels: what one task's tuning does to the others without any forgetting.",
     "across tasks, erased": "The same after LEACE at every layer in place of random labels.",
     "what a probe reads": "Accuracy of a linear probe at the last token, on the test items, at the site that validation chose; of erased models, the highest of all sites.",
@@ -49,12 +49,13 @@ def write(
 def matrix(frame: pd.DataFrame) -> go.Figure:
     """Tasks forgotten against tasks measured."""
     names = [c for c in frame.columns if c != "task"]
-    values = frame[names].to_numpy(float)
+    # "0.87 (0.64 to 1.10)" or "–"
+    values = frame[names].map(lambda cell: float(str(cell).partition(" ")[0].replace("–", "nan"))).to_numpy(float)
     fig = go.Figure(
         go.Heatmap(
             z=values, x=names, y=frame["task"], zmin=-1, zmax=1, zmid=0, colorscale="RdBu", reversescale=True,
             text=np.where(np.isfinite(values), np.char.mod("%.2f", values), ""), texttemplate="%{text}", colorbar={"title": "forget gap"},
-            hovertemplate="%{y} forgotten, %{x} measured: %{z:.2f}<extra></extra>",
+            customdata=frame[names].to_numpy(str), hovertemplate="%{y} forgotten, %{x} measured: %{customdata}<extra></extra>",
         )
     )  # fmt: skip
     fig.update_yaxes(autorange="reversed", title="forgotten", automargin=True)

@@ -24,7 +24,7 @@ def tables(tasks: Mapping[str, Task], found: Found, seed: int) -> dict[str, pd.D
     out = {"forgetting": forgetting(tasks, found, seed)}
     for kind in ("forgotten", "right labels again", "erased"):
         if any(f"{kind} {name}" in found for name in tasks):
-            out[f"across tasks, {kind}"] = across(tasks, found, kind)
+            out[f"across tasks, {kind}"] = across(tasks, found, kind, seed)
     out["what a probe reads"] = probes(tasks, found)
     out["erasing"] = erasing(tasks, found, seed)
     if any(f"{OTHERS} {name}" in found for name in tasks):
@@ -66,16 +66,15 @@ def forgetting(tasks: Mapping[str, Task], found: Found, seed: int) -> pd.DataFra
     return pd.DataFrame(rows)
 
 
-def across(tasks: Mapping[str, Task], found: Found, kind: str) -> pd.DataFrame:
-    """Forget gap of every task (column) after each was forgotten (row)."""
+def across(tasks: Mapping[str, Task], found: Found, kind: str, seed: int) -> pd.DataFrame:
+    """Forget gap of every task (column) after each was forgotten (row), on as many test items as were measured there."""
     rows = []
     for name in tasks:
         if own := found.get(f"{kind} {name}"):
             row: dict[str, object] = {"task": name}
-            for other in tasks:
+            for other, task in tasks.items():
                 before, after = paired(found, own, other)
-                enough = right(before).mean() >= LEAST
-                row[other] = round(one_gap(right(before).mean(), right(after).mean()), 2) if enough else float("nan")
+                row[other] = gap(before, after, task.test.subject[: len(before)], seed)
             rows.append(row)
     return pd.DataFrame(rows)
 
