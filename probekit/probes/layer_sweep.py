@@ -109,13 +109,14 @@ def sweep(
         raise ValueError(f"seed must be a whole number >= 0, got {seed!r}")
     if n_boot < 100 or max_rows < 8:
         raise ValueError(f"n_boot must be at least 100 and max_rows at least 8, got {n_boot} and {max_rows}")
+    data = None if data is None else as_dataset(data)
     figures = Figures()
-    notes: list[str] = []
+    notes = [] if data is None else _of_the_file(data)
     questions: list[Question] = []
     with tempfile.TemporaryDirectory(prefix="probekit-sweep-") as folder:
         reading = open_source(
             source,
-            None if data is None else as_dataset(data),
+            data,
             groups,
             sites,
             ood,
@@ -197,6 +198,17 @@ def _question(
     elif not isinstance(probe, str) and grid is None and not by_name and probe.grid_parameter is not None:
         grid = [getattr(probe, probe.grid_parameter)]  # the C asked for is the C that is used
     return Question(labels, parts, scorer, probe, grid, with_controls=controls, seed=seed)
+
+
+def _of_the_file(data: Dataset) -> list[str]:
+    """What was seen when the data was read from a file, and decides how it is split."""
+    repeats, alone = (int(str(data.facts.get(name, 0))) for name in ("duplicates", "ungrouped"))
+    notes = []
+    if repeats:
+        notes.append(f"{data.name}: {repeats} rows repeat the text of an earlier row; they are in its part of the split")
+    if alone:
+        notes.append(f"{data.name}: {alone} rows have no value in the column of groups; each is a group of its own")
+    return notes
 
 
 def _few_clusters(test: Part) -> list[str]:

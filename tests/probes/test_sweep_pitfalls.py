@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from probekit.activations import ArrayActivations, capture
-from probekit.data import Dataset, LabelSet
+from probekit.data import Dataset, LabelSet, read_csv
 from probekit.models import Model, load_model
 from probekit.probes import LogisticProbe, sweep
 from probekit.probes.rows import draw_evenly, plan_rows
@@ -434,3 +434,15 @@ def test_half_precision_is_said_and_overflow_falls_back(
     result = sweep(model, data, ["seq"], **options)
     assert any(f"in float32 and were kept in {kept}" in note for note in result.notes)
     assert abs(result.best("seq").value - exact.best("seq").value) < 0.2
+
+
+def test_what_the_file_said_is_in_the_notes(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = [f"word {i % 38},{i % 38 % 2},{'' if i in (3, 5) else i % 38}" for i in range(40)]
+    file = tmp_path / "some.csv"
+    file.write_text("text,label,author\n" + "\n".join(rows) + "\n")
+    with pytest.warns(UserWarning, match="repeat"):
+        data = read_csv(file, text="text", label="label", group="author")
+    result = sweep(ArrayActivations({"x": rng.normal(size=(40, 3))}), data, n_boot=100, controls=False, progress=False)
+    assert any("2 rows repeat the text of an earlier row" in note for note in result.notes)
+    assert any("2 rows have no value in the column of groups" in note for note in result.notes)
