@@ -86,6 +86,20 @@ def test_a_second_cooldown_starts_from_the_longer_run(tmp_path: Path) -> None:
     assert (figures["steps"], figures["training_games"]) == (10, 20)
 
 
+def test_a_run_that_went_on_is_exported_with_what_came_before(tmp_path: Path) -> None:
+    shipped = tmp_path / "shipped"
+    run(TINY, tmp_path / "first", stop_at=2, cooldown=2, **QUIET)
+    first = export(tmp_path / "first", shipped, games=4)
+    (shipped / "figures.json").write_text(json.dumps(first))
+    recipe = replace(TINY, start=str(shipped), seed=1)
+    run(recipe, tmp_path / "second", stop_at=3, cooldown=2, **QUIET)
+    second = export(tmp_path / "second", shipped, games=4)
+    assert (second["steps"], second["training_games"]) == (5, 8 + 10)
+    assert second["started_from"]["training_games"] == first["training_games"] == 8
+    log = [json.loads(line) for line in (shipped / "train_log.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in log] == [2, 4, 3, 5]
+
+
 def test_another_recipe_does_not_go_into_the_same_folder(tmp_path: Path) -> None:
     run(TINY, tmp_path, stop_at=1, **QUIET)
     with pytest.raises(ValueError, match="another recipe"):

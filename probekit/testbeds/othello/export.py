@@ -1,14 +1,14 @@
 """Make the shipped folder of `othello-mini` from a training run: `python -m probekit.testbeds.othello.export RUN`.
 
 Writes `config.json`, `model.safetensors` (bfloat16), `train_log.jsonl`, and `figures.json`: the legal rate of the
-bfloat16 weights on games that neither training nor any seed below the given one has drawn.
+bfloat16 weights on games that neither training nor any seed below the given one has drawn. Of a run that went on from the
+weights of an earlier one, log and number of games are those of both.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -45,14 +45,22 @@ def export(run: Path, out: Path, *, checkpoint: str | None = None, games: int = 
     recipe = Recipe(**json.loads((run / "recipe.json").read_text()))
     model: Any = new_model(recipe)
     steps = load_checkpoint(run / checkpoint, model, [])
+    log, before = (run / "train_log.jsonl").read_text(), {}
+    if recipe.start:  # read before it is overwritten: it may be the very folder that is written
+        start = SHIPPED.get(recipe.start, Path(recipe.start))
+        log = (start / "train_log.jsonl").read_text() + log
+        before = json.loads((start / "figures.json").read_text())
     out.mkdir(parents=True, exist_ok=True)
     model.to(torch.bfloat16).save_pretrained(out)
-    shutil.copy(run / "train_log.jsonl", out / "train_log.jsonl")
-    return measure(out, games=games) | {
+    (out / "train_log.jsonl").write_text(log)
+    found = measure(out, games=games) | {
         "steps": steps,
-        "training_games": steps * recipe.batch,
+        "training_games": steps * recipe.batch + before.get("training_games", 0),
         "recipe": asdict(recipe),
     }
+    if before:
+        found["started_from"] = {name: before[name] for name in ("rate", "steps", "training_games", "recipe")}
+    return found
 
 
 def measure(folder: Path, *, games: int = 1000) -> dict[str, Any]:
