@@ -6,10 +6,13 @@ READY := $(VENV)/.ready
 
 .PHONY: demo test lint types docs bench clean
 
-# All pinned packages at once, without resolving again, then probekit itself in place.
+# PyTorch first, with what its build needs (on Linux the default one needs CUDA packages that no constraint names), then all
+# pinned packages at once, without resolving again, then probekit itself in place.
 $(READY): constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("probekit needs Python 3.11 or newer: make ... PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=24"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $(READY)

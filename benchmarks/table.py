@@ -31,7 +31,9 @@ def write_page(path: Path, rows: Sequence[Row], notes: Sequence[str]) -> None:
         "# Benchmarks",
         "",
         "Each row is one run of ours and of theirs on the same machine, one after the other; the ratio is theirs / ours, so",
-        "above 1 means that ours is faster or smaller. `make bench` measures everything again and writes this page.",
+        "above 1 means that ours is faster or smaller. `make bench` measures everything again and writes this page. Rows against",
+        "sae-probes need an environment that has it (`PROBEKIT_SAE_PROBES_PYTHON=ENV/bin/python make bench`), the row against",
+        "steering-vectors that package in this one; without them those rows are left out. Leave the machine to itself meanwhile.",
         "",
         f"Measured {datetime.now(UTC):%Y-%m-%d} on {_processor()}, {torch.get_num_threads()} threads; Python "
         f"{platform.python_version()}, torch {version('torch')}, scikit-learn {version('scikit-learn')}, transformers "
@@ -45,8 +47,16 @@ def write_page(path: Path, rows: Sequence[Row], notes: Sequence[str]) -> None:
             f"| {row.name} | {row.ours:,.2f} | {_figure(row.theirs)} | {_figure(row.ratio)} | {row.aim or '-'} "
             f"| {row.versions} |"
         )
+    missed = [row for row in rows if _first_aim(row) and row.ratio < _first_aim(row)]
+    if missed:
+        lines += ["", "Missed: " + "; ".join(f"{row.name} ({row.ratio:.2f}, aim {row.aim})" for row in missed) + "."]
     lines += ["", "Notes:", "", *(f"- {note}" for note in notes), ""]
     path.write_text("\n".join(lines))
+
+
+def _first_aim(row: Row) -> float:
+    """The target of an aim such as `40; 100`; 0 where there is none, or where the aim is of the figure and not of the ratio."""
+    return float(row.aim.split(";")[0]) if row.aim and not math.isnan(row.ratio) else 0.0
 
 
 def _figure(value: float) -> str:

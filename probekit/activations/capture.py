@@ -32,7 +32,7 @@ from probekit.activations.store import (
     write_manifest,
     write_tensors,
 )
-from probekit.activations.stream import computing_dtype, run_batch, warn_of_cut
+from probekit.activations.stream import computing_dtype, names_of_sites, run_batch, warn_of_cut
 from probekit.data import Dataset, as_dataset
 
 if TYPE_CHECKING:
@@ -90,9 +90,7 @@ def capture(
             by the next call.
     """
     dataset = as_dataset(data)
-    names = list(dict.fromkeys([sites] if isinstance(sites, str) else model.stream_sites if sites is None else sites))
-    if not names:
-        raise ValueError("sites is empty: name at least one, or leave it out for the residual stream")
+    names = names_of_sites(model, sites)
     widths = {name: int(model.site(name).width) for name in names}
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
@@ -133,6 +131,7 @@ def capture(
             shutil.rmtree(path, ignore_errors=True)
         raise
     store = ActivationStore(path, manifest)
+    store.verified = True  # written, or compared with their checksums, just now
     if out is None:
         store.remove_when_unused()
     return store

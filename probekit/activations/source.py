@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -108,6 +109,15 @@ class ArrayActivations:
         for start in range(0, self._rows, _BATCH_ROWS):
             part = slice(start, min(start + _BATCH_ROWS, self._rows))
             yield part, self.read(site, part)
+
+    def fingerprint(self) -> str:
+        """SHA-256 (first 16 hex digits) of sites and values."""
+        digest = hashlib.sha256()
+        for site in self.sites:
+            digest.update(f"{site} {self._rows} {self.width(site)} ".encode())
+            for _, values in self.batches(site):
+                digest.update(np.ascontiguousarray(values))
+        return digest.hexdigest()[:16]
 
     def _array(self, site: str) -> Any:
         if site not in self._arrays:

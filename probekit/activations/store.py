@@ -9,7 +9,7 @@ import shutil
 import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ class Manifest(BaseModel):
     """Everything that decides what the store holds, and the files that are written so far."""
 
     model_config = ConfigDict(extra="forbid")
-    format: int = 1
+    format: Literal[1] = 1
     model: str
     model_fingerprint: str
     tokenizer_fingerprint: str
@@ -90,11 +90,13 @@ class ActivationStore:
             of padding, and the files with their checksums.
         sites, sequence, position, token, prefix, item: As in `Activations`. With `mean` and `span`, position, token,
             prefix and item are those of the last token that enters the mean.
+        verified: Whether this program has written the files or compared them with their checksums.
     """
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path
         self.manifest = manifest
+        self.verified = False
         self._index: dict[str, np.ndarray] | None = None
 
     @classmethod
@@ -190,7 +192,7 @@ class ActivationStore:
             yield slice(shard.start, shard.stop), self._read_shard(shard, site, 0, shard.stop - shard.start)
 
     def verify(self) -> None:
-        """Compare every file with its checksum.
+        """Compare every file with its checksum; `verified` says afterwards that this was done.
 
         Raises:
             ValueError: names each file that is missing or damaged.
@@ -202,6 +204,7 @@ class ActivationStore:
                 f"activation store {self.path}: {'; '.join(wrong)}. Call capture with the same arguments and "
                 f"out={str(self.path)!r}: it makes the faulty shards again and keeps the others"
             )
+        self.verified = True
 
     def check(self, model: Any = None, data: Any = None) -> None:
         """Refuse a store that was captured from another model or other data.
@@ -230,7 +233,8 @@ class ActivationStore:
 
     def _indices(self) -> dict[str, np.ndarray]:
         if self._index is None:
-            assert self.manifest.index is not None
+            if self.manifest.index is None:
+                raise ValueError(f"activation store {self.path}: {MANIFEST} names no index; capture it again")
             with self._opened(self.manifest.index) as file:
                 self._index = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118
         return self._index

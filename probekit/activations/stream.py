@@ -74,6 +74,23 @@ def _computing_in(dtype: torch.dtype | None, model: Any) -> contextlib.AbstractC
     return autocast
 
 
+def names_of_sites(model: Any, sites: Sequence[str] | str | None) -> list[str]:
+    """The sites asked for, each once; the residual stream if None.
+
+    Raises:
+        TypeError: no `Model`, or a number for a site.
+        ValueError: an empty list.
+    """
+    if not hasattr(model, "stream_sites"):
+        raise TypeError(f"model is a {type(model).__name__}, not a Model: load it first, probekit.load_model(...)")
+    if isinstance(sites, int):
+        model.site(sites)  # raises: what layer 0 would be
+    names = list(dict.fromkeys([sites] if isinstance(sites, str) else model.stream_sites if sites is None else sites))
+    if not names:
+        raise ValueError("sites is empty: name at least one, or leave it out for the residual stream")
+    return names
+
+
 def computing_dtype(name: str | None) -> torch.dtype | None:
     """The dtype of `compute_dtype=`."""
     if name not in (None, "bfloat16", "float16"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import warnings
 from typing import TextIO
@@ -14,6 +15,7 @@ def main() -> None:
 
     # Matrix products already use every core; the tokenizer's own threads only get in their way.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that temporary files are removed
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_note

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,12 @@ def finish(result: SweepResult, out: Path, *, title: str | None = None, extra_bl
     """Save the result and its page under `out`, print the summary and the path of the page."""
     from probekit.report.page import write_sweep_page
 
-    result.save(out)
+    try:
+        result.save(out)
+    except OSError as error:  # what took long to compute is kept, if there is any place for it
+        aside = Path(tempfile.mkdtemp(prefix="probekit-result-"))
+        result.save(aside)
+        raise OSError(error.errno, f"{error.strerror or error}; it is saved to {aside} instead") from error
     page = out / "report.html"
     write_sweep_page(result, page, title=title, extra_blocks=tuple(extra_blocks), command=command_line())
     console = Console(soft_wrap=True, highlight=False)

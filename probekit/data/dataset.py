@@ -63,6 +63,10 @@ class Dataset:
             for i, ids in enumerate(self.tokens):
                 if len(ids) and (kind := np.asarray(ids).dtype).kind not in "iu":
                     raise TypeError(f"tokens[{i}] holds {kind}, not whole numbers: token ids are integers")
+                if len(ids) and not 0 <= int(np.min(ids)) <= int(np.max(ids)) < 2**31:
+                    raise ValueError(
+                        f"tokens[{i}] holds {int(np.min(ids))} to {int(np.max(ids))}: no token has such an id"
+                    )
             tokens = tuple(np.ascontiguousarray(t, dtype=np.int32) for t in self.tokens)
             for i, sequence in enumerate(tokens):
                 if sequence.ndim != 1 or len(sequence) == 0:
@@ -177,11 +181,14 @@ def as_dataset(data: Dataset | Sequence[str] | Sequence[np.ndarray], name: str =
 
 
 def as_groups(groups: object) -> np.ndarray:
-    """Any values as integers 0, 1, ... by equality."""
+    """Any values as integers 0, 1, ... by equality; what has no value (None, NaN) is a group of its own."""
     array = np.asarray(groups)
     if array.ndim != 1:
         raise ValueError(f"groups must be [sequence], got shape {array.shape}")
-    return np.unique(array.astype(str) if array.dtype == object else array, return_inverse=True)[1].astype(np.int64)
+    empty = np.array([value is None or value != value for value in array.tolist()], bool)
+    numbers = np.unique(array.astype(str) if array.dtype == object else array, return_inverse=True)[1].astype(np.int64)
+    numbers[empty] = numbers.max(initial=0) + 1 + np.arange(empty.sum())
+    return np.unique(numbers, return_inverse=True)[1].astype(np.int64)
 
 
 def _join_groups(groups: np.ndarray, first: np.ndarray) -> np.ndarray:

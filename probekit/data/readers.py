@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
-import glob
 import hashlib
-import io
-import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from probekit.data.cells import is_missing, typed, warn_of_words
 from probekit.data.dataset import SPLITS, Dataset
 from probekit.data.labels import Kind, LabelSet, Missing
+from probekit.data.parsing import Columns, find_files, parse
 
-Columns = dict[str, list[Any]]
 Kinds = Kind | Mapping[str, Kind] | None
 
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _SPLIT_WORDS = {word: word for word in SPLITS} | {"validation": "valid", "val": "valid", "dev": "valid"}
 _TRUE, _FALSE = {"true", "1", "yes"}, {"false", "0", "no"}
 
@@ -43,8 +39,8 @@ def read_csv(
     """Read texts and labels from `.csv`, `.tsv` or `.jsonl` files, each also with `.zst` appended. UTF-8, with or
     without a byte-order mark.
 
-    A column's values become numbers if every one of them is a number, booleans if every one is true or false, and
-    stay strings otherwise; `LabelSet.from_values` then tells binary, multiclass and continuous apart and says why in
+    A column's values become numbers if every one of them is a number, booleans if every one is true or false (a cell that
+    is empty, or says `nan` or, in such a column, `NA`, `None` or `null`, has no value), and stay strings otherwise; `LabelSet.from_values` then tells binary, multiclass and continuous apart and says why in
     `LabelSet.reason`.
 
     Args:
@@ -77,14 +73,14 @@ def read_csv(
         ValueError: an empty text (its row), a missing label (its rows), a malformed line (its number), text that is
             not UTF-8.
     """
-    files = _find(path)
+    files = find_files(path)
     table: Columns = {}
     places: list[str] = []
     facts = []
     for file in files:
         data = file.read_bytes()
         facts.append({"name": file.name, "sha256": hashlib.sha256(data).hexdigest()})
-        part, lines = _parse(file, data, columns)
+        part, lines = parse(file, data, columns)
         if table and set(part) != set(table):
             raise ValueError(
                 f"{file.name} has the columns {', '.join(part)}, but {files[0].name} has {', '.join(table)}"
@@ -134,111 +130,6 @@ def from_hf(
     return _build(name or "hf-dataset", table, places, text, label, group, split, span, kind, missing, facts, like)
 
 
-def _find(path: str | Path | Sequence[str | Path]) -> list[Path]:
-    paths = [path] if isinstance(path, str | Path) else list(path)
-    found: list[Path] = []
-    for one in paths:
-        if Path(one).is_file():
-            found.append(Path(one))
-            continue
-        matches = sorted(Path(m) for m in glob.glob(str(one), recursive=True) if Path(m).is_file())  # noqa: PTH207
-        if not matches:
-            folder = Path(one).parent
-            siblings = [p.name for p in folder.iterdir() if p.is_file()] if folder.is_dir() else []
-            near = difflib.get_close_matches(Path(one).name, siblings, n=3)
-            pattern = any(c in str(one) for c in "*?[")
-            raise FileNotFoundError(
-                (f"the pattern {str(one)!r} matches no file" if pattern else f"there is no file {str(one)!r}")
-                + (f"; near it: {', '.join(near)}" if near else "")
-                + ("" if folder.is_dir() else f" (nor a folder {str(folder)!r})")
-            )
-        found += matches
-    if not found:
-        raise FileNotFoundError("read_csv was given an empty list of files")
-    return found
-
-
-def _parse(file: Path, data: bytes, columns: Sequence[str] | None) -> tuple[Columns, list[int]]:
-    """Columns of strings (JSON lines: of any value), and the line each row starts on."""
-    suffixes = [s.lower() for s in file.suffixes]
-    if suffixes and suffixes[-1] == ".zst":
-        import zstandard
-
-        try:
-            data = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data), read_across_frames=True).read()
-        except zstandard.ZstdError as error:
-            raise ValueError(f"{file.name} is not a Zstandard file, or is damaged: {error}") from error
-        suffixes.pop()
-    kind = suffixes[-1] if suffixes else ""
-    if kind not in (*_DELIMITERS, ".jsonl"):
-        raise ValueError(f"{file.name}: only .csv, .tsv and .jsonl (each also with .zst) can be read")
-    try:
-        content = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise ValueError(
-            f"{file.name} line {line} is not UTF-8 (byte 0x{data[error.start]:02x}); save the file as UTF-8"
-        ) from error
-    if "\0" in content:
-        raise ValueError(f"{file.name} holds NUL characters: it is not a text file (or UTF-16; save it as UTF-8)")
-    if kind == ".jsonl":
-        table, lines = _parse_jsonl(file, content)
-    else:
-        table, lines = _parse_delimited(file, content, _DELIMITERS[kind], columns)
-    if not lines:
-        raise ValueError(f"{file.name} has no rows")
-    return table, lines
-
-
-def _parse_delimited(
-    file: Path, content: str, delimiter: str, columns: Sequence[str] | None
-) -> tuple[Columns, list[int]]:
-    csv.field_size_limit(1 << 30)
-    reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
-    names = list(columns) if columns is not None else None
-    rows, lines, start = [], [], 1
-    try:
-        for row in reader:
-            line, start = start, reader.line_num + 1
-            if not row:
-                continue
-            if names is None:
-                names = [cell.strip() for cell in row]
-                continue
-            if len(row) != len(names):
-                raise ValueError(
-                    f"{file.name} line {line} has {len(row)} fields, but there are {len(names)} columns "
-                    f"({', '.join(names)}); quote fields that hold {delimiter!r} or a quotation mark"
-                )
-            rows.append(row)
-            lines.append(line)
-    except csv.Error as error:
-        raise ValueError(f"{file.name}: malformed in or after line {start}: {error}") from error
-    names = names or []
-    twice = sorted({n for n in names if names.count(n) > 1})
-    if twice:
-        raise ValueError(f"{file.name} has more than one column called {', '.join(map(repr, twice))}")
-    return {key: [row[i] for row in rows] for i, key in enumerate(names)}, lines
-
-
-def _parse_jsonl(file: Path, content: str) -> tuple[Columns, list[int]]:
-    records: list[dict[str, Any]] = []
-    lines = []
-    for number, line in enumerate(content.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{file.name} line {number} is not JSON: {error}") from error
-        if not isinstance(record, dict):
-            raise ValueError(f"{file.name} line {number} holds a {type(record).__name__}, not an object")
-        records.append(record)
-        lines.append(number)
-    keys = dict.fromkeys(key for record in records for key in record)
-    return {key: [record.get(key) for record in records] for key in keys}, lines
-
-
 def _build(
     name: str,
     table: Columns,
@@ -255,6 +146,10 @@ def _build(
 ) -> Dataset:
     labels = [label] if isinstance(label, str) else list(label)
     spans = [span] if isinstance(span, str) else list(span)
+    twice = sorted({column for column in labels if labels.count(column) > 1 or column == text})
+    if twice:
+        what = "the text itself" if twice[0] == text else "given twice"
+        raise ValueError(f"{name}: label column {twice[0]!r} is {what}")
     kinds: Mapping[str, Kind] = (
         kind if isinstance(kind, Mapping) else {} if kind is None else dict.fromkeys(labels, kind)
     )
@@ -277,7 +172,8 @@ def _build(
     sets = {}
     for column in labels:
         trained = None if like is None else like.label_set(column)
-        values = _typed(table[column], () if trained is None else trained.classes)
+        values = typed(table[column], () if trained is None else trained.classes)
+        warn_of_words(name, column, values, () if trained is None else trained.classes)
         lacking = [place for place, value in zip(places, values, strict=True) if value is None]
         if lacking and missing == "refuse":
             raise ValueError(
@@ -289,6 +185,8 @@ def _build(
             sets[column] = LabelSet.from_values(column, values, kind=kinds.get(column), missing=missing, like=trained)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
+    facts["columns"] = {"text": text, "label": labels, "group": group, "split": split, "span": spans}
+    facts["read as"] = {"kind": dict(kinds), "missing": missing}
     dataset = Dataset(
         name,
         texts=tuple(texts),
@@ -314,7 +212,7 @@ def _build(
 
 def _groups(name: str, places: list[str], values: list[Any], column: str, facts: dict[str, Any]) -> np.ndarray:
     """`[sequence]` group numbers by equality; a cell without a value is a group of its own."""
-    lacking = [place for place, value in zip(places, values, strict=True) if _is_missing(value)]
+    lacking = [place for place, value in zip(places, values, strict=True) if is_missing(value)]
     facts["ungrouped"] = len(lacking)
     if lacking:
         warnings.warn(
@@ -323,38 +221,8 @@ def _groups(name: str, places: list[str], values: list[Any], column: str, facts:
             stacklevel=4,
         )
     number: dict[object, int] = {}
-    keys = [i if _is_missing(value) else str(value) for i, value in enumerate(values)]
+    keys = [i if is_missing(value) else str(value) for i, value in enumerate(values)]
     return np.array([number.setdefault(key, len(number)) for key in keys], dtype=np.int64)
-
-
-def _typed(values: list[Any], classes: Sequence[str] = ()) -> list[Any]:
-    """Strings of a column as numbers or booleans if all of them are; empty and NaN cells as None.
-
-    Where `classes` are known and hold every cell as it is written, cells stay strings.
-    """
-    cells = [None if _is_missing(v) else v for v in values]
-    if classes and all(v is None or v in classes for v in cells):
-        return cells
-    present = [v.strip() for v in cells if isinstance(v, str)]
-    if len(present) != sum(v is not None for v in cells):
-        return cells  # JSON and Hugging Face columns have types already
-    lowered = {v.lower() for v in present}
-    if lowered <= {"true", "false"}:
-        return [None if v is None else v.strip().lower() == "true" for v in cells]
-    if "_" in "".join(lowered):
-        return cells  # float() reads 1_000, but no file means that
-    try:
-        numbers = [float(v) for v in present]
-    except ValueError:
-        return cells
-    whole = iter(numbers)
-    return [None if v is None else next(whole) for v in cells]
-
-
-def _is_missing(value: Any) -> bool:
-    if isinstance(value, str):
-        return value.strip().lower() in ("", "nan")
-    return value is None or (isinstance(value, float) and value != value)
 
 
 def _splits(name: str, places: list[str], values: Iterable[Any], column: str) -> np.ndarray:

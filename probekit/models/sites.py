@@ -64,7 +64,7 @@ def describe_unknown(name: object, sites: Mapping[str, Site], n_layers: int, abs
     Args:
         absent: For kinds of site (`hook_resid_mid`) that this architecture does not have, the reason.
     """
-    if not isinstance(name, str):
+    if not isinstance(name, str) or name.lstrip("-").isdigit():
         return (
             f"{name!r} is not the name of a site. A bare layer number would be ambiguous (the embedding, or the output "
             f"of the first block?), so sites are named: 'blocks.0.hook_resid_pre' enters the first block, "

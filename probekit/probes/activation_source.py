@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,6 +36,8 @@ class ActivationSource:
         max_rows: int,
     ) -> None:
         self.activations, self.data = activations, data
+        if isinstance(sites, int):
+            activations.width(sites)  # raises: a number is no site
         chosen = (sites,) if isinstance(sites, str) else tuple(activations.sites if sites is None else sites)
         if not chosen:
             raise ValueError("sites is empty: name at least one, or leave it out for all there are")
@@ -165,11 +168,13 @@ class ActivationSource:
             out["store"] = {"path": str(self.activations.path), "data_fingerprint": m.data_fingerprint, "pool": m.pool}
         else:
             out["arrays"] = {site: [len(self.activations), self.activations.width(site)] for site in self.sites}
+            if isinstance(self.activations, ArrayActivations):
+                out["arrays_fingerprint"] = self.activations.fingerprint()
         return out
 
 
 def as_activations(source: object, data: Dataset | None, where: str) -> Activations:
-    """Activations of a store, its path (checksums are compared), arrays, or a mapping from sites to arrays.
+    """Activations of a store or its path (checksums are compared once), arrays, or a mapping from sites to arrays.
 
     Args:
         data: What they are of, if known.
@@ -186,7 +191,6 @@ def as_activations(source: object, data: Dataset | None, where: str) -> Activati
                 f"no activation store at {str(source)!r}; a model is given as an object: sweep(probekit.load_model({str(source)!r}), ...)"
             )
         source = ActivationStore.open(source)
-        source.verify()  # who opens a store decides for themselves
     elif isinstance(source, Mapping):
         source = ArrayActivations(source)
         if data is not None and len(source) != len(data):
@@ -194,6 +198,8 @@ def as_activations(source: object, data: Dataset | None, where: str) -> Activati
                 f"the arrays have {len(source):,} rows, but the data has {len(data):,} sequences; a plain dict needs one row a "
                 "sequence, in their order: for other rows, pass ArrayActivations(arrays, sequence=..., item=...)"
             )
+    if isinstance(source, ActivationStore) and not source.verified:
+        source.verify()
     if not isinstance(source, Activations):
         raise TypeError(
             f"{where} is a {type(source).__name__}; it must be a Model (load_model makes one), an ActivationStore or its path, ArrayActivations, or a "
@@ -240,8 +246,20 @@ def check_pool(labels: Sequence[LabelSet], pool: str) -> None:
 
 
 def data_facts(data: Dataset) -> dict[str, Any]:
-    """What identifies a data set, for the manifest."""
-    return {"name": data.name, "sequences": len(data), "fingerprint": data.fingerprint(), "facts": dict(data.facts)}
+    """What identifies a data set, for the manifest; the label sets that are asked are identified there by name."""
+    facts = {"name": data.name, "sequences": len(data), "fingerprint": data.fingerprint(), "facts": dict(data.facts)}
+    for name, values in (("groups", data.groups), ("split", data.split)):
+        facts[f"{name}_fingerprint"] = None if values is None else digest_of(values)
+    return facts
+
+
+def digest_of(*values: np.ndarray) -> str:
+    """SHA-256 (first 16 hex digits) of arrays."""
+    digest = hashlib.sha256()
+    for array in values:
+        digest.update(f"{array.dtype.str} {array.shape} ".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _layer(site: str) -> int | None:

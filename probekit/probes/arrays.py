@@ -52,7 +52,15 @@ def as_rows(X: object, name: str = "X", width: int | None = None) -> Tensor:
 
 def as_vector(y: object, n: int) -> np.ndarray:
     """Labels `[n]` of any type as a numpy array, checked for length and missing values."""
-    labels = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    if isinstance(y, Tensor):
+        labels = y.detach().cpu().numpy()
+    else:  # a list of words with a NaN among them would become words, NaN too
+        mixed = (
+            isinstance(y, list | tuple)
+            and any(isinstance(v, str) for v in y)
+            and not all(isinstance(v, str) for v in y)
+        )
+        labels = np.array(y, dtype=object) if mixed else np.asarray(y)
     if labels.ndim != 1:
         raise ValueError(
             f"y must be one label a row [n], got shape {labels.shape}; for many targets at once use fit_many"

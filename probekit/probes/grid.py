@@ -68,12 +68,12 @@ def fit_grid(
     """Fit probes for all targets, sites and grid values.
 
     Args:
-        family: `"difference_in_means"`, `"lda"`, `"ridge"`, `"logistic"`, or an estimator, whose other parameters hold.
+        family: `"difference_in_means"`, `"lda"`, `"ridge"`, `"logistic"`, or an estimator, whose parameters hold.
         X: `[site, n, d]`, or `[n, d]` for one site; an iterable of `[n, d]` arrays is taken one at a time, so that only
             one site need be in memory, or as many small ones as there are threads, which are then fitted side by side.
         Y: `[n, t]` integer class indices (-1 where a row is left out of a target), or floats (NaN where left out).
-        grid: Values of the family's parameter (`C`, `alpha`, `shrinkage`); default: the family's own. A family without
-            a parameter takes none.
+        grid: Values of the family's parameter (`C`, `alpha`, `shrinkage`); default: the family's own, or the one value that
+            an estimator has. A family without a parameter takes none.
         n_classes: Number of classes; default: `len(classes)`, or the largest index + 1.
         kind: `binary`, `multiclass` or `continuous`; default: by `Y`'s dtype and `n_classes`.
         classes, targets, sites: Names, kept in the result.
@@ -90,6 +90,8 @@ def fit_grid(
     kind, n_classes = _kind(Y, n_classes, kind, classes)
     if kind == "continuous" and probe.family != "ridge":
         raise ValueError(f"{probe.family} probes read classes; for continuous targets use ridge")
+    if grid is None and not isinstance(family, str) and probe.grid_parameter is not None:
+        grid = [getattr(probe, probe.grid_parameter)]
     values = _grid(probe, grid)
     many = not (isinstance(X, np.ndarray | Tensor) and X.ndim == 2)
     of = n_classes if kind != "continuous" else None
@@ -139,6 +141,11 @@ def _kind(Y: object, n_classes: int | None, kind: Kind | None, classes: Sequence
         return "continuous", 0
     if kind not in (None, "binary", "multiclass"):
         raise ValueError(f"kind must be binary, multiclass or continuous, got {kind!r}")
+    if not isinstance(Y, Tensor) and np.asarray(Y).dtype.kind not in "iub":
+        raise TypeError(
+            f"Y must be [row, target] whole numbers (class indices, -1 where left out) or floats, got {np.asarray(Y).dtype}; labels "
+            "of words go through an estimator's fit, or LabelSet.from_values"
+        )
     largest = int(Y.max() if isinstance(Y, Tensor) else np.max(np.asarray(Y)))
     count = n_classes or (len(classes) if classes is not None else max(largest + 1, 2))
     if classes is not None and len(classes) != count:
@@ -153,6 +160,8 @@ def _grid(probe: LinearProbe, grid: Sequence[float] | None) -> list[float]:
         if grid is not None and len(grid) > 1:
             raise ValueError(f"{probe.family} has no parameter to choose: leave grid out")
         return [0.0]
+    if isinstance(grid, int | float | str):
+        raise TypeError(f"grid is one value, {grid!r}; give a list, grid=[{grid!r}]")
     values = [float(v) for v in (grid if grid is not None else probe.default_grid)]
     if not values:
         raise ValueError("grid is empty")

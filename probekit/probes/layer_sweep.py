@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from probekit.data import Dataset, LabelSet, as_dataset
+from probekit.probes.activation_source import digest_of
 from probekit.probes.base import LinearProbe
 from probekit.probes.grid import FAMILIES
 from probekit.probes.label_choice import Labels
@@ -161,6 +162,9 @@ def sweep(
         "seed": seed,
         "arguments": asked,
         **reading.facts(),
+        "labels": {
+            c.name: {"kind": c.kind, "classes": list(c.classes), "fingerprint": digest_of(c.values)} for c in chosen
+        },
         "versions": versions_of("torch", "numpy", "transformers", "scikit-learn"),
         "command": shlex.join(sys.argv),
         "started": datetime.fromtimestamp(began, UTC).isoformat("T", "seconds"),
@@ -193,6 +197,7 @@ def _question(
     if probe == "logistic":
         count = len(parts["train"]) * len(labels.targets)
         probe = LogisticProbe(tol=QUICK if count > MANY else EXACT, max_iter=ITERATIONS)
+        grid = LogisticProbe.default_grid if grid is None else grid
     if labels.kind == "continuous" and family != "ridge":  # a grid of C is no grid of alpha
         probe, grid = "ridge", None
     elif not isinstance(probe, str) and grid is None and not by_name and probe.grid_parameter is not None:
@@ -205,7 +210,9 @@ def _of_the_file(data: Dataset) -> list[str]:
     repeats, alone = (int(str(data.facts.get(name, 0))) for name in ("duplicates", "ungrouped"))
     notes = []
     if repeats:
-        notes.append(f"{data.name}: {repeats} rows repeat the text of an earlier row; they are in its part of the split")
+        notes.append(
+            f"{data.name}: {repeats} rows repeat the text of an earlier row; they are in its part of the split"
+        )
     if alone:
         notes.append(f"{data.name}: {alone} rows have no value in the column of groups; each is a group of its own")
     return notes

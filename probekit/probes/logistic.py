@@ -53,7 +53,7 @@ class LogisticProbe(LinearProbe):
     def _solve(self, X: Tensor, Y: Tensor, n_classes: int | None, grid: Sequence[float]) -> Solution:
         if n_classes is None:
             raise ValueError("logistic probes read classes: for continuous targets use RidgeProbe")
-        if not min(grid) > 0:
+        if not all(C > 0 for C in grid):
             raise ValueError(f"C must be positive, got {list(grid)}")
         if self.penalty not in ("l2", "l1"):
             raise ValueError(f"penalty must be 'l2' or 'l1', got {self.penalty!r}")

@@ -232,8 +232,10 @@ class Question:
             ends = np.cumsum([len(p) for p in self.parts.values()])
             features = np.split(surface.token_features(token, position, np.arange(ends[0])), ends[:-1])
             X = {name: torch.from_numpy(f) for name, f in zip(names, features, strict=True)}
-        probe = "ridge" if self.labels.kind == "continuous" else LogisticProbe(tol=3e-3)
-        stack = fit_chosen(probe, X["train"], self.truth["train"], X["valid"], self.truth["valid"], None, self.labels)
+        continuous = self.labels.kind == "continuous"
+        probe = "ridge" if continuous else LogisticProbe(tol=3e-3)
+        grid = None if continuous else LogisticProbe.default_grid
+        stack = fit_chosen(probe, X["train"], self.truth["train"], X["valid"], self.truth["valid"], grid, self.labels)
         self._score_everywhere(stack, X, source="surface", site=None, layer=None)
 
     def _own_surface(self, part: Part) -> np.ndarray | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -24,14 +25,29 @@ TENSOR_FILES = ("probes.safetensors", "draws.safetensors")
 
 
 def write_result(result: SweepResult, folder: Path) -> Path:
-    """See `SweepResult.save`."""
+    """See `SweepResult.save`.
+
+    New tensor files wait beside the old ones until `result.json` is replaced, which names their checksums; then they take
+    their places. Stopped anywhere, the folder holds the old result or the new one, whole.
+    """
+    try:
+        return _write_result(result, folder)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise OSError(
+            errno.ENOSPC, f"the disk is full: the result is not saved to {folder} (one that was there is as it was)"
+        ) from error
+
+
+def _write_result(result: SweepResult, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = dict(zip(TENSOR_FILES, (_probe_tensors(result), _draw_tensors(result)), strict=True))
     checksums = {}
     for name, content in tensors.items():
         data = dump_tensors({key: np.ascontiguousarray(value) for key, value in content.items()})
         checksums[name] = hashlib.sha256(data).hexdigest()
-        _replace(folder / name, data)
+        _replace(_waiting(folder, name), data)
     document = {
         "format": FORMAT,
         "manifest": _named(dict(result.manifest)),
@@ -46,7 +62,13 @@ def write_result(result: SweepResult, folder: Path) -> Path:
         "figures": {name: [_plain(v) for v in result.figures[name]] for name in COLUMNS},
     }
     _replace(folder / "result.json", json.dumps(document, indent=1, allow_nan=False, default=_jsonable).encode())
+    for name in TENSOR_FILES:
+        _waiting(folder, name).replace(folder / name)
     return folder
+
+
+def _waiting(folder: Path, name: str) -> Path:
+    return folder / f".{name}.new"
 
 
 def read_result(folder: Path) -> SweepResult:
@@ -70,11 +92,12 @@ def _read_result(folder: Path, path: Path) -> SweepResult:
         raise ValueError(f"{path} is not a sweep result of format {FORMAT}")
     files = {}
     for name, checksum in document["checksums"].items():
-        data = (folder / name).read_bytes() if (folder / name).is_file() else b""
-        if hashlib.sha256(data).hexdigest() != checksum:
-            state = "is damaged or belongs to another result" if data else "is missing"
+        places = [place for place in (folder / name, _waiting(folder, name)) if place.is_file()]
+        found = next((d for d in map(Path.read_bytes, places) if hashlib.sha256(d).hexdigest() == checksum), None)
+        if found is None:
+            state = "is damaged or belongs to another result" if places else "is missing"
             raise ValueError(f"{folder / name} {state}; save the result again")
-        files[name] = load_tensors(data)
+        files[name] = load_tensors(found)
     probes, draws = (files[name] for name in TENSOR_FILES)
     summaries = tuple(
         LabelSummary(**{**s, "classes": tuple(s["classes"]), "targets": tuple(s["targets"])})

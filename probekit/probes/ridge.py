@@ -48,8 +48,8 @@ class RidgeProbe(ClosedFormProbe):
 
     def _solve_summary(self, summary: Summary, grid: Sequence[float]) -> Solution:
         alphas = torch.tensor(list(grid), dtype=torch.float64, device=summary.mean.device)
-        if (alphas < 0).any():
-            raise ValueError(f"alpha must not be negative, got {list(grid)}")
+        if not (torch.isfinite(alphas) & (alphas >= 0)).all():
+            raise ValueError(f"alpha must be a number that is not negative, got {list(grid)}")
         if summary.class_counts is not None:
             assert summary.class_means is not None
             share = summary.class_counts / summary.n

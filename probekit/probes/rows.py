@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
+import tempfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -277,16 +279,32 @@ class Capturing:
         """One store; a large one in half precision: float16, or bfloat16 where values lie beyond what float16 can hold."""
 
         def captured(dtype: str) -> ActivationStore:
-            return capture(
-                model,
-                data,
-                self.sites,
-                out=self.folder / f"{name}-{dtype}",
-                pool=self.pool,
-                rows=wanted,
-                dtype=dtype,
-                progress=self.progress,
-            )
+            out = self.folder / f"{name}-{dtype}"
+            try:
+                return capture(
+                    model,
+                    data,
+                    self.sites,
+                    out=out,
+                    pool=self.pool,
+                    rows=wanted,
+                    dtype=dtype,
+                    progress=self.progress,
+                )
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                needed = (
+                    int(wanted.sum())
+                    * sum(model.site(site).width for site in self.sites)
+                    * (4 if dtype == "float32" else 2)
+                )
+                raise OSError(
+                    errno.ENOSPC,
+                    f"the temporary activations of {data.name!r} need {readable_size(needed)} in {tempfile.gettempdir()}, which is too "
+                    "full: set TMPDIR to a folder on another disk, ask for fewer sites or lower max_rows; or capture them to a folder of "
+                    "your own first (probekit.capture), which goes on where it stopped, and sweep that store",
+                ) from error
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is cut is said in the notes

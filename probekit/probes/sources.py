@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 import numpy as np
 
+from probekit.activations.stream import names_of_sites
 from probekit.data import Dataset, LabelSet
 from probekit.probes.activation_source import ActivationSource, as_activations, check_pool, data_facts
 from probekit.probes.label_choice import Labels, choose_labels, labels_elsewhere
@@ -59,10 +60,7 @@ class ModelSource:
         if data is None:
             raise ValueError("a model needs data to read: pass a Dataset, a list of texts, or a list of token arrays")
         self.model, self.data, self.ood = model, data, ood
-        chosen = (sites,) if isinstance(sites, str) else tuple(model.stream_sites if sites is None else sites)
-        if not chosen:
-            raise ValueError("sites is empty: name at least one, or leave it out for the residual stream")
-        self.sites = tuple(dict.fromkeys(chosen))
+        self.sites = tuple(names_of_sites(model, sites))
         self.layers = tuple(model.site(site).layer for site in self.sites)
         self._random = model.randomized(seed) if random_weights else None
         self._capture: dict[str, Any] = {"folder": folder, "seed": seed, "max_rows": max_rows, "progress": progress}

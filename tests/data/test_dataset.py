@@ -99,3 +99,17 @@ def test_lists_become_data_sets_and_one_string_does_not():
 def test_token_ids_that_are_no_whole_numbers_are_refused():
     with pytest.raises(TypeError, match=r"tokens\[1\] holds float64, not whole numbers"):
         Dataset("d", tokens=(np.arange(3), np.array([1.5, 2.0])))
+
+
+def test_sequences_without_a_group_are_groups_of_their_own() -> None:
+    for values in ([None, "a", None, "a"], [np.nan, 1.0, np.nan, 1.0]):
+        data = Dataset("d", texts=[f"t{i}" for i in range(4)], groups=values)
+        assert data.groups is not None
+        assert data.groups[1] == data.groups[3]
+        assert len(set(data.groups.tolist())) == 3
+
+
+@pytest.mark.parametrize("token", [-1, 2**33 + 5])
+def test_ids_that_no_token_has_are_refused(token: int) -> None:
+    with pytest.raises(ValueError, match=rf"tokens\[1\] holds .*{token}.*no token has such an id"):
+        Dataset("d", tokens=[np.array([1, 2]), np.array([3, token])])

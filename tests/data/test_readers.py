@@ -149,7 +149,7 @@ def test_label_columns_that_are_none_are_refused(tmp_path, column, message):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("t.csv", b"text,label\na,0\nb\n", "line 3 has 1 fields, but there are 2 columns"),
+        ("t.csv", b"text,label\na,0\nb\n", "line 3 has 1 field, but there are 2 columns"),
         ("t.csv", b'text,label\na,0\n"b,1\n', "malformed in or after line 3"),
         ("t.csv", b"text,text\na,0\n", "more than one column called 'text'"),
         ("t.csv", b"text,label\n", "has no rows"),
@@ -293,3 +293,49 @@ def test_a_test_file_keeps_the_classes_of_training(tmp_path: Path) -> None:
     assert test.label_set("size").values[:, 0].tolist() == [3.0] * 4
     with pytest.raises(ValueError, match=r"wrong.csv: label 'flag': maybe is no class of training"):
         read_csv(write("wrong.csv", flag=["maybe"] * 4), text="text", label="flag", like=train)
+
+
+@pytest.mark.parametrize("void", ["NA", "None", "null", "n/a", "<NA>", "-"])
+@pytest.mark.parametrize("values", [["0", "1"], ["true", "false"], ["0.5", "1.25"]])
+def test_a_word_for_no_value_among_numbers_is_a_missing_label(tmp_path: Path, void: str, values: list[str]) -> None:
+    rows = [f"t{i},{values[i % 2]}" for i in range(40)]
+    rows[7] = f"t7,{void}"
+    (tmp_path / "some.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
+    with pytest.raises(ValueError, match=r"no value in 1 of 40 rows \(line 9\)"):
+        read_csv(tmp_path / "some.csv", text="text", label="label")
+    data = read_csv(tmp_path / "some.csv", text="text", label="label", missing="undefined", kind=None)
+    values_there = data.label_set("label").values[:, 0]
+    assert np.flatnonzero((values_there < 0) | np.isnan(values_there.astype(float))).tolist() == [7]
+
+
+def test_spaces_and_unicode_forms_do_not_make_classes_and_capitals_are_said(tmp_path: Path) -> None:
+    words = ["café", "cafe\u0301", " tea", "tea ", "tea", "Tea"]
+    lines = [f"t{i},{word}" for i, word in enumerate(words * 4)]
+    (tmp_path / "some.csv").write_text("text,label\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    with pytest.warns(UserWarning, match="differ in capitals only: 'Tea', 'tea'; they are kept apart"):
+        data = read_csv(tmp_path / "some.csv", text="text", label="label")
+    assert data.label_set("label").classes == ("Tea", "café", "tea")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("text;label\na;0\n", r"one column, 'text;label'; the fields seem to be separated by ';': save it with commas"),
+        ("text\tlabel\na\t0\n", r"separated by '\\t': save it as .tsv"),
+    ],
+)
+def test_another_delimiter_is_recognised(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "some.csv").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_csv(tmp_path / "some.csv", text="text", label="label")
+
+
+def test_lines_of_spaces_are_no_rows_and_a_label_is_named_once(tmp_path: Path) -> None:
+    (tmp_path / "some.csv").write_text("text,label\na,0\n   \nb,1\n\n")
+    data = read_csv(tmp_path / "some.csv", text="text", label="label")
+    assert len(data) == 2
+    assert data.facts["columns"] == {"text": "text", "label": ["label"], "group": None, "split": None, "span": []}
+    with pytest.raises(ValueError, match="'label' is given twice"):
+        read_csv(tmp_path / "some.csv", text="text", label=["label", "label"])
+    with pytest.raises(ValueError, match="'text' is the text itself"):
+        read_csv(tmp_path / "some.csv", text="text", label="text")

@@ -102,3 +102,30 @@ def test_string_labels_are_labels(probe):
     names = np.array(["a cat sat", "the dog ran", "birds fly"])[y]
     fitted = type(probe)(**probe.get_params()).fit(X, names)
     assert np.mean(fitted.predict(X) == names) > 0.9
+
+
+def test_an_estimator_s_own_penalty_holds_in_a_grid_fit() -> None:
+    X, y = np.random.default_rng(0).normal(size=(60, 4)), np.arange(60) % 2
+    assert fit_grid(LogisticProbe(C=0.37), X, y).grid == (0.37,)
+    assert fit_grid(RidgeProbe(alpha=5), X, y).grid == (5.0,)
+    assert fit_grid("logistic", X, y).grid == LogisticProbe.default_grid
+
+
+def test_words_with_a_nan_among_them_are_not_words() -> None:
+    X = np.random.default_rng(0).normal(size=(6, 2))
+    with pytest.raises(ValueError, match=r"1 missing or infinite labels \(first rows: \[4\]\)"):
+        LogisticProbe().fit(X, ["yes", "no", "yes", "no", float("nan"), "yes"])
+    with pytest.raises(TypeError, match=r"mixes labels of types \['int', 'str'\]"):
+        LogisticProbe().fit(X, [1, "a", 1, "a", 1, "a"])
+
+
+def test_arguments_of_a_grid_fit_that_are_none() -> None:
+    X, y = np.random.default_rng(0).normal(size=(60, 4)), np.arange(60) % 2
+    with pytest.raises(TypeError, match="labels of words go through an estimator's fit"):
+        fit_grid("logistic", X, np.array(["a", "b"] * 30))
+    with pytest.raises(TypeError, match=r"grid is one value, 0.1; give a list, grid=\[0.1\]"):
+        fit_grid("logistic", X, y, 0.1)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="alpha must be a number"):
+        RidgeProbe(alpha=float("nan")).fit(X, y)
+    with pytest.raises(ValueError, match="C must be positive"):
+        LogisticProbe(C=float("nan")).fit(X, y)

@@ -235,10 +235,24 @@ def test_a_save_that_fails_leaves_the_old_result(
     of_arrays: SweepResult, of_model: SweepResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     of_arrays.save(tmp_path)
-    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(OSError, match="No space"):
-        of_model.save(tmp_path)
+    replace, left = Path.replace, 0
+
+    def fails_at_last(self: Path, target: Path) -> Path:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(28, "No space left on device")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", fails_at_last)
+    for steps in range(5):  # two tensor files that wait, result.json, and their two moves
+        left = steps
+        with pytest.raises(OSError, match="the disk is full: the result is not saved to"):
+            of_model.save(tmp_path)
+        whole = of_arrays if steps < 3 else of_model
+        assert SweepResult.load(tmp_path).summary() == whole.summary()
     monkeypatch.undo()
+    of_arrays.save(tmp_path)
     assert SweepResult.load(tmp_path).summary() == of_arrays.summary()
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 

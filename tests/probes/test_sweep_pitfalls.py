@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from probekit.activations import ArrayActivations, capture
+from probekit.activations import ActivationStore, ArrayActivations, capture
 from probekit.data import Dataset, LabelSet, read_csv
 from probekit.models import Model, load_model
 from probekit.probes import LogisticProbe, sweep
@@ -446,3 +447,51 @@ def test_what_the_file_said_is_in_the_notes(tmp_path: Path) -> None:
     result = sweep(ArrayActivations({"x": rng.normal(size=(40, 3))}), data, n_boot=100, controls=False, progress=False)
     assert any("2 rows repeat the text of an earlier row" in note for note in result.notes)
     assert any("2 rows have no value in the column of groups" in note for note in result.notes)
+
+
+def test_a_bare_number_is_no_site(tiny: Model, tmp_path: Path) -> None:
+    data = token_data()
+    with pytest.raises(TypeError, match="bare layer number would be ambiguous"):
+        sweep(tiny, data, ["seq"], sites=0, **QUIET)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="bare layer number would be ambiguous"):
+        capture(tiny, data, 0, progress=False)  # type: ignore[arg-type]
+    with pytest.raises(KeyError, match="bare layer number would be ambiguous"):
+        sweep(tiny, data, ["seq"], sites=["1"], **QUIET)
+    with pytest.raises(TypeError, match="model is a str, not a Model: load it first"):
+        capture("tiny", data, progress=False)  # type: ignore[arg-type]
+
+
+def test_a_store_is_compared_with_its_checksums_before_it_is_swept(tiny: Model, tmp_path: Path) -> None:
+    data = token_data()
+    capture(tiny, data, out=tmp_path / "s", progress=False)
+    shard = tmp_path / "s" / "shard-00000.safetensors"
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(ValueError, match=r"shard-00000.safetensors is damaged"):
+        sweep(ActivationStore.open(tmp_path / "s"), data, ["tok"], **QUIET)
+
+
+def test_a_full_disk_of_a_sweep_says_where_it_is(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    from collections import namedtuple
+
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 0))
+    with pytest.raises(OSError, match=r"the temporary activations of 'tokens' need .* set TMPDIR to a folder on another disk"):
+        sweep(tiny, token_data(), ["tok"], **QUIET)
+
+
+def test_the_manifest_tells_other_labels_groups_and_arrays_apart() -> None:
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(60, 3)), np.arange(60) % 2
+
+    def manifest(X: np.ndarray, y: np.ndarray, groups: np.ndarray) -> dict[str, object]:
+        data = Dataset("d", texts=[f"t{i}" for i in range(60)], labels={"y": LabelSet.from_values("y", y)}, groups=groups)
+        found = dict(sweep({"x": X}, data, ["y"], **QUIET).manifest)
+        return {k: v for k, v in found.items() if k not in ("started", "seconds")}
+
+    first = manifest(X, y, np.arange(60))
+    assert first == manifest(X, y, np.arange(60))
+    assert first != manifest(X + 1e-3, y, np.arange(60))
+    assert first != manifest(X, 1 - y, np.arange(60))
+    assert first != manifest(X, y, np.arange(60) // 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -92,8 +93,8 @@ def as_moves(games: Sequence[Sequence[int | str]]) -> np.ndarray:
     for number, game in enumerate(games):
         for ply, square in enumerate(game):
             try:
-                value = square_number(square) if isinstance(square, str) else int(square)
-            except ValueError as error:
+                value = square_number(square) if isinstance(square, str) else operator.index(square)
+            except (ValueError, TypeError) as error:
                 raise IllegalMove(f"game {number}, move {ply + 1}: {error}", number, ply + 1) from None
             if not 0 <= value <= 63:
                 raise IllegalMove(f"game {number}, move {ply + 1}: {value} is not a square (0-63)", number, ply + 1)
