@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -98,7 +99,10 @@ def turn_discs(model: Model, result: SweepResult, seed: int) -> Intervention:
             strays.append(surgery.steer(stray, model, -STRENGTH, where=[-1]))
         found["plain"].append(_last(model, tokens))
         for name, edits in (("edited", turned), ("random", strays)):
-            with surgery.together(*edits).applied(model):
+            with warnings.catch_warnings(), surgery.together(*edits).applied(model):
+                warnings.filterwarnings(
+                    "ignore", message="at .* the edit adds a vector"
+                )  # that is what random ones are for
                 found[name].append(_last(model, tokens))
     logits = {name: np.stack(each) for name, each in found.items()}
     errors = {name: othello.set_errors(each, cases.after) for name, each in logits.items()}

@@ -75,7 +75,8 @@ Group = Annotated[
     typer.Option(
         "--group",
         "-g",
-        help="Column whose rows of equal value are never split between what chooses and what is tested on (author, topic).",
+        help="Rows with the same value in this column (author, topic) stay together: never split between training, validation "
+        "and test.",
     ),
 ]
 Sites = Annotated[
@@ -96,7 +97,7 @@ Grid = Annotated[
 MaxRows = Annotated[
     int,
     typer.Option(
-        "--max-rows", min=8, help="Most training rows; validation and test hold at most a quarter and a half as many."
+        "--max-rows", min=8, help="Use at most this many training rows (validation: a quarter of it; test: half)."
     ),
 ]
 Draws = Annotated[int, typer.Option("--n-boot", min=100, help="Bootstrap draws behind the intervals.")]

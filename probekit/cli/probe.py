@@ -47,15 +47,21 @@ def probe(
 
     - `probekit probe statements.csv --text statement --label label --model ./SmolLM2-135M -o out/`
 
-    - `probekit probe reviews.tsv -t text -l stars -l topic -g author -m gpt2 -o out/` several columns, authors kept together
+    Several columns, and each author's texts kept together:
 
-    - `probekit probe cities.csv -t statement -l label --test neg_cities.csv -m ./model -o out/` does it carry over?
+    - `probekit probe reviews.tsv -t text -l stars -l topic -g author -m gpt2 -o out/`
+
+    Does it carry over to another file?
+
+    - `probekit probe cities.csv -t statement -l label --test neg_cities.csv -m ./model -o out/`
     """
     from probekit.data import read_csv
-    from probekit.models import load_model
+    from probekit.models import SHIPPED, load_model
     from probekit.probes import sweep as run_sweep
 
     require_folder(out)
+    if model in SHIPPED:
+        raise ValueError(f"{model} reads moves, not text: `probekit demo` sweeps it, and Python reads games with it")
     penalties = options.grid_of(grid)
     files = list(dict.fromkeys(Path(name) for name in test or [] if Path(name).is_file()))
     columns = [name for name in test or [] if not Path(name).is_file()]

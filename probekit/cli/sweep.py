@@ -40,6 +40,11 @@ def sweep(
     from probekit.probes import sweep as run_sweep
 
     require_folder(out)
+    if store.is_file() or (store / "config.json").is_file():
+        what = "a file" if store.is_file() else "a model"
+        raise ValueError(
+            f"{store} is {what}: give the folder that `probekit capture` wrote; `probekit probe` does both, from a table and a model"
+        )
     penalties = options.grid_of(grid)
     dataset = read_csv(data, text=text, label=label, group=group, kind=options.kinds_of(kind), missing=missing.value)
     result = run_sweep(

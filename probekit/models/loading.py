@@ -74,7 +74,11 @@ def load_model(
 
     hf, own_tokenizer, name = _read(source, _as_dtype(dtype))
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return wrap_huggingface(hf.to(where).eval(), tokenizer or own_tokenizer, name, blocks)
+    try:
+        hf = hf.to(where)  # type: ignore[arg-type]
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(f"the model cannot be moved to device={device!r}: {first_line(error)}") from error
+    return wrap_huggingface(hf.eval(), tokenizer or own_tokenizer, name, blocks)
 
 
 def _read(source: str | Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Any, str]:
@@ -124,9 +128,24 @@ def _read_folder(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Any
     try:
         hf = read_checkpoint(folder, dtype, use_safetensors=True, local_files_only=True)
     except Exception as error:
+        wrong = next((n for n in names if n.endswith(".safetensors") and not _is_safetensors(folder / n)), None)
+        if wrong is not None:
+            raise ValueError(
+                f"{folder / wrong} is not a safetensors file (damaged, or a pickle of another name); it was not opened"
+            ) from error
         raise ValueError(f"the model in {folder} cannot be loaded: {first_line(error)}") from error
     has_tokenizer = any(name.startswith(("tokenizer", "vocab", "spiece", "merges")) for name in names)
     return hf, AutoTokenizer.from_pretrained(folder, local_files_only=True) if has_tokenizer else None
+
+
+def _is_safetensors(file: Path) -> bool:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt"):
+            return True
+    except SafetensorError:
+        return False
 
 
 def _read_hub(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:

@@ -100,7 +100,12 @@ def question(result: SweepResult | Scores) -> str:
         f"At which layers can a {family} probe read {wording.join_words(parts)} from the activations"
         f"{f' of {model}' if model else ''}? Probes were trained at {number} site{'s' * (number > 1)}. Their "
         "settings and the best layer were chosen on validation items; every score is on test items that no choice has "
-        f"seen, has a 95{wording.SPACE}% interval, and stands beside its controls."
+        f"seen, and has a 95{wording.SPACE}% interval"
+        + (
+            ", beside its controls."
+            if manifest.get("arguments", {}).get("controls", True)
+            else ". No controls were fitted."
+        )
     )
 
 

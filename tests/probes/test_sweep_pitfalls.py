@@ -477,7 +477,9 @@ def test_a_full_disk_of_a_sweep_says_where_it_is(tiny: Model, monkeypatch: pytes
 
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 0))
-    with pytest.raises(OSError, match=r"the temporary activations of 'tokens' need .* set TMPDIR to a folder on another disk"):
+    with pytest.raises(
+        OSError, match=r"the temporary activations of 'tokens' need .* set TMPDIR to a folder on another disk"
+    ):
         sweep(tiny, token_data(), ["tok"], **QUIET)
 
 
@@ -486,7 +488,9 @@ def test_the_manifest_tells_other_labels_groups_and_arrays_apart() -> None:
     X, y = rng.normal(size=(60, 3)), np.arange(60) % 2
 
     def manifest(X: np.ndarray, y: np.ndarray, groups: np.ndarray) -> dict[str, object]:
-        data = Dataset("d", texts=[f"t{i}" for i in range(60)], labels={"y": LabelSet.from_values("y", y)}, groups=groups)
+        data = Dataset(
+            "d", texts=[f"t{i}" for i in range(60)], labels={"y": LabelSet.from_values("y", y)}, groups=groups
+        )
         found = dict(sweep({"x": X}, data, ["y"], **QUIET).manifest)
         return {k: v for k, v in found.items() if k not in ("started", "seconds")}
 
