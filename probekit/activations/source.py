@@ -116,7 +116,7 @@ class ArrayActivations:
         for site in self.sites:
             digest.update(f"{site} {self._rows} {self.width(site)} ".encode())
             for _, values in self.batches(site):
-                digest.update(np.ascontiguousarray(values))
+                digest.update(values.tobytes())
         return digest.hexdigest()[:16]
 
     def _array(self, site: str) -> Any:

@@ -52,6 +52,7 @@ def as_rows(X: object, name: str = "X", width: int | None = None) -> Tensor:
 
 def as_vector(y: object, n: int) -> np.ndarray:
     """Labels `[n]` of any type as a numpy array, checked for length and missing values."""
+    labels: np.ndarray
     if isinstance(y, Tensor):
         labels = y.detach().cpu().numpy()
     else:  # a list of words with a NaN among them would become words, NaN too

@@ -107,7 +107,11 @@ def fit_grid(
     each = side_by_side if many and first[0].numel() <= SMALL and first[0].device.type == "cpu" else map
     pieces = chain([first], pieces)
     del first  # large sites are in memory one at a time
-    solutions = list(each(lambda piece: _solve_site(probe, *piece, of, values), pieces))
+
+    def solve(piece: tuple[Tensor, Tensor]) -> Solution:
+        return _solve_site(probe, *piece, n_classes=of, grid=values)
+
+    solutions = list(each(solve, pieces))
     joined = {
         name: torch.stack([getattr(s, name) for s in solutions], 1) if many else getattr(solutions[0], name)
         for name in PER_PROBE
