@@ -24,8 +24,13 @@ def capture(
     model: options.Model,
     out: options.Out,
     site: options.Sites = None,
+    blocks: options.Blocks = None,
     pool: Annotated[
-        CapturePool, typer.Option("--pool", help="Every token, the last one, or the mean over the text's own tokens.")
+        CapturePool,
+        typer.Option(
+            "--pool",
+            help="Every token, the last one, or the mean over the text's own tokens (in Python all is the default).",
+        ),
     ] = CapturePool.last,
     every: Annotated[int, typer.Option("--every", min=1, help="With --pool all: keep every k-th token.")] = 1,
     dtype: Annotated[options.Precision, typer.Option("--dtype", help="Stored precision.")] = options.Precision.float32,
@@ -50,7 +55,7 @@ def capture(
 
     data = read_csv(file, text=text, label=[])
     store = run_capture(
-        load_model(model),
+        load_model(model, blocks=blocks),
         data,
         site,
         out=out,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -171,6 +172,12 @@ def evaluate(
     from probekit.surgery.evaluating.evaluation import evaluate as run_evaluation
 
     require_folder(out)
+    place = out / "edit"
+    if place.resolve() == folder.resolve():
+        raise ValueError(
+            f"{place} is the edit that is evaluated, and the one that is chosen would be written there: give another -o"
+        )
+    _refuse_unknown(place, out / "report.json")
     loaded = load_model(model)
     behaviour, effects = _measures(prompts, neutral, words, more, unwanted, wanted, new, seed)
     asked = surgery.load_edit(folder, loaded)
@@ -182,9 +189,10 @@ def evaluate(
     report.save(out)
     shipped = ""
     if report.verdict.chosen is not None:
-        chosen = asked.remade(strength=report.verdict.chosen)
-        surgery.save_edit(chosen, _fresh(out / "edit"), loaded)
-        shipped = f"\nedit    {(out / 'edit').resolve()} (at strength {report.verdict.chosen:g}: what `probekit edit export` should be given)"
+        _replace(place, {"": asked.remade(strength=report.verdict.chosen)}, loaded)
+        shipped = f"\nedit    {place.resolve()} (at strength {report.verdict.chosen:g}: what `probekit edit export` should be given)"
+    elif place.exists():  # of an earlier call, which chose a strength
+        shutil.rmtree(place)
     page = report.save_page(out / "report.html")
     typer.echo(f"{report.summary()}\n\npage    {Path(page).resolve()}{shipped}")
 
@@ -210,13 +218,20 @@ def search(
     """Which layers, how strongly, in what way? Tries edits on half of the prompts and writes those on the frontier.
 
     Two objectives: the behaviour, and perplexity on --neutral. OUT/study.journal keeps every trial; the same command goes on from it.
-    OUT/frontier/N is the edit of trial N: `evaluate` reports it on the other half of the prompts.
+    OUT/frontier/N is the edit of trial N, which knows that it was searched: `evaluate`, with the same prompts, reports it on the half
+    that the search did not see.
+
+    **Example**, and what comes after it
+
+    - `probekit edit search found/layers -m MODEL --prompts prompts.txt --words slurs.txt --neutral wiki.txt -o out/`
+
+    - `probekit edit evaluate out/frontier/17 -m MODEL --prompts prompts.txt --words slurs.txt --neutral wiki.txt -o judged/`
     """
-    from probekit import surgery
     from probekit.models import load_model
     from probekit.surgery.evaluating.searching import search as run_search
 
     require_folder(out)
+    _refuse_unknown(out / "frontier", out / "study.journal")
     loaded = load_model(model)
     files = sorted(directions.glob("*.safetensors"))
     if not files:
@@ -227,11 +242,10 @@ def search(
         out=out / "study.journal", seed=seed,
     )  # fmt: skip
     found.to_frame().to_csv(out / "trials.csv", index=False)
-    if (out / "frontier").exists():  # of fewer trials
-        shutil.rmtree(out / "frontier")
+    menu = out / "frontier"
+    _replace(menu, {str(trial["number"]): found.edit(trial["number"]) for trial in found.frontier}, loaded)
     for trial in found.frontier:
-        place = out / "frontier" / str(trial["number"])
-        surgery.save_edit(found.edit(trial["number"]), place, loaded)
+        place = menu / str(trial["number"])
         typer.echo(
             f"{place}  {found.behaviour} {trial['effect']:+.4g}, {found.damage} {trial['damage']:.4g}: {trial['kind']}"
         )
@@ -319,11 +333,29 @@ def _measures(
     return said, [*effects, damage.repetition(said), damage.coherence(said), damage.agreement(said)]
 
 
-def _fresh(folder: Path) -> Path:
-    """The folder, without what an earlier call wrote there."""
-    if folder.exists():
-        shutil.rmtree(folder)
-    return folder
+def _refuse_unknown(folder: Path, witness: Path) -> None:
+    """Refuse to write over a folder that no earlier call of this command wrote, as its `witness` beside it shows."""
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    ours = witness.is_file() and all(file.name in ("edit.json", "edit.safetensors") for file in files)
+    if folder.exists() and not ours:
+        raise FileExistsError(
+            f"{folder} exists and was not written by this command: give another -o, nothing was written"
+        )
+
+
+def _replace(place: Path, edits: dict[str, Any], model: Any) -> None:
+    """Write edits, by the name of their folder in `place`, instead of what an earlier call wrote there: all of them are written
+    before anything is taken away."""
+    from probekit import surgery
+
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".edits-", dir=place.parent) as fresh:
+        new = Path(fresh) / place.name
+        for name, made in edits.items():
+            surgery.save_edit(made, new / name, model)
+        shutil.rmtree(place, ignore_errors=True)
+        if edits:
+            new.rename(place)
 
 
 def _lines(path: Path) -> list[str]:

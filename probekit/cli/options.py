@@ -46,6 +46,12 @@ File = Annotated[Path, typer.Argument(help="Table of texts: .csv, .tsv or .jsonl
 Model = Annotated[
     str, typer.Option("--model", "-m", help="A shipped name, a folder, a .gguf file, or a Hugging Face Hub id.")
 ]
+Blocks = Annotated[
+    str | None,
+    typer.Option(
+        "--blocks", help="For an architecture that is not known: the path of its list of blocks, such as transformer.h."
+    ),
+]
 Text = Annotated[str, typer.Option("--text", "-t", help="Column that holds the text.")]
 Labels = Annotated[
     list[str],

@@ -28,6 +28,7 @@ def probe(
         ),
     ] = None,
     site: options.Sites = None,
+    blocks: options.Blocks = None,
     pool: options.PoolOption = options.Pool.last,
     probe: options.FamilyOption = options.Family.logistic,
     grid: options.Grid = None,
@@ -84,7 +85,7 @@ def probe(
         for name, path in zip(names_of(files), files, strict=True)
     }
     result = run_sweep(
-        load_model(model),
+        load_model(model, blocks=blocks),
         data,
         label,
         sites=site,

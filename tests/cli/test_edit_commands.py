@@ -159,6 +159,11 @@ def test_search_goes_on_and_its_frontier_can_be_evaluated(found: Path, tiny_mode
         "--unwanted", " cat", "--wanted", " dog", "--controls", "2", "-o", tmp_path / "of the menu",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "of the menu" / "report.json").read_text())
+    assert any("came out of a search on one half of the items" in note for note in report["notes"])
+    prompts = len((found / "prompts.txt").read_text().split("\n"))
+    told = [n for n, part in zip(report["figures"]["n"], report["figures"]["part"], strict=True) if part == "report"]
+    assert 0 < max(told[:1]) < prompts - 1
     done = probekit(*arguments, "--trials", "8", "--seed", "1", "-o", tmp_path / "once")
     assert done.returncode == 1
     assert "holds a search with another" in done.stderr
@@ -187,3 +192,35 @@ def test_what_is_wrong_is_said(
     assert done.returncode == 1
     assert message in done.stderr
     assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
+
+
+def test_evaluate_never_writes_over_the_edit_it_was_given_or_over_other_files(
+    found: Path, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    done = probekit(
+        "edit", "apply", found / "warm" / "direction.safetensors", "-m", tiny_model_folder, "--how", "steer", "--strength", "1",
+        "-o", work / "edit",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    before = {file.name: file.read_bytes() for file in (work / "edit").iterdir()}
+    rest = [
+        "-m", tiny_model_folder, "--prompts", found / "prompts.txt", "--neutral", found / "neutral.txt", "--unwanted", " cat",
+        "--wanted", " dog", "--controls", "2", "--strengths=-1,1",
+    ]  # fmt: skip
+    done = probekit("edit", "evaluate", work / "edit", *rest, "-o", work)
+    assert done.returncode == 1
+    assert "is the edit that is evaluated" in done.stderr
+    other = tmp_path / "other"
+    (other / "edit").mkdir(parents=True)
+    (other / "edit" / "notes.txt").write_text("mine")
+    done = probekit("edit", "evaluate", work / "edit", *rest, "-o", other)
+    assert done.returncode == 1
+    assert "was not written by this command" in done.stderr
+    assert (other / "edit" / "notes.txt").read_text() == "mine"
+    assert {file.name: file.read_bytes() for file in (work / "edit").iterdir()} == before
+    for _ in range(2):  # its own, of an earlier call, it replaces
+        done = probekit("edit", "evaluate", work / "edit", *rest, "-o", tmp_path / "judged")
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "judged" / "edit" / "edit.json").is_file()
+        assert not list((tmp_path / "judged").glob(".edits-*"))

@@ -23,6 +23,7 @@ from probekit.surgery.evaluating.effects import Comparing, Figure, p_value
 from probekit.surgery.evaluating.evaluation import evaluate
 from probekit.surgery.evaluating.generations import generations, lexicon
 from probekit.surgery.evaluating.readings import reading
+from probekit.surgery.shipping.files import load_edit, save_edit
 from tests.surgery.spoken import LAST, speaking, texts, to_paris, unchanged, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*expect nonsense")
@@ -317,7 +318,7 @@ def test_what_makes_no_sense_is_refused(model):
     for options, error, words in refused:
         with pytest.raises(error, match=words):
             evaluate(model, edit, **{"behaviour": paris(), "controls": 0, "progress": False, **options})
-    with pytest.raises(TypeError, match="no strength to choose"):
+    with pytest.raises(TypeError, match="no one strength to choose"):
         evaluate(model, ablate(to_paris(model), model), behaviour=paris(), strengths=(1, 2), progress=False)
     with pytest.raises(ValueError, match="made for the model"):
         evaluate(speaking(seed=4), edit, behaviour=paris(), progress=False)
@@ -447,3 +448,41 @@ def test_loud_activations_are_said_of_hooks_and_of_weights_alike(model):
     assert said.startswith("The edit makes activations at blocks.0.hook_resid_pre 9.0 times as long")
     assert said.endswith("expect nonsense.")
     assert loudness_notes(load_model(model.hf), loud, [custom("names", ["a", "b"], lambda m: [])]) == []  # no tokenizer
+
+
+def test_what_a_search_chose_is_reported_on_the_half_it_did_not_see(model, tmp_path):
+    edit = steer(to_paris(model), model, 1.0)
+    edit.searched = True
+    save_edit(edit, tmp_path / "edit", model)
+    for one in (edit, load_edit(tmp_path / "edit", model)):
+        measure = paris()
+        report = evaluate(model, one, behaviour=measure, side_effects=[perplexity(OTHER)], controls=0, progress=False)
+        assert [row["part"] for row in report.rows(measure="paris", condition="edited")] == ["report"]
+        assert report.rows(measure="paris", condition="edited")[0]["n"] == int((~measure.in_select).sum())
+        assert any("came out of a search on one half of the items" in note for note in report.notes)
+    with pytest.raises(ValueError, match="one group only"):
+        evaluate(model, edit, behaviour=paris(groups=[0] * 24), controls=0, progress=False)
+
+
+def test_nothing_is_worth_shipping_whose_damage_is_not_known(model):
+    edit = steer(to_paris(model), model, 1.0)
+    for side_effects in ([], [next_token_kl(OTHER, 100)]):
+        report = evaluate(
+            model, edit, behaviour=paris(), side_effects=side_effects, strengths=(1, 400), controls=19, progress=False
+        )
+        assert not report.verdict.words.startswith("Worth shipping")
+        assert "whether it is worth shipping is not known" in report.verdict.words
+        assert any("No limit of damage" in note for note in report.notes)
+
+
+def test_prompting_must_be_beaten(model, planted):
+    assert "than prompting" in planted.verdict.words
+    best = "paris " * 3  # the plain model, told three times, says it oftener than the edit makes it say
+    weak = evaluate(
+        model, steer(to_paris(model), model, 0.05), behaviour=paris(), side_effects=[perplexity(OTHER)], strengths=(0.5, 1), damage_limit=2.0,
+        prompt=best, controls=19, progress=False,
+    )  # fmt: skip
+    prompted, edited = (weak.figure("paris", name) for name in ("prompt", f"strength {weak.verdict.chosen:g}"))
+    if weak.verdict.steers and prompted.value >= edited.value:
+        assert "no further than prompting for certain" in weak.verdict.words
+    assert not weak.verdict.words.startswith("Worth shipping") or edited.value > prompted.value

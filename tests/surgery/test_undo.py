@@ -7,6 +7,7 @@ import gc
 import pickle
 import warnings
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -24,6 +25,8 @@ MAKERS = {
     "steer": lambda m, d: surgery.steer(d, m, 1.0),
     "steer in weights": lambda m, d: surgery.steer(d, m, 1.0).to_weights(m),
     "ablate": lambda m, d: surgery.ablate(d, m, layers="all"),
+    "fix": lambda m, d: surgery.fix(d, m, 0.5),
+    "together": lambda m, d: surgery.together(surgery.steer(d, m, 1.0), surgery.ablate(-d, m)),
     "reflect": lambda m, d: surgery.reflect(d, m, where=[0, -1]),
     "orthogonalize": lambda m, d: surgery.orthogonalize(d, m),
     "shift rows": lambda m, d: surgery.shift_rows(d, m, 0.5),
@@ -163,7 +166,9 @@ def test_a_copy_of_a_model_whose_activations_are_edited_is_refused_until_the_edi
     assert torch.equal(logits(other, tokens()), logits(model, tokens()))
 
 
-@pytest.mark.parametrize("name", [name for name in MAKERS if name not in ("steer", "ablate", "reflect")])
+@pytest.mark.parametrize(
+    "name", [name for name in MAKERS if name not in ("steer", "ablate", "fix", "together", "reflect")]
+)
 def test_a_copy_of_a_model_whose_weights_are_edited_has_them_for_its_own(name):
     model = tiny()
     plain = logits(model, tokens())
@@ -282,3 +287,27 @@ def test_a_weight_changed_by_hand_under_an_edit_is_not_forgotten():
     with surgery.scale_neurons(model, 1, [0]).applied(model), torch.no_grad():
         model.hf.model.layers[0].self_attn.q_proj.weight[0, 0] += 1
     assert model.fingerprint != before
+
+
+@pytest.mark.parametrize("far", ["reflect", "rows", "neurons", "where a probe fires"])
+def test_whatever_blows_the_activations_up_is_said(far: str) -> None:
+    model = tiny("llama", torch.float32)
+    d = direction(model)
+    make = {
+        "reflect": lambda: surgery.reflect(replace(d, center=0.0), model, strength=1e4),
+        "rows": lambda: surgery.shift_rows(d, model, 1e4),
+        "neurons": lambda: surgery.scale_neurons(model, 0, [1, 2], 1e6),
+        "where a probe fires": lambda: surgery.steer(
+            d, model, 1e5, where=surgery.Where().where_probe_fires(replace(d, center=-1e9))
+        ),
+    }[far]
+    with pytest.warns(UserWarning, match="expect nonsense"), make().applied(model):
+        model.hf(tokens())
+
+
+def test_eight_bit_floats_are_quantised_weights_too() -> None:
+    model = tiny("llama", torch.float32)
+    layer = model.hf.model.layers[0].mlp.down_proj
+    layer.weight = torch.nn.Parameter(layer.weight.detach().to(torch.float8_e4m3fn), requires_grad=False)
+    with pytest.raises(ValueError, match=r"quantised \(torch.float8_e4m3fn\)"):
+        surgery.orthogonalize(replace(direction(model), model=None), model)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from probekit.activations import Activations
+from probekit.data.dataset import as_groups
 from probekit.probes.controls import shuffle_labels
 from probekit.probes.direction import Direction, model_of, row_mask
 from probekit.surgery.directions.labelled import Labelled, Labels
@@ -86,6 +87,7 @@ def permuted_directions(
     target: int | str = 0,
     classes: tuple[str, str] | None = None,
     rows: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
 ) -> list[Direction]:
     """Differences of class means for labels that were dealt out again between whole sequences.
 
@@ -100,6 +102,8 @@ def permuted_directions(
         target: Which of the label set's targets.
         classes: Names of the two classes, (from, to), of more than two.
         rows: `[row]` bool mask of the rows that count.
+        groups: `[sequence]` values; labels of a group stay together and are dealt out between groups. Give them where labels go
+            with groups (texts of one author, statements about one city): else the control varies too little.
         count, seed: As in `random_directions`.
 
     Raises:
@@ -110,16 +114,14 @@ def permuted_directions(
         raise ValueError(f"the direction to stand beside is of {known.site}, not of {site}")
     _site(known, activations)
     codes = Labelled.of(activations, labels).target(target).pair(classes)[0]
+    together = activations.sequence if groups is None else as_groups(groups)[activations.sequence]
     kept = row_mask(activations, rows) & (codes >= 0)
     if len(np.unique(codes[kept])) < 2:
         raise ValueError(
             "the labels have no row of one of the two classes: there are no means to take the difference of"
         )
     dealt = np.stack(
-        [
-            shuffle_labels(codes[kept][:, None], activations.sequence[kept], _seed(seed, i))[:, 0]
-            for i in range(_counted(count))
-        ]
+        [shuffle_labels(codes[kept][:, None], together[kept], _seed(seed, i))[:, 0] for i in range(_counted(count))]
     )
     sums, n = np.zeros((2, count, len(known))), 0
     for part, values in activations.batches(site):

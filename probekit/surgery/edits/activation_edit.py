@@ -118,20 +118,20 @@ class _Hook(Uncopied):
     def __init__(self, site: str, change: Change, where: Where, tokens: Tokens | None) -> None:
         self.site, self.change, self.where, self.tokens = site, change, where, tokens
         self.cast: dict[tuple[torch.dtype, torch.device], Cast] = {}
-        self.checked = not isinstance(change, AffineMap) or not bool(change.bias.any())
+        self.checked = False
 
     def __call__(self, h: Tensor) -> Tensor:
         changed = self._changed(h)
-        if not self.checked and not torch.compiler.is_compiling():
-            self.checked = True
-            self._warn_if_loud(h)
         if self.where.is_everywhere:
+            self._warn_if_loud(h, changed)
             return changed
         # OPT runs its MLP on [batch * pos, d].
         if self.tokens is not None and h.ndim == 3 and len(h) == 1 < len(self.tokens.index):
             h, changed = (x.expand(len(self.tokens.index), -1, -1) for x in (h, changed))  # GPT-2 embeds positions once
         wide = h if self.tokens is None or h.ndim == 3 else h.view(*self.tokens.index.shape, -1)
-        return torch.where(self.where.chosen(wide, self.tokens).view(*h.shape[:-1], 1), changed, h)
+        changed = torch.where(self.where.chosen(wide, self.tokens).view(*h.shape[:-1], 1), changed, h)
+        self._warn_if_loud(h, changed)
+        return changed
 
     def _changed(self, h: Tensor) -> Tensor:
         if not isinstance(self.change, AffineMap):
@@ -142,13 +142,20 @@ class _Hook(Uncopied):
             self.cast[key] = self.change.cast(dtype, h.device)
         return applied_to(h, self.cast[key])
 
-    def _warn_if_loud(self, h: Tensor) -> None:
-        assert isinstance(self.change, AffineMap)
-        usual = float(h.detach().float().norm(dim=-1).median())
-        step = float(self.change.bias.norm())
-        if usual > 0 and step > _LOUD * usual:
+    def _warn_if_loud(self, h: Tensor, changed: Tensor) -> None:
+        """At the first call in which anything is changed, look how far the changed tokens are moved."""
+        if self.checked or torch.compiler.is_compiling():
+            return
+        before, after = h.detach().float(), changed.detach().float()
+        step = (after - before).norm(dim=-1)
+        moved = step > 0
+        if not bool(moved.any()):
+            return
+        self.checked = True
+        usual, far = float(before.norm(dim=-1).median()), float(step[moved].median())
+        if usual > 0 and far > _LOUD * usual:
             warnings.warn(
-                f"at {self.site} the edit adds a vector {step / usual:.1f} times as long as the activations there "
+                f"at {self.site} the edit adds a vector {far / usual:.1f} times as long as the activations there "
                 f"(median length {usual:.3g}): expect nonsense, or lower the strength",
                 stacklevel=2,
             )

@@ -54,6 +54,7 @@ class Edit(ABC):
         strength: What `remade` scales, in the units of the edit; None where it has no strength.
         recipe: How it was made, as `making.make_edit` takes it, so that a saved edit can be made again; None where numbers
             alone do not say.
+        searched: Whether a search chose it on one half of some items: `evaluate` then reports on the other half only.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Edit(ABC):
     direction: Direction | None
     strength: float | None
     recipe: Mapping[str, Any] | None = None
+    searched: bool = False
     _remake: Callable[[Direction | None, float | None], Edit] | None
 
     def __repr__(self) -> str:

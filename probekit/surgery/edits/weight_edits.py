@@ -101,6 +101,7 @@ class AddedBias:
 
 Written = FoldedMap | Shift | Replacement
 Part = Written | AddedBias
+_LOUD = 10.0  # times the length of what was there before, above which a change of weights is said to be large
 _LOST = 0.1  # share of a change lost in rounding above which that is said
 
 
@@ -228,16 +229,21 @@ class WeightEdit(Edit):
                 undo.append(_set_config(model.hf.config, name, value))
             known = dict(model.hf.named_parameters())
             steps: list[Tensor] = []
+            moved: dict[str, Tensor] = {}
             for part in self.parts:
-                undo.append(_add_bias(model, part) if isinstance(part, AddedBias) else _write(known, part, steps))
+                undo.append(
+                    _add_bias(model, part) if isinstance(part, AddedBias) else _write(known, part, steps, moved)
+                )
             _warn_of_rounding(self.name, model, steps)
+            _warn_if_large(self.name, moved)
         except BaseException:
             back()
             raise
         return back
 
 
-def _write(known: Mapping[str, nn.Parameter], part: Written, steps: list[Tensor]) -> Undo:
+def _write(known: Mapping[str, nn.Parameter], part: Written, steps: list[Tensor], moved: dict[str, Tensor]) -> Undo:
+    """Change one parameter. `steps` gets what rounding does, `moved` how far matrices move, in their own lengths."""
     if part.parameter not in known:
         raise ValueError(f"the model has no parameter {part.parameter!r}")
     whole = known[part.parameter]
@@ -245,6 +251,7 @@ def _write(known: Mapping[str, nn.Parameter], part: Written, steps: list[Tensor]
         original = whole.detach().clone()
         new = _changed(part, original, steps)
         _refuse_infinite(new, part.parameter)
+        moved[part.parameter] = _moved(original, new)
         whole.copy_(new)
         return lambda: _copy(whole, original)
     rows = part.rows.to(whole.device)
@@ -255,6 +262,7 @@ def _write(known: Mapping[str, nn.Parameter], part: Written, steps: list[Tensor]
     original = whole.detach().index_select(part.axis, rows)
     new = _changed(part, original, steps)
     _refuse_infinite(new, part.parameter)
+    moved[part.parameter] = _moved(original, new)
     whole.index_copy_(part.axis, rows, new)
 
     def restore() -> None:
@@ -283,6 +291,24 @@ def _warn_of_rounding(name: str, model: Model, steps: list[Tensor]) -> None:
             f"{size_lost / size:.0%} of what this edit changes is lost to the rounding of {str(model.dtype).removeprefix('torch.')}: "
             f"{count_lost / count:.0%} of its numbers stay as they are ({name}). Load the model with dtype='float32' and make the edit "
             "there, or take a larger strength",
+            stacklevel=5,
+        )
+
+
+def _moved(original: Tensor, new: Tensor) -> Tensor:
+    """How long the change of a matrix (or some rows of it) is, beside what was there; 0 of a bias or a norm."""
+    if original.ndim < 2:
+        return torch.zeros(())
+    before, after = original.float(), new.float()
+    return ((after - before).norm() / before.norm().clamp(min=1e-30)).cpu()
+
+
+def _warn_if_large(name: str, moved: Mapping[str, Tensor]) -> None:
+    parameter = max(moved, key=lambda one: float(moved[one]), default=None)
+    if parameter is not None and float(moved[parameter]) > _LOUD:
+        warnings.warn(
+            f"the edit changes {parameter} by {float(moved[parameter]):.1f} times the length of what was there ({name}): expect "
+            "nonsense, or take a smaller strength",
             stacklevel=5,
         )
 
@@ -359,7 +385,7 @@ def refuse_weights(model: Model) -> None:
     for module_name, module in model.hf.named_modules():
         for name in ("weight", "qweight"):
             weight = getattr(module, name, None)
-            if isinstance(weight, Tensor) and not weight.dtype.is_floating_point:
+            if isinstance(weight, Tensor) and (not weight.dtype.is_floating_point or weight.dtype.itemsize < 2):
                 raise ValueError(
                     f"{module_name}.{name} is quantised ({weight.dtype}): edit the unquantised model and quantise it again"
                 )

@@ -200,7 +200,12 @@ class Tokens(Uncopied):
             assert isinstance(position, int)
             if position >= 0:
                 found |= index == position
-            elif prompt is not None:
+            elif prompt is None:
+                raise ValueError(
+                    f"where={position} counts from the end of the prompt, which is not known in a call that goes on from a cache: use "
+                    "generate, or call the model with the whole sequence"
+                )
+            else:
                 found |= real & (index == prompt[:, None] + position)
         return found
 

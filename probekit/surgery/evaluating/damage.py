@@ -168,13 +168,13 @@ class Repetition(OfGenerations):
 
 
 def repetition(source: Generations, n: int = 4, *, name: str = "repetition") -> Repetition:
-    """Share of a generated text's n-grams of tokens that stand in it before; 0 for a text too short to have one."""
+    """Share of a generated text's n-grams of tokens that stand in it before; no score for a text too short to have one."""
     return Repetition(source, n, name)
 
 
 def _repeated(ids: list[int], n: int) -> float:
     grams = [tuple(ids[i : i + n]) for i in range(len(ids) - n + 1)]
-    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+    return 1 - len(set(grams)) / len(grams) if grams else float("nan")
 
 
 class Coherence(OfGenerations):

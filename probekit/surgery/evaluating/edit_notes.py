@@ -41,6 +41,15 @@ def place_notes(model: Model, edit: Edit, behaviour: Behaviour) -> list[str]:
     return []
 
 
+def _made_from(edit: Edit | None) -> str:
+    """Which data the edit was made from, as far as it knows."""
+    data = None if edit is None or edit.direction is None else edit.direction.provenance.get("data")
+    name = data.get("name") if isinstance(data, Mapping) else data
+    if name:
+        return f"The direction was found on {name}: items must not be among its texts, which is not checked here."
+    return "Which texts the direction or the edit was made from is not known here: items must not be among them."
+
+
 def loudness_notes(model: Model, edit: Edit, measures: Sequence[Behaviour]) -> list[str]:
     """Says where activations become much longer than the model is used to, whether by hooks or by changed weights.
 
@@ -111,22 +120,29 @@ def notes_of(
     chosen: Condition,
     *,
     model: Model | None = None,
+    searched: bool = False,
 ) -> list[str]:
     """What was chosen where, activations that become too long, items without a score, intervals and controls that are too few.
 
     Args:
         model: The plain model, to listen how long the edit makes activations; None: that is not looked at.
+        searched: Whether a search chose the edit.
     """
     out = []
     if model is not None and chosen.edit is not None:
         out += loudness_notes(model, chosen.edit, measures)
-    if choice is None:
+    if choice is None and searched:
+        out.append(
+            "The edit came out of a search on one half of the items; figures are of the other half. Of items that the search did not "
+            "have, that leaves half unused."
+        )
+    elif choice is None:
         out.append("No strength was chosen, so all items are reported.")
     else:
         out.append(
             f"Strength {choice.strength:g} was chosen on one half of the items, and its figures are of the other half, which was held back."
         )
-    out.append("Which texts the direction or the edit was made from is not known here: items must not be among them.")
+    out.append(_made_from(chosen.edit))
     for measure in measures:
         counts = {c: int((~np.isfinite(measured[c].scores[measure.name])).sum()) for c in measured}
         if counts[plain] or counts[chosen]:
@@ -147,8 +163,12 @@ def notes_of(
         for condition in measured:
             if condition.kind == "prompt" and counts[condition] == len(measure):
                 out.append(f"{measure.name} was not measured with the prompt: there is nothing to put it before.")
-    if len(facts) > 1 and all(measure.limit is None for measure in facts):
-        out.append("No limit of damage was set (damage_limit=), so the strength was chosen by its effect alone.")
+    if all(measure.limit is None for measure in facts):
+        what = "was set (damage_limit=)" if len(facts) > 1 else "could be set: there are no side effects"
+        out.append(
+            f"No limit of damage {what}"
+            + ("." if choice is None else ", so the strength was chosen by its effect alone.")
+        )
     for kind in dict.fromkeys(test.control for test in tests if not test.can_tell):
         count = next(len(test.effects) for test in tests if test.control == kind)
         out.append(f"{count} controls ({kind}) are too few for p to come down to 0.05: 19 are needed.")

@@ -19,13 +19,27 @@ EXAMPLES = 20
 
 
 class BesidePlain:
-    """Compares what was measured with the plain model, on one part of the items."""
+    """Compares what was measured with the plain model, on one part of the items.
 
-    def __init__(self, measures: Sequence[Behaviour], plain: Measured, n_boot: int, seed: int, *, chosen: bool) -> None:
-        self.parts = ("select", "report") if chosen else ("report",)
+    Args:
+        halves: Whether items are in two halves, one to choose on and one to report; else all are reported.
+        shown: Parts that figures are wanted of.
+    """
+
+    def __init__(
+        self,
+        measures: Sequence[Behaviour],
+        plain: Measured,
+        n_boot: int,
+        seed: int,
+        *,
+        halves: bool,
+        shown: Sequence[str] = ("select", "report"),
+    ) -> None:
+        self.parts = tuple(shown) if halves else ("report",)
         self._each = {
             (m.name, part): Comparing(
-                m, plain.scores[m.name], plain.weights[m.name], _rows(m, part, chosen), n_boot, seed
+                m, plain.scores[m.name], plain.weights[m.name], _rows(m, part, halves), n_boot, seed
             )
             for m in measures
             for part in self.parts
@@ -42,8 +56,8 @@ class BesidePlain:
         return self._known[key]
 
 
-def _rows(measure: Behaviour, part: str, chosen: bool) -> np.ndarray:
-    if not chosen:
+def _rows(measure: Behaviour, part: str, halves: bool) -> np.ndarray:
+    if not halves:
         return np.ones(len(measure), bool)
     return measure.in_select if part == "select" else ~measure.in_select
 

@@ -66,7 +66,8 @@ def evaluate(
         control_directions: Further kinds of control by name, or others in place of `"random"`: `spectrum_directions`,
             `permuted_directions`, or edits.
         baselines: Other ways to the same end, by name: edits, such as those of `mezo` and `lora`.
-        strengths: In the units of the edit; the edit as it is when left out, and then all items are reported.
+        strengths: In the units of the edit; the edit as it is when left out, and then all items are reported, or, of an edit that a
+            search chose, the half that the search did not see.
         prompt: Text put before every prompt of the plain model instead: what prompting does.
         damage_limit: Most damage a strength may do to be chosen: ratio of perplexities (1.05 where perplexity is among the side
             effects), or by name of a side effect, a ratio or a change for the worse.
@@ -85,7 +86,10 @@ def evaluate(
     edit.check(model)
     measures = (behaviour, *side_effects)
     facts = _facts(measures, _limits(side_effects, damage_limit))
-    doses = None if strengths is None else _strengths(edit, strengths, measures)
+    doses = None if strengths is None else _strengths(edit, strengths)
+    halves = doses is not None or edit.searched
+    if halves:
+        _need_two_halves(measures)
     notes = place_notes(model, edit, behaviour)
     kinds = _controls(edit, controls, control_directions, seed, notes)
     measuring = Measuring(model, measures, None if out is None else Path(out))
@@ -107,7 +111,8 @@ def evaluate(
             advance(None, 1)
 
         take(plain)
-        compare = BesidePlain(measures, measured[plain], n_boot, seed, chosen=doses is not None)
+        shown = ("report",) if doses is None else ("select", "report")
+        compare = BesidePlain(measures, measured[plain], n_boot, seed, halves=halves, shown=shown)
         choice = None
         if doses is None:
             chosen = Condition("edited", "edit", edit, edit.strength)
@@ -131,10 +136,18 @@ def evaluate(
 
     found = compare(measured[chosen], "report")
     tests = tests_of(facts, found, measured, compare, chosen)
+    prompted = next((measured[c] for c in measured if c.kind == "prompt"), None)
+    beside_prompt = None
+    if prompted is not None:
+        against = BesidePlain([behaviour], prompted, n_boot, seed, halves=halves, shown=("report",))
+        beside_prompt = against(measured[chosen], "report")[behaviour.name]
     verdict = judge(
-        facts, found, compare(measured[plain], "report"), tests, choice, along_direction=edit.direction is not None
+        facts, found, compare(measured[plain], "report"), tests, choice, along_direction=edit.direction is not None,
+        beside_prompt=beside_prompt,
+    )  # fmt: skip
+    notes += notes_of(
+        facts, measures, measured, compare, choice, tests, plain, chosen, model=model, searched=edit.searched
     )
-    notes += notes_of(facts, measures, measured, compare, choice, tests, plain, chosen, model=model)
     return EditReport(
         edit=(chosen.edit or edit).describe(),
         measures=facts,
@@ -143,7 +156,7 @@ def evaluate(
         verdict=verdict,
         examples=examples_of(measuring.generating, measured[plain], measured[chosen]),
         scores={condition.name: each.scores for condition, each in measured.items()},
-        parts={measure.name: measure.in_select if doses is not None else np.zeros(len(measure), bool) for measure in measures},
+        parts={measure.name: measure.in_select if halves else np.zeros(len(measure), bool) for measure in measures},
         notes=tuple(notes),
         manifest={
             "model": {"name": model.name, "fingerprint": model.fingerprint},
@@ -180,19 +193,23 @@ def _limits(side_effects: Sequence[Behaviour], given: float | Mapping[str, float
     return dict.fromkeys(ratios, RATIO_LIMIT if given is None else float(given))
 
 
-def _strengths(edit: Edit, given: Sequence[float], measures: Sequence[Behaviour]) -> list[float]:
+def _strengths(edit: Edit, given: Sequence[float]) -> list[float]:
     doses = sorted({float(s) for s in given})
     if not doses or not np.isfinite(doses).all():
         raise ValueError(f"strengths must be finite numbers, one or more, not {list(given)}")
     if edit.strength is None:
-        raise TypeError(f"this edit has no strength to choose ({edit.name}): leave strengths out")
-    for measure in measures:
-        if not measure.in_select.any():
-            raise ValueError(
-                f"{measure.name!r} has items of one group only, so a strength cannot be chosen on some and reported on others: give "
-                "more, or leave strengths out"
-            )
+        raise TypeError(
+            f"this edit has no one strength to choose ({edit.name}): it has none, or its parts have several; leave strengths out"
+        )
     return doses
+
+
+def _need_two_halves(measures: Sequence[Behaviour]) -> None:
+    for measure in measures:
+        if not measure.in_select.any() or measure.in_select.all():
+            raise ValueError(
+                f"{measure.name!r} has items of one group only, so that nothing can be chosen on some and reported on others: give more"
+            )
 
 
 def _controls(

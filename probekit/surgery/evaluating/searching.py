@@ -37,7 +37,8 @@ _FAINT = 0.05  # of the peak: layers that would get less are left alone
 
 @dataclass(frozen=True)
 class Search:
-    """What was tried, on the select part only. Report the one you take with `evaluate`, which measures it on the other part.
+    """What was tried, on the select part only. Report the one you take with `evaluate`, which measures what came out of a search
+    on the other part, also after saving and loading.
 
     Attributes:
         trials: One a trial: `number`, `kind`, its settings, `effect` (mean change of the behaviour) and `damage` (mean change of
@@ -72,7 +73,9 @@ class Search:
         trial = next((t for t in self.trials if t["number"] == number), None)
         if trial is None:
             raise KeyError(f"no trial {number}: there are {len(self.trials)}")
-        return edit_of(self._model, self._directions, trial)
+        edit = edit_of(self._model, self._directions, trial)
+        edit.searched = True
+        return edit
 
     def to_frame(self) -> pd.DataFrame:
         """All trials; `frontier` marks the menu."""

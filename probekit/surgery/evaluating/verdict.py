@@ -103,6 +103,7 @@ def judge(
     choice: Choice | None,
     *,
     along_direction: bool,
+    beside_prompt: Comparison | None = None,
 ) -> Verdict:
     """What it comes to, in words.
 
@@ -111,6 +112,7 @@ def judge(
         tests: Against every kind of control.
         choice: None where no strength was chosen.
         along_direction: Whether the edit follows a direction.
+        beside_prompt: The behaviour with the edit, beside prompting in place of plain; None where no prompt was given.
     """
     behaviour = measures[0]
     here = found[behaviour.name]
@@ -154,8 +156,16 @@ def judge(
     kept = _listed(
         [f"{m.name} {'ratio' if m.ratio else 'change'} {shown(found[m.name].effect, m.ratio)}" for m in limited]
     )
-    within = f"Damage stays within what is allowed: {kept}." if limited else "No limit of damage was set."
-    if choice is None or not beaten:
+    within = (
+        f"Damage stays within what is allowed: {kept}."
+        if limited
+        else "Damage was not measured, or has no limit, so whether it is worth shipping is not known (side_effects=, damage_limit=)."
+    )
+    beats = beside_prompt is None or is_real(behaviour, beside_prompt)
+    if beside_prompt is not None:
+        how = "further than prompting" if beats else "no further than prompting for certain"
+        within = f"That is {how} (edit against prompt: {_effect(behaviour, beside_prompt)}). {within}"
+    if choice is None or not beaten or not limited or not beats:
         return Verdict(f"It steers{at}: {effect}. {within}", bool(beaten or not against), True, chosen)
     also = [number(s) for s in choice.worth if s != choice.strength]
     others = f" On the half that chose, strength {_listed(also)} would do, too." if also else ""

@@ -73,6 +73,7 @@ def write_edit(edit: Edit, folder: Path, model: Model | Any | None = None) -> No
     }
     facts.pop("parameters", None)
     facts["recipe"] = _recipe_facts(edit.recipe, tensors)
+    facts["searched"] = edit.searched
     facts["direction"] = None if edit.direction is None else _direction_facts(edit.direction, tensors)
     if isinstance(edit, WeightEdit):
         facts["config"] = edit.config
@@ -146,12 +147,12 @@ def _edit_from(facts: dict[str, Any], tensors: dict[str, Tensor], model: Model |
             details=facts["details"],
             **common,
         )
-        edit.recipe = recipe
+        edit.recipe, edit.searched = recipe, bool(facts.get("searched"))
         return edit
     where = Where.from_json(**_where(facts["where"], tensors))
     changes = {site: _map(one, tensors) for site, one in facts["changes"].items()}
     edit = ActivationEdit(facts["name"], facts["model"], changes, where, **common)
-    edit.recipe = recipe
+    edit.recipe, edit.searched = recipe, bool(facts.get("searched"))
     return edit
 
 
