@@ -104,6 +104,17 @@ def check_fits(sae: Any, activations: Activations, site: str) -> None:
         )
 
 
+def check_features(sae: Any, features: Any) -> None:
+    """Refuse encoded features of another SAE: their numbers would stand for other decoder vectors.
+
+    Raises:
+        ValueError: says both fingerprints.
+    """
+    theirs = getattr(getattr(features, "manifest", None), "sae", None)
+    if theirs is not None and theirs != (ours := fingerprint(sae)):
+        raise ValueError(f"the features are of the SAE with fingerprint {theirs}, not of this one ({ours})")
+
+
 def fingerprint(sae: Any) -> str:
     """SHA-256 (first 16 hex digits) of an SAE's weights."""
     digest = hashlib.sha256()

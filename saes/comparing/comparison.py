@@ -15,7 +15,7 @@ from probekit.probes.intervals import Estimate
 from saes.comparing.causal import CausalAgreement, causal_agreement
 from saes.comparing.sparse_probes import SparseProbes, sparse_probes
 from saes.features import SparseFeatures, encode
-from saes.loading import fingerprint, site_of
+from saes.loading import check_features, fingerprint, site_of
 from saes.naming.names import Names
 from saes.overlap import Overlap, Stability, direction_of, overlap, stability
 from saes.scoring.columns import ColumnName, Labels, groups_of
@@ -203,7 +203,8 @@ def compare(
     """Hold an SAE's features against the probes of a sweep.
 
     Directions are those of the sweep's probes at the SAE's site. AUROCs are of probes fitted here, dense and sparse on the same
-    training rows with the same choice of penalties, so that neither has an advantage; figures are of test sequences.
+    training rows with the same choice of penalties, so that neither has an advantage; figures are of test sequences. (A split that
+    comes with a data set holds for these; coverage and reconstruction halve the sequences themselves.)
 
     A label that shows one class only (a centre square that is empty, on Othello's board) has the verdict `not defined`; where
     the sweep's probe reads nothing, or the sweep left the target out for showing one class, the cosines are NaN.
@@ -225,12 +226,13 @@ def compare(
 
     Raises:
         KeyError: the sweep lacks the site, a label set, a target or a class.
-        ValueError: labels of other data, continuous or not defined everywhere; a model without data.
+        ValueError: features of another SAE; labels of other data, continuous or not defined everywhere; a model without data.
     """
     if (model is None) != (data is None):
         raise ValueError("causal agreement needs both the model and the data it reads")
     site = site_of(sae)
     features = encode(sae, activations) if features is None else features
+    check_features(sae, features)
     scores = score(features, labels, groups=groups, seed=seed)
     directions = np.stack([_direction(probes, one, site) for one in scores.names])
     some = np.sort(np.random.default_rng(seed).permutation(len(activations))[:_ROWS])

@@ -17,6 +17,7 @@ from torch import Tensor
 from probekit.data import Dataset, as_dataset
 from probekit.models.editing import changed_at
 from saes.features import SparseFeatures
+from saes.loading import check_features
 from saes.naming.judging import nearest_features
 from saes.naming.names import Check, Name, Names
 from saes.rows import token_ids
@@ -169,6 +170,7 @@ def intervene(
     Raises:
         ValueError: names from labels and no probes; an SAE that normalises its input.
     """
+    check_features(sae, features)
     if getattr(sae.cfg, "normalize_activations", "none") not in ("none", None):
         raise ValueError("this SAE normalises its input, so that its features are not steps in the stream")
     site = features.manifest.site

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from probekit.data import Dataset
 from saes.features import SparseFeatures, encode
+from saes.loading import check_features
 from saes.naming.contexts import Contexts, Decode
 from saes.naming.dictionary import propose_labels
 from saes.naming.judging import judge, nearest_features
@@ -42,7 +43,7 @@ def name(
 ) -> Names:
     """Name features. Each source proposes names from one half of the sequences; the other half is the judge.
 
-    A name is given when its association with the feature is beyond chance, with the share of false names controlled over
+    A name is given when its association with the feature is beyond chance, with the share of false discoveries controlled over
     all features and candidates, and when it says enough: by the balanced accuracy with which its text alone tells firing rows
     from silent ones, a name from labels by its precision and recall, too, any other against hard silent rows, too (where
     the nearest features fire), and one from a language model by its fuzzing. Of several that earn it, the one that did best on the half it was made
@@ -61,11 +62,13 @@ def name(
         least_recall: Of a name from labels: of the rows the name covers, the share where the feature must fire.
         least_accuracy: What the balanced accuracy of a name from labels, and the `strictest_accuracy` of any other, must reach;
             a name that says nothing scores 0.5.
-        false_names: Share of false names among the names given, at most.
+        false_names: Share of candidates with no association at all among those found to have one, at most (Benjamini and
+            Hochberg over all features and candidates). The names given are those of them that also say enough; where many
+            associations are weak and few are strong, the share among these can be higher.
         seed: Of the halving of the sequences, of the bootstrap and of the shuffled names.
 
     Raises:
-        ValueError: no source of names; labels of other data; too few sequences; no feature that ever fires.
+        ValueError: no source of names; labels of other data; features of another SAE; too few sequences; no feature that ever fires.
         ConnectionError: nothing answers where the language model should be, and not all answers are kept.
     """
     if labels is None and vocabulary is None and language_model is None:
@@ -74,6 +77,7 @@ def name(
         source = "a language model" if vocabulary is None else "a vocabulary"
         raise ValueError(f"{source} names features by the texts around them: give decode= (a tokenizer or a model)")
     features = cast("SparseFeatures", activations if hasattr(activations, "matrix") else encode(sae, activations))
+    check_features(sae, features)
     choose, report, _ = halves(features, labels, seed)
     if choose.features.nnz == 0:
         raise ValueError("no feature ever fires: this SAE is dead, or made for other activations")

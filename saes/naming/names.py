@@ -164,6 +164,9 @@ class Names:
             row = asdict(name)
             evidence, check = row.pop("evidence"), row.pop("check") or {}
             rows.append(row | evidence | {f"check_{key}": value for key, value in check.items()})
+        if not rows:
+            columns = [field.name for field in fields(Name) if field.name not in ("evidence", "check")]
+            return pd.DataFrame(columns=[*columns, *(field.name for field in fields(Evidence))])
         return pd.DataFrame(rows)
 
     def save(self, path: str | Path) -> None:

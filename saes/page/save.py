@@ -17,7 +17,7 @@ from probekit.report.blocks import Block, Page
 from probekit.versions import versions_of
 from saes.features import SparseFeatures
 from saes.health import DENSE
-from saes.loading import fingerprint
+from saes.loading import check_features
 from saes.naming.contexts import Contexts, Decode, decoder
 from saes.naming.judging import nearest_features
 from saes.naming.names import Evidence, Names
@@ -151,10 +151,7 @@ def save_page(
 def _check(
     features: SparseFeatures, sae: Any, names: Names | None, model: Model | None, probes: Any, activations: Any
 ) -> None:
-    if features.manifest.sae != fingerprint(sae):
-        raise ValueError(
-            f"the features are of the SAE with fingerprint {features.manifest.sae}, not of this one ({fingerprint(sae)})"
-        )
+    check_features(sae, features)
     if names is not None and (names.width != features.width or (names.site and names.site != features.manifest.site)):
         raise ValueError(
             f"the names are of {names.width:,} features of {names.site or 'an SAE'}, but the SAE has {features.width:,} of "

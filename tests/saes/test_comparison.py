@@ -217,3 +217,24 @@ def test_the_page_says_what_the_control_of_the_effects_is(compared):
 
     assert "random directions" in _READING["effects"]
     assert "another feature" not in _READING["effects"]
+
+
+def test_features_of_another_sae_are_refused_everywhere():
+    model = pk.load_model("othello-mini")
+    games = pk.testbeds.othello.sample_games(20, seed=3)
+    site = "blocks.2.hook_resid_post"
+    store = pk.capture(model, games, site, progress=False)
+    one, other = (saes.load(f"othello-mini/{name}") for name in (site, "blocks.1.hook_resid_post"))
+    features = saes.encode(one, store, progress=False)
+    tile = games.label_set("tile")
+    result = pk.sweep(store, games, ["tile"], probe="difference_in_means", controls=False, n_boot=100, progress=False)
+    with pytest.raises(ValueError, match="the features are of the SAE with fingerprint"):
+        saes.name(other, features, tile)
+    with pytest.raises(ValueError, match="the features are of the SAE with fingerprint"):
+        saes.compare(result, other, store, tile, features=features)
+    names = saes.Names((), features.width, site)
+    with pytest.raises(ValueError, match="the features are of the SAE with fingerprint"):
+        saes.intervene(names, other, features, model, games)
+    assert list(names.to_frame()[["feature", "text", "precision", "recall", "shuffled"]]) == [
+        "feature", "text", "precision", "recall", "shuffled",
+    ]  # fmt: skip
