@@ -93,6 +93,7 @@ def find(
     result.save(out / "sweep")
     result.save_page(out / "sweep" / "report.html")
     best = site or _middle_best(result, label, loaded.stream_sites)
+    trust = surgery.split_half_reliability(store, labels, site=best, classes=(away, to), groups=data.groups, seed=seed)
     for name in loaded.stream_sites:
         try:
             if method is Method.probe:
@@ -106,10 +107,11 @@ def find(
                 raise
             typer.echo(f"note: no direction at {name}: {error}", err=True)
             continue
+        if name == best and method is not Method.pca:
+            one = replace(one, provenance={**one.provenance, "reliability": str(trust)})
         one.save(out / "layers" / f"{name}.safetensors")
         if name == best:
             one.save(out / "direction.safetensors")
-    trust = surgery.split_half_reliability(store, labels, site=best, classes=(away, to), groups=data.groups, seed=seed)
     where = out / "direction.safetensors"
     doubt = words_do_as_well(result, label, best)
     if doubt:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -486,3 +487,13 @@ def test_prompting_must_be_beaten(model, planted):
     if weak.verdict.steers and prompted.value >= edited.value:
         assert "no further than prompting for certain" in weak.verdict.words
     assert not weak.verdict.words.startswith("Worth shipping") or edited.value > prompted.value
+
+
+def test_how_reliable_the_direction_is_stands_first(model):
+    direction = to_paris(model)
+    told = replace(direction, provenance={**direction.provenance, "reliability": "halves agree (cosine 0.95)"})
+    for one, first in ((direction, "Whether two halves"), (told, "Reliability of the direction: halves agree")):
+        report = evaluate(model, steer(one, model, 1.0), behaviour=paris(), controls=0, progress=False)
+        notes = [note for note in report.notes if note.startswith(("Whether two halves", "Reliability"))]
+        assert len(notes) == 1
+        assert notes[0].startswith(first)

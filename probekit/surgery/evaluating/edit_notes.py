@@ -41,6 +41,17 @@ def place_notes(model: Model, edit: Edit, behaviour: Behaviour) -> list[str]:
     return []
 
 
+def _reliable(edit: Edit) -> str:
+    """The first thing to look at: whether two halves of the data give the same direction."""
+    known = None if edit.direction is None else edit.direction.provenance.get("reliability")
+    if known:
+        return f"Reliability of the direction: {known}."
+    return (
+        "Whether two halves of the data give the same direction is not known here; look at that first: "
+        "surgery.split_half_reliability, whose words in the direction's provenance (`reliability`) would stand here."
+    )
+
+
 def _made_from(edit: Edit | None) -> str:
     """Which data the edit was made from, as far as it knows."""
     data = None if edit is None or edit.direction is None else edit.direction.provenance.get("data")
@@ -128,7 +139,7 @@ def notes_of(
         model: The plain model, to listen how long the edit makes activations; None: that is not looked at.
         searched: Whether a search chose the edit.
     """
-    out = []
+    out = [_reliable(chosen.edit)] if chosen.edit is not None and chosen.edit.direction is not None else []
     if model is not None and chosen.edit is not None:
         out += loudness_notes(model, chosen.edit, measures)
     if choice is None and searched:
