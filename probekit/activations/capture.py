@@ -32,7 +32,7 @@ from probekit.activations.store import (
     write_manifest,
     write_tensors,
 )
-from probekit.activations.stream import computing_dtype, names_of_sites, run_batch, warn_of_cut
+from probekit.activations.stream import computing_dtype, names_of_sites, run_batch, stream_of, warn_of_cut
 from probekit.data import Dataset, as_dataset
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def capture(
             by the next call.
     """
     dataset = as_dataset(data)
-    names = names_of_sites(model, sites)
+    names = names_of_sites(sites, stream_of(model))
     widths = {name: int(model.site(name).width) for name in names}
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")

@@ -13,7 +13,7 @@ import torch
 from probekit.activations.plan import make_plan
 from probekit.activations.progress import Bar, Estimate
 from probekit.activations.source import Activations
-from probekit.activations.stream import computing_dtype, names_of_sites, run_batch, warn_of_cut
+from probekit.activations.stream import computing_dtype, names_of_sites, run_batch, stream_of, warn_of_cut
 from probekit.data import Dataset, LabelSet, as_dataset
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def capture_moments(
     """
     dataset = as_dataset(data)
     targets = dataset.label_set(labels) if isinstance(labels, str) else labels
-    names = names_of_sites(model, sites)
+    names = names_of_sites(sites, stream_of(model))
     widths = {name: int(model.site(name).width) for name in names}
     computing = computing_dtype(compute_dtype)
     row_bytes = sum(widths.values()) * 4

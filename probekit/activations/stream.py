@@ -74,20 +74,26 @@ def _computing_in(dtype: torch.dtype | None, model: Any) -> contextlib.AbstractC
     return autocast
 
 
-def names_of_sites(model: Any, sites: Sequence[str] | str | None) -> list[str]:
-    """The sites asked for, each once; the residual stream if None.
+def stream_of(model: Any) -> tuple[str, ...]:
+    """The model's residual stream.
 
     Raises:
-        TypeError: no `Model`, or a number for a site.
-        ValueError: an empty list.
+        TypeError: no `Model`.
     """
     if not hasattr(model, "stream_sites"):
         raise TypeError(f"model is a {type(model).__name__}, not a Model: load it first, probekit.load_model(...)")
-    if isinstance(sites, int):
-        model.site(sites)  # raises: what layer 0 would be
-    names = list(dict.fromkeys([sites] if isinstance(sites, str) else model.stream_sites if sites is None else sites))
+    return tuple(model.stream_sites)
+
+
+def names_of_sites(sites: Sequence[str] | str | None, every: Sequence[str]) -> list[str]:
+    """The sites asked for, each once; `every` if None. Looking them up tells whether they are sites.
+
+    Raises:
+        ValueError: an empty list.
+    """
+    names = list(dict.fromkeys([sites] if isinstance(sites, str | int) else every if sites is None else sites))
     if not names:
-        raise ValueError("sites is empty: name at least one, or leave it out for the residual stream")
+        raise ValueError("sites is empty: name at least one, or leave it out")
     return names
 
 

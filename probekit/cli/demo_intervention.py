@@ -100,9 +100,8 @@ def turn_discs(model: Model, result: SweepResult, seed: int) -> Intervention:
         found["plain"].append(_last(model, tokens))
         for name, edits in (("edited", turned), ("random", strays)):
             with warnings.catch_warnings(), surgery.together(*edits).applied(model):
-                warnings.filterwarnings(
-                    "ignore", message="at .* the edit adds a vector"
-                )  # that is what random ones are for
+                # That is what random ones are for.
+                warnings.filterwarnings("ignore", message="at .* the edit adds a vector")
                 found[name].append(_last(model, tokens))
     logits = {name: np.stack(each) for name, each in found.items()}
     errors = {name: othello.set_errors(each, cases.after) for name, each in logits.items()}

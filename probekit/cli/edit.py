@@ -354,8 +354,7 @@ def _replace(place: Path, edits: dict[str, Any], model: Any) -> None:
         for name, made in edits.items():
             surgery.save_edit(made, new / name, model)
         shutil.rmtree(place, ignore_errors=True)
-        if edits:
-            new.rename(place)
+        new.rename(place)
 
 
 def _lines(path: Path) -> list[str]:

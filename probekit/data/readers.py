@@ -40,8 +40,8 @@ def read_csv(
     without a byte-order mark.
 
     A column's values become numbers if every one of them is a number, booleans if every one is true or false (a cell that
-    is empty, or says `nan` or, in such a column, `NA`, `None` or `null`, has no value), and stay strings otherwise; `LabelSet.from_values` then tells binary, multiclass and continuous apart and says why in
-    `LabelSet.reason`.
+    is empty, or says `nan` or, in such a column, `NA`, `None` or `null`, has no value), and stay strings otherwise;
+    `LabelSet.from_values` then tells binary, multiclass and continuous apart and says why in `LabelSet.reason`.
 
     Args:
         path: A file, a glob pattern, or several of them, read in sorted order as one data set.

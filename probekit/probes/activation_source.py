@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from probekit.activations import Activations, ActivationStore, ArrayActivations
+from probekit.activations.stream import names_of_sites
 from probekit.data import Dataset, LabelSet
 from probekit.data.dataset import as_groups
 from probekit.probes.label_choice import Labels, choose_labels, labels_elsewhere
@@ -36,14 +37,9 @@ class ActivationSource:
         max_rows: int,
     ) -> None:
         self.activations, self.data = activations, data
-        if isinstance(sites, int):
-            activations.width(sites)  # raises: a number is no site
-        chosen = (sites,) if isinstance(sites, str) else tuple(activations.sites if sites is None else sites)
-        if not chosen:
-            raise ValueError("sites is empty: name at least one, or leave it out for all there are")
-        for site in chosen:
+        self.sites = tuple(names_of_sites(sites, activations.sites))
+        for site in self.sites:
             activations.width(site)  # raises, naming near sites
-        self.sites = tuple(dict.fromkeys(chosen))
         self.layers = tuple(_layer(site) for site in self.sites)
         self._seed, self._max_rows = seed, max_rows
         self._sequences = _count_sequences(activations, data)
@@ -253,13 +249,10 @@ def data_facts(data: Dataset) -> dict[str, Any]:
     return facts
 
 
-def digest_of(*values: np.ndarray) -> str:
-    """SHA-256 (first 16 hex digits) of arrays."""
-    digest = hashlib.sha256()
-    for array in values:
-        digest.update(f"{array.dtype.str} {array.shape} ".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:16]
+def digest_of(values: np.ndarray) -> str:
+    """SHA-256 (first 16 hex digits) of an array: dtype, shape and values."""
+    head = f"{values.dtype.str} {values.shape} ".encode()
+    return hashlib.sha256(head + values.tobytes()).hexdigest()[:16]
 
 
 def _layer(site: str) -> int | None:

@@ -56,11 +56,7 @@ def as_vector(y: object, n: int) -> np.ndarray:
     if isinstance(y, Tensor):
         labels = y.detach().cpu().numpy()
     else:  # a list of words with a NaN among them would become words, NaN too
-        mixed = (
-            isinstance(y, list | tuple)
-            and any(isinstance(v, str) for v in y)
-            and not all(isinstance(v, str) for v in y)
-        )
+        mixed = isinstance(y, list | tuple) and 0 < sum(isinstance(v, str) for v in y) < len(y)
         labels = np.array(y, dtype=object) if mixed else np.asarray(y)
     if labels.ndim != 1:
         raise ValueError(

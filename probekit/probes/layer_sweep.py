@@ -193,15 +193,13 @@ def _question(
     controls: bool,
     seed: int,
 ) -> Question:
-    family, by_name = _family(probe), isinstance(probe, str)
+    family = _family(probe)
     if probe == "logistic":
         count = len(parts["train"]) * len(labels.targets)
         probe = LogisticProbe(tol=QUICK if count > MANY else EXACT, max_iter=ITERATIONS)
         grid = LogisticProbe.default_grid if grid is None else grid
     if labels.kind == "continuous" and family != "ridge":  # a grid of C is no grid of alpha
         probe, grid = "ridge", None
-    elif not isinstance(probe, str) and grid is None and not by_name and probe.grid_parameter is not None:
-        grid = [getattr(probe, probe.grid_parameter)]  # the C asked for is the C that is used
     return Question(labels, parts, scorer, probe, grid, with_controls=controls, seed=seed)
 
 

@@ -16,9 +16,9 @@ Made = TypeVar("Made")
 def side_by_side(work: Callable[[Item], Made], items: Iterable[Item]) -> list[Made]:
     """`work(item)` for every item, in order, on as many threads as PyTorch may use, each computing with one.
 
-    PyTorch's own threads share out single operations. On small matrices they wait for each other longer than they compute,
-    and not at all in an eigendecomposition; whole pieces of work do not wait. An iterator is drawn from only as fast as the work is done: at
-    most one item more than there are threads is alive.
+    PyTorch's own threads share out single operations; on small matrices they wait for each other longer than they compute, and
+    an eigendecomposition hardly uses them. Whole pieces of work do not wait. An iterator is drawn from only as fast as the work is
+    done: at most one item more than there are threads is alive.
     """
     threads = torch.get_num_threads()
     if threads == 1:

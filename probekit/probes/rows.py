@@ -258,7 +258,7 @@ class Capturing:
             wanted[key[rows]] = True
         size = 4 * int(wanted.sum()) * sum(self.model.site(site).width for site in self.sites)
         stores = [
-            self._store(model, data, f"{name}-{kind}", wanted, size > LARGE_STORE)
+            self._store(model, data, f"{name}-{kind}", wanted, size)
             for kind, model in (("model", self.model), ("random", self.random))
             if model is not None
         ]
@@ -275,17 +275,17 @@ class Capturing:
         assert data.groups is not None
         return parts_of(store, data, data.groups, plan, twin), notes
 
-    def _store(self, model: Model, data: Dataset, name: str, wanted: np.ndarray, large: bool) -> ActivationStore:
-        """One store; a large one in half precision: float16, or bfloat16 where values lie beyond what float16 can hold."""
+    def _store(self, model: Model, data: Dataset, name: str, wanted: np.ndarray, size: int) -> ActivationStore:
+        """One store; a large one (`size` bytes of float32) in half precision: float16, or bfloat16 where values lie beyond what
+        float16 can hold."""
 
         def captured(dtype: str) -> ActivationStore:
-            out = self.folder / f"{name}-{dtype}"
             try:
                 return capture(
                     model,
                     data,
                     self.sites,
-                    out=out,
+                    out=self.folder / f"{name}-{dtype}",
                     pool=self.pool,
                     rows=wanted,
                     dtype=dtype,
@@ -294,11 +294,7 @@ class Capturing:
             except OSError as error:
                 if error.errno != errno.ENOSPC:
                     raise
-                needed = (
-                    int(wanted.sum())
-                    * sum(model.site(site).width for site in self.sites)
-                    * (4 if dtype == "float32" else 2)
-                )
+                needed = size if dtype == "float32" else size // 2
                 raise OSError(
                     errno.ENOSPC,
                     f"the temporary activations of {data.name!r} need {readable_size(needed)} in {tempfile.gettempdir()}, which is too "
@@ -308,7 +304,7 @@ class Capturing:
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is cut is said in the notes
-            if not large:
+            if size <= LARGE_STORE:
                 return captured("float32")
             try:
                 return captured("float16")

@@ -60,7 +60,7 @@ class ModelSource:
         if data is None:
             raise ValueError("a model needs data to read: pass a Dataset, a list of texts, or a list of token arrays")
         self.model, self.data, self.ood = model, data, ood
-        self.sites = tuple(names_of_sites(model, sites))
+        self.sites = tuple(names_of_sites(sites, model.stream_sites))
         self.layers = tuple(model.site(site).layer for site in self.sites)
         self._random = model.randomized(seed) if random_weights else None
         self._capture: dict[str, Any] = {"folder": folder, "seed": seed, "max_rows": max_rows, "progress": progress}

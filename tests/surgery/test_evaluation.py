@@ -477,16 +477,16 @@ def test_nothing_is_worth_shipping_whose_damage_is_not_known(model):
 
 
 def test_prompting_must_be_beaten(model, planted):
-    assert "than prompting" in planted.verdict.words
-    best = "paris " * 3  # the plain model, told three times, says it oftener than the edit makes it say
+    assert planted.verdict.words.startswith("Worth shipping")
+    assert "That is further than prompting" in planted.verdict.words
     weak = evaluate(
-        model, steer(to_paris(model), model, 0.05), behaviour=paris(), side_effects=[perplexity(OTHER)], strengths=(0.5, 1), damage_limit=2.0,
-        prompt=best, controls=19, progress=False,
+        model, steer(to_paris(model), model, 0.1), behaviour=paris(), side_effects=[perplexity(OTHER)], strengths=(0.1, 0.2), damage_limit=2.0,
+        prompt="paris " * 3, controls=19, progress=False,
     )  # fmt: skip
-    prompted, edited = (weak.figure("paris", name) for name in ("prompt", f"strength {weak.verdict.chosen:g}"))
-    if weak.verdict.steers and prompted.value >= edited.value:
-        assert "no further than prompting for certain" in weak.verdict.words
-    assert not weak.verdict.words.startswith("Worth shipping") or edited.value > prompted.value
+    assert weak.verdict.steers
+    assert weak.figure("paris", "prompt").value > weak.figure("paris").value  # what the prompt does is more
+    assert "no further than prompting for certain" in weak.verdict.words
+    assert not weak.verdict.words.startswith("Worth shipping")
 
 
 def test_how_reliable_the_direction_is_stands_first(model):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from probekit.models import Model
+from probekit.probes.direction import Direction
 from probekit.surgery.edits.activation_edit import ActivationEdit
 from probekit.surgery.edits.edit import Edit
 from probekit.surgery.evaluating.behaviour import Behaviour
@@ -41,10 +42,9 @@ def place_notes(model: Model, edit: Edit, behaviour: Behaviour) -> list[str]:
     return []
 
 
-def _reliable(edit: Edit) -> str:
+def _reliable(direction: Direction) -> str:
     """The first thing to look at: whether two halves of the data give the same direction."""
-    known = None if edit.direction is None else edit.direction.provenance.get("reliability")
-    if known:
+    if known := direction.provenance.get("reliability"):
         return f"Reliability of the direction: {known}."
     return (
         "Whether two halves of the data give the same direction is not known here; look at that first: "
@@ -52,9 +52,9 @@ def _reliable(edit: Edit) -> str:
     )
 
 
-def _made_from(edit: Edit | None) -> str:
-    """Which data the edit was made from, as far as it knows."""
-    data = None if edit is None or edit.direction is None else edit.direction.provenance.get("data")
+def _made_from(direction: Direction | None) -> str:
+    """Which data the edit was made from, as far as its direction knows."""
+    data = None if direction is None else direction.provenance.get("data")
     name = data.get("name") if isinstance(data, Mapping) else data
     if name:
         return f"The direction was found on {name}: items must not be among its texts, which is not checked here."
@@ -139,7 +139,8 @@ def notes_of(
         model: The plain model, to listen how long the edit makes activations; None: that is not looked at.
         searched: Whether a search chose the edit.
     """
-    out = [_reliable(chosen.edit)] if chosen.edit is not None and chosen.edit.direction is not None else []
+    direction = None if chosen.edit is None else chosen.edit.direction
+    out = [] if direction is None else [_reliable(direction)]
     if model is not None and chosen.edit is not None:
         out += loudness_notes(model, chosen.edit, measures)
     if choice is None and searched:
@@ -153,7 +154,7 @@ def notes_of(
         out.append(
             f"Strength {choice.strength:g} was chosen on one half of the items, and its figures are of the other half, which was held back."
         )
-    out.append(_made_from(chosen.edit))
+    out.append(_made_from(direction))
     for measure in measures:
         counts = {c: int((~np.isfinite(measured[c].scores[measure.name])).sum()) for c in measured}
         if counts[plain] or counts[chosen]:
