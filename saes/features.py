@@ -167,8 +167,20 @@ def encode(
         rows=len(activations),
         source=_source(activations, site),
     )
-    path = Path(tempfile.mkdtemp(prefix="probekit-features-")) if out is None else Path(out)
-    manifest = _resumed(path, wanted)
+    if out is not None:
+        return _encode_into(Path(out), sae, activations, wanted, progress)
+    path = Path(tempfile.mkdtemp(prefix="probekit-features-"))
+    try:
+        features = _encode_into(path, sae, activations, wanted, progress)
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
+    weakref.finalize(features, shutil.rmtree, str(path), True)
+    return features
+
+
+def _encode_into(path: Path, sae: Any, activations: Activations, wanted: Manifest, progress: bool) -> SparseFeatures:
+    site, manifest = wanted.site, _resumed(path, wanted)
     path.mkdir(parents=True, exist_ok=True)
     if manifest.index is None:
         arrays = {
@@ -195,10 +207,7 @@ def encode(
             manifest.shards = sorted([*manifest.shards, shard], key=lambda file: file.start)
             manifest.nonzeros += part.nnz
             _write_manifest(path, manifest)
-    features = SparseFeatures(path, manifest)
-    if out is None:
-        weakref.finalize(features, shutil.rmtree, str(path), True)
-    return features
+    return SparseFeatures(path, manifest)
 
 
 def _source(activations: Activations, site: str) -> dict[str, Any]:

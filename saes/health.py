@@ -59,7 +59,8 @@ class Health:
         dense: Share of the features that fire at more than a tenth of the rows.
         density: `[feature]` share of the rows at which each fires.
         rows: Rows that these are of.
-        held_out: Whether no row was trained on, as far as the SAE's configuration tells.
+        held_out: Whether no row was trained on: True of the rows that training held out, False where they cannot be told from
+            the others. None: the data are not those of the training; whether some of it is the same text is not known.
         spliced: What the model loses; None when no model was given.
         seen: Held-out rows left out, since training had a row with the same prefix (the first moves of a game, a text twice).
     """
@@ -70,14 +71,15 @@ class Health:
     dense: float
     density: np.ndarray
     rows: int
-    held_out: bool
+    held_out: bool | None
     spliced: Spliced | None = None
     seen: int = 0
 
     def __str__(self) -> str:
+        kind = {True: "held-out rows", False: "rows", None: "rows of other data than the training's"}[self.held_out]
         text = (
             f"L0 {self.l0:.1f}, variance unexplained {self.variance_unexplained:.3f}, dead {self.dead:.1%}, "
-            f"dense {self.dense:.1%} ({self.rows:,} {'held-out ' if self.held_out else ''}rows"
+            f"dense {self.dense:.1%} ({self.rows:,} {kind}"
         )
         text += f"; {self.seen:,} more left out, whose prefix was trained on)" if self.seen else ")"
         if self.spliced is not None:
@@ -100,7 +102,7 @@ def health(
     """Measure an SAE on rows it was not trained on.
 
     When the activations are of the data it was trained on (by fingerprint), these are of the sequences held out then, without
-    rows whose prefix training saw; otherwise all. Arrays have no fingerprint: those of as many sequences as were trained on are
+    rows whose prefix training saw; otherwise all, and `held_out` is None. Arrays have no fingerprint: those of as many sequences as were trained on are
     taken to be the same, and `held_out` is False.
 
     Args:
@@ -159,7 +161,7 @@ def health(
     )
 
 
-def _rows(sae: Any, activations: Activations) -> tuple[np.ndarray, bool, int]:
+def _rows(sae: Any, activations: Activations) -> tuple[np.ndarray, bool | None, int]:
     """Rows to measure on, whether it is known that they were not trained on, and how many were left out as seen in training."""
     sequence = activations.sequence
     count = int(sequence.max()) + 1
@@ -169,7 +171,7 @@ def _rows(sae: Any, activations: Activations) -> tuple[np.ndarray, bool, int]:
     same = manifest is not None and manifest.data_fingerprint == trained.get("data_fingerprint")
     if not trained.get("held_out") or not (same or (manifest is None and of_training == count)):
         other = manifest is not None and trained.get("data_fingerprint") is not None and not same
-        return np.arange(len(sequence)), other, 0
+        return np.arange(len(sequence)), None if other else False, 0
     held = held_out_sequences(of_training, trained["held_out"])
     held = np.append(held, np.ones(max(count - of_training, 0), bool))[
         sequence

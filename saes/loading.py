@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,11 +91,17 @@ def check_fits(sae: Any, activations: Activations, site: str) -> None:
 
     Raises:
         KeyError: the activations lack the site.
-        ValueError: other width, or another model.
+        ValueError: other width, another model, or another site though the activations have the SAE's own.
     """
     width = activations.width(site)
     if width != sae.cfg.d_in:
         raise ValueError(f"the SAE reads {sae.cfg.d_in} dimensions, but activations at {site} have {width}")
+    own = sae.cfg.metadata.get("hook_name")
+    if own in activations.sites and _where(own) != _where(site):
+        raise ValueError(
+            f"the SAE reads {own}, but {site} was asked for: leave site= out (to try it at another site on purpose, set "
+            "sae.cfg.metadata.hook_name)"
+        )
     manifest = getattr(activations, "manifest", None)
     trained_on = (sae.cfg.metadata.get("probekit") or {}).get("model_fingerprint")
     if manifest is not None and trained_on and manifest.model_fingerprint != trained_on:
@@ -102,6 +109,12 @@ def check_fits(sae: Any, activations: Activations, site: str) -> None:
             f"the SAE was trained on {sae.cfg.metadata.get('model_name')} ({trained_on}), but the activations are of "
             f"{manifest.model} ({manifest.model_fingerprint})"
         )
+
+
+def _where(site: str) -> str:
+    """The stream before a block is the stream after the one before."""
+    found = re.fullmatch(r"blocks\.(\d+)\.hook_resid_pre", site)
+    return f"blocks.{int(found[1]) - 1}.hook_resid_post" if found and int(found[1]) else site
 
 
 def check_features(sae: Any, features: Any) -> None:

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import argparse
 import csv
+import shlex
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -108,7 +110,7 @@ def balanced(predicted: np.ndarray, truth: np.ndarray) -> float:
     return float(np.mean([(predicted[truth == c] == c).mean() for c in np.unique(truth)]))
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", type=Path, required=True)
@@ -116,10 +118,11 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=4000, help="of each task")
     parser.add_argument("--layer", type=int, default=14)
     parser.add_argument("--width", type=int, default=2048, help="features of the SAE")
+    parser.add_argument("--k", type=int, default=32, help="features that fire at a row")
     parser.add_argument("--rows", type=int, default=800_000, help="rows to train the SAE on, repeats counted")
     parser.add_argument("--encoder", type=Path, help="a sentence-transformers folder, for the names")
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
 
     began = time.perf_counter()
     model = pk.load_model(args.model)
@@ -132,7 +135,7 @@ def main() -> None:
         site,
     )
     sae = saes.train(
-        training, site=site, width=args.width, kind="topk", k=32, batch=512, lr=1e-3, rows=args.rows, seed=args.seed,
+        training, site=site, width=args.width, kind="topk", k=args.k, batch=512, lr=1e-3, rows=args.rows, seed=args.seed,
         out=args.out / "sae",
     )  # fmt: skip
     print(f"SAE trained on {len(training):,} tokens after {(time.perf_counter() - began) / 60:.1f} min")
@@ -151,7 +154,6 @@ def ask(data: pk.Dataset, rows: pk.ArrayActivations, sae: Any, names: saes.Names
     options = {"activations": rows, "counts": COUNTS, "seed": args.seed}
     found = saes.bottleneck(features, data, names, **options)
     found.save(args.out / data.name.replace(" ", "_"))
-    found.plot().write_html(args.out / f"{data.name.replace(' ', '_')}.html", include_plotlyjs=True)
     labels = next(iter(data.labels))
     truth = data.label_set(labels).values[:, 0]
     test = found.parts["test"]
@@ -176,7 +178,9 @@ def ask(data: pk.Dataset, rows: pk.ArrayActivations, sae: Any, names: saes.Names
         print(f"\n{title}: {other}\n\n{figures(other, ('concepts',)).to_markdown(index=False)}")
     shown = found.at(min(16, max(found.heads)))
     print(f"\n{shown.count} concepts\n\n{shown.concepts().round(3).to_markdown(index=False)}")
-    switch_off(shown, items, truth[test], [data.texts[i] for i in test])
+    example = switch_off(shown, items, truth[test], [data.texts[i] for i in test])
+    page = args.out / f"{data.name.replace(' ', '_')}.html"
+    shown.save_page(page, examples=example, title=f"Concepts of {data.name}", command=shlex.join(["python", *sys.argv]))
 
 
 def figures(found: saes.Bottleneck, sources: Sequence[str] = ()) -> pd.DataFrame:
@@ -191,8 +195,10 @@ def figures(found: saes.Bottleneck, sources: Sequence[str] = ()) -> pd.DataFrame
     return pd.DataFrame({"source": frame.source.to_numpy(), "concepts": counts, "chosen": chosen, **columns})
 
 
-def switch_off(found: saes.Bottleneck, items: Any, truth: np.ndarray, texts: Sequence[str]) -> None:
-    """One prediction that is right and rests on one concept, before and after that concept is switched off."""
+def switch_off(
+    found: saes.Bottleneck, items: Any, truth: np.ndarray, texts: Sequence[str]
+) -> list[tuple[str, saes.Explanation]]:
+    """One prediction that is right and rests on one concept, before and after that concept is switched off; none without one."""
     before = found.predict(items)
     for i in np.flatnonzero(before == truth):
         why = found.explain(items[[i]])
@@ -201,13 +207,15 @@ def switch_off(found: saes.Bottleneck, items: Any, truth: np.ndarray, texts: Seq
             continue
         without = found.without(int(parts.feature[0]))
         if without.predict(items[[i]])[0] != before[i]:
-            print(f"\n{texts[i]}\n\n{why}\n\nwithout {parts.name[0]!r}: {without.explain(items[[i]])}")
+            then = without.explain(items[[i]])
+            print(f"\n{texts[i]}\n\n{why}\n\nwithout {parts.name[0]!r}: {then}")
             after = without.predict(items)
             print(
                 f"\nover all test texts: {(after != before).sum()} of {len(before)} predictions change, accuracy "
                 f"{(before == truth).mean():.3f} to {(after == truth).mean():.3f}"
             )
-            return
+            return [(texts[i], why), (f"The same, “{parts.name[0]}” switched off", then)]
+    return []
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ TWEET_CLASSES = ("hate", "offensive", "neither")
 TOKEN_KINDS = ("the start of a word", "inside a word", "a number", "no word")
 PLACES = {"second": 1, "third to eighth": 2, "ninth to 32nd": 8, "33rd to 128th": 32, "129th or later": 128}
 """Positions, each with the first of them (positions count from 0; position 0 is left out)."""
-KINDS = {"words like": "the word", "before words": "the next word", "text about": "the text so far"}
+KINDS = {"words like": "the word", "before words": "the next word", "text about": "the text around"}
 
 
 @dataclass(frozen=True)
@@ -304,7 +304,7 @@ def shares(made: Made) -> dict[str, str]:
             int((named & part).sum()), int(part.sum())
         )
     beyond = known & (made.by_token < 0.8)
-    context = np.isin(kinds, ["the next word", "the text so far", "a label"])
+    context = np.isin(kinds, ["the next word", "the text around", "a label"])
     found["named by more than the word, the token telling less than 0.8"] = wilson(int((beyond & context).sum()), total)
     return found
 

@@ -226,13 +226,14 @@ def compare(
 
     Raises:
         KeyError: the sweep lacks the site, a label set, a target or a class.
-        ValueError: features of another SAE; labels of other data, continuous or not defined everywhere; a model without data.
+        ValueError: features of another SAE; a sweep of another model; labels of other data, continuous or not defined everywhere; a model without data.
     """
     if (model is None) != (data is None):
         raise ValueError("causal agreement needs both the model and the data it reads")
     site = site_of(sae)
     features = encode(sae, activations) if features is None else features
     check_features(sae, features)
+    _check_same_model(probes, activations)
     scores = score(features, labels, groups=groups, seed=seed)
     directions = np.stack([_direction(probes, one, site) for one in scores.names])
     some = np.sort(np.random.default_rng(seed).permutation(len(activations))[:_ROWS])
@@ -264,6 +265,17 @@ def compare(
             pairs, sae, features, near, model, data, groups=groups_of(features, labels, groups), seed=seed
         ),
     )
+
+
+def _check_same_model(probes: SweepResult, activations: Activations) -> None:
+    probed = probes.manifest.get("model") or {}
+    manifest = getattr(activations, "manifest", None)
+    ours, theirs = probed.get("fingerprint"), getattr(manifest, "model_fingerprint", None)
+    if manifest is not None and ours and theirs and ours != theirs:
+        raise ValueError(
+            f"the sweep's probes are of {probed.get('name')!r} ({ours}), but the activations are of {manifest.model!r} "
+            f"({theirs})"
+        )
 
 
 def _direction(probes: SweepResult, name: ColumnName, site: str) -> np.ndarray:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -210,6 +211,32 @@ class Bottleneck:
         from saes.concept_bottleneck.plot import plot_bottleneck
 
         return plot_bottleneck(self, metric)
+
+    def save_page(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        examples: Sequence[tuple[str, Explanation]] = (),
+        title: str | None = None,
+        command: str | None = None,
+    ) -> Path:
+        """Write figures, concepts and examples as one HTML file that opens without a network.
+
+        Args:
+            path: The file to write; a folder gets `index.html`.
+            examples: Texts with what `explain` says of them.
+            title: Of the page.
+            command: The command line that makes it again, to copy.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            ValueError: concepts are switched off, so that the figures are not of this bottleneck.
+        """
+        from saes.concept_bottleneck.page import save_bottleneck_page
+
+        return save_bottleneck_page(self, path, examples=examples, title=title, command=command)
 
     # What it is made of
 

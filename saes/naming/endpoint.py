@@ -164,7 +164,8 @@ class Endpoint:
                     raise ValueError(f"api_key_env: the environment variable {self._key_env} holds no key")
             client = httpx.Client(timeout=httpx.Timeout(self._timeout, connect=min(self._timeout, 10.0)))
             try:
-                client.get(f"{self.url}/models", headers=self._headers)
+                with client.stream("GET", f"{self.url}/models", headers=self._headers):
+                    pass  # it answers; what it says is not read, as some say it for ever
             except httpx.ReadTimeout:
                 pass  # something is there, and slow
             except (httpx.HTTPError, httpx.InvalidURL) as error:

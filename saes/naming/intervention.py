@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,18 +17,16 @@ from probekit.models.editing import changed_at
 from saes.features import SparseFeatures
 from saes.loading import check_features
 from saes.naming.judging import nearest_features
-from saes.naming.names import Check, Name, Names
+from saes.naming.names import Check, Names
+from saes.naming.readouts import Readouts
 from saes.rows import token_ids
-from saes.scoring.feature_scores import halves
+from saes.scoring.feature_scores import Half, halves
 
 if TYPE_CHECKING:
     from probekit.models import Model
     from probekit.probes import SweepResult
 
 _BATCH = 64
-
-Readout: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""Logits `[row, vocabulary]` and activations `[row, d]` at a later site to `[row]`: the log odds of what a name says."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +137,7 @@ def intervene(
     data: Dataset | Sequence[str],
     *,
     probes: SweepResult | None = None,
+    groups: np.ndarray | None = None,
     most: int = 20,
     rows: int = 64,
     seed: int = 0,
@@ -148,11 +145,13 @@ def intervene(
     """Check the best names by taking their features out of the model where they fire.
 
     At rows where a feature fires, what it adds to the reconstruction is taken from the stream, and the model runs on. Of a name
-    from labels, the log odds of the labels are read by the probes at the best later site; of a word, the log odds that
-    the next token begins it. The control takes a step as long along another feature that fires at the same row.
+    from labels, the log odds of the labels are read by the probes at the best later site; of `before words like ...`, the
+    log odds that the next token begins the word; of `words like ...` and `text about ...`, how near the activation half of the
+    later layers further on is to the word's own (its mean state in templates). `check.what` says which. The control takes a
+    step as long along another feature that fires at the same row.
 
     Rows are of the half of the sequences that judged the names, one a sequence. Names from a language model are sentences that
-    nothing reads out of the model, and are not checked.
+    nothing reads out of the model, and are not checked. All checks of a call share one correction (Benjamini-Hochberg).
 
     Args:
         names: From `saes.name`, with the same seed.
@@ -160,6 +159,7 @@ def intervene(
         features: The features the names are of.
         model, data: The model, and what was captured.
         probes: A sweep over the labels of the names, at sites after the SAE's; needed for names from labels.
+        groups: `[sequence]`, as `saes.name` was given them; those of `data` if left out, where it used any.
         most: Names checked, those with the highest lower end of the balanced accuracy first.
         rows: Rows looked at a name.
         seed: Of the halving, the rows and the controls.
@@ -168,7 +168,8 @@ def intervene(
         The names, with `check` filled in where one could be made.
 
     Raises:
-        ValueError: names from labels and no probes; an SAE that normalises its input.
+        ValueError: names from labels and no probes; an SAE that normalises its input; a data set without the split that the
+            names were judged by.
     """
     check_features(sae, features)
     if getattr(sae.cfg, "normalize_activations", "none") not in ("none", None):
@@ -178,14 +179,14 @@ def intervene(
     ranked = sorted(readable, key=lambda name: -np.nan_to_num(name.evidence.balanced_accuracy_low))[:most]
     if probes is None and any(name.source == "labels" for name in ranked):
         raise ValueError("names from labels are checked through probes at later sites: give probes=, a sweep over them")
-    groups = as_dataset(data).groups if names.grouped else None
-    _, report, _ = halves(features, None, names.seed, groups)
+    report = _judging_half(names, features, as_dataset(data), groups)
     matrix = features.matrix.tocsr()
     near = nearest_features(sae)
     runner = runner_of(model, data, site)
+    readouts = Readouts(model, site, probes)
     checks: dict[int, Check] = {}
     for name in ranked:
-        readout, later = _readout(name, probes, site, model)
+        readout = readouts.of(name)
         if readout is None:
             continue
         rng = np.random.default_rng([seed, name.feature])
@@ -200,11 +201,14 @@ def intervene(
         step = -contribution(sae, name.feature, column[chosen])
         length = step.norm(dim=1, keepdim=True)
         other = -torch.nn.functional.normalize(sae.W_dec[others].detach().float().cpu(), dim=1) * length
-        there, places = replace(runner, later=later), places_of(features, chosen)
-        before = readout(*there.run(places))
-        effect = (readout(*there.run(places, step)) - before).double().numpy()
-        control = (readout(*there.run(places, other)) - before).double().numpy()
-        checks[name.feature] = _check(effect, control, rng)
+        there, places = replace(runner, later=readout.later), places_of(features, chosen)
+        before = readout.read(*there.run(places))
+        effect = (readout.read(*there.run(places, step)) - before).double().numpy()
+        control = (readout.read(*there.run(places, other)) - before).double().numpy()
+        checks[name.feature] = _check(effect, control, readout.what, rng)
+    if checks:
+        q = stats.false_discovery_control([check.p for check in checks.values()], method="bh")
+        checks = {f: replace(check, q=float(one)) for (f, check), one in zip(checks.items(), q, strict=True)}
     return replace(names, names=tuple(replace(n, check=checks.get(n.feature, n.check)) for n in names))
 
 
@@ -215,10 +219,20 @@ def mean_interval(values: np.ndarray, rng: np.random.Generator) -> tuple[float, 
     return float(low), float(high)
 
 
-def _check(effect: np.ndarray, control: np.ndarray, rng: np.random.Generator) -> Check:
+def _judging_half(names: Names, features: SparseFeatures, data: Dataset, groups: np.ndarray | None) -> Half:
+    """The half of the sequences that judged the names, dealt as it was then."""
+    if names.halved == "sequences":
+        return halves(features, None, names.seed)[1]
+    if names.halved == "split" and data.split is None:
+        raise ValueError("the names were judged by a split that came with the data: pass the data set with it")
+    split = data.split if names.halved == "split" else None
+    return halves(features, None, names.seed, data.groups if groups is None else groups, split)[1]
+
+
+def _check(effect: np.ndarray, control: np.ndarray, what: str, rng: np.random.Generator) -> Check:
     low, high = mean_interval(effect, rng)
     p = stats.ttest_rel(effect, control, alternative="less").pvalue if np.ptp(effect - control) else 1.0
-    return Check(float(effect.mean()), low, high, float(control.mean()), len(effect), float(p))
+    return Check(what, float(effect.mean()), low, high, float(control.mean()), len(effect), float(p))
 
 
 def one_a_sequence(rows: np.ndarray, sequence: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
@@ -233,67 +247,3 @@ def _another(active: np.ndarray, feature: int, near: np.ndarray, rng: np.random.
     """A feature that fires, too, and is neither this one nor one of its nearest; -1 if none does."""
     others = np.setdiff1d(active, [feature, *near[feature]])
     return int(rng.choice(others)) if len(others) else -1
-
-
-def _readout(name: Name, probes: SweepResult | None, site: str, model: Model) -> tuple[Readout | None, str | None]:
-    if name.source == "labels":
-        assert probes is not None
-        return _label_readout(name, probes, site, model)
-    found = re.search("“(.+)”", name.text)
-    tokens = _first_tokens(found[1], model) if found and model.tokenizer is not None else []
-    if not tokens:
-        return None, None
-
-    def of_words(logits: Tensor, read: Tensor) -> Tensor:
-        log_proba = torch.log_softmax(logits, -1)[:, tokens].logsumexp(1)
-        return log_proba - torch.log1p(-log_proba.exp().clamp(max=1 - 1e-7))
-
-    return of_words, None
-
-
-def _first_tokens(word: str, model: Model) -> list[int]:
-    forms = {form for w in (word, word.capitalize()) for form in (w, f" {w}")}
-    return sorted({ids[0] for form in forms if (ids := model.tokenizer.encode(form, add_special_tokens=False))})
-
-
-def _label_readout(name: Name, probes: SweepResult, site: str, model: Model) -> tuple[Readout | None, str | None]:
-    """Log odds of all labels of a name, by the probes at the later site that reads them best on validation."""
-    order = list(model.stream_sites)
-    after = [s for s in probes.sites if s in order and order.index(s) > order.index(site)] if site in order else []
-    asked = _asked(name.text, probes)
-    if not after or not asked:
-        return None, None
-    label_set = asked[0][0]
-    metric = probes.headline(label_set)
-    by_site = dict(zip(probes.sites, probes.validation[label_set][metric], strict=True))
-    later = max(after, key=lambda s: np.nan_to_num(by_site[s], nan=-np.inf))
-
-    def of_labels(logits: Tensor, read: Tensor) -> Tensor:
-        total = torch.zeros(len(read))
-        for label_set, target, class_ in asked:
-            stack = probes.probes[label_set][later]
-            log_proba = stack.log_proba(read)[:, list(stack.targets).index(target), list(stack.classes).index(class_)]
-            total += log_proba
-        return total - torch.log1p(-total.exp().clamp(max=1 - 1e-7))
-
-    return of_labels, later
-
-
-def _asked(text: str, probes: SweepResult) -> list[tuple[str, str, str]]:
-    """Label set, target and class of each part of `D3 is mine and E4 is empty`; none where the sweep lacks one."""
-    known: dict[str, tuple[str, str, str]] = {}
-    for summary in probes.label_sets:
-        for target, class_ in itertools.product(summary.targets, summary.classes):
-            known.setdefault(f"{target} is {class_}", (summary.name, target, class_))
-            known[f"{summary.name}: {target} is {class_}"] = (summary.name, target, class_)
-
-    def parts(
-        rest: str,
-    ) -> list[tuple[str, str, str]]:  # a class may have " and " in its name, so it is not split there
-        if rest in known:
-            return [known[rest]]
-        starts = (said for said in known if rest.startswith(f"{said} and "))
-        tails = ((known[said], parts(rest[len(said) + 5 :])) for said in starts)
-        return next(([head, *tail] for head, tail in tails if tail), [])
-
-    return parts(text)

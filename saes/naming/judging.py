@@ -59,8 +59,7 @@ def nearest_features(sae: Any, count: int = NEIGHBOURS) -> np.ndarray:
 def judge(half: Half, claims: Sequence[Claim], neighbours: np.ndarray, *, seed: int = 0) -> list[Evidence]:
     """Evidence for names.
 
-    All claims share one Benjamini-Hochberg correction, so that it covers features x candidates. Beside the accuracy against
-    all silent rows stands that against the hard ones, where one of the nearest features fires: a name may well be beyond
+    Beside the accuracy against all silent rows stands that against the hard ones, where one of the nearest features fires: a name may well be beyond
     chance and yet say no more than what a feature has in common with its neighbours.
 
     The test: with `u_c` a sequence's sum of (covered - mean) x (fires - mean), `sum u_c / sqrt(sum u_c^2)` is compared with
@@ -76,15 +75,39 @@ def judge(half: Half, claims: Sequence[Claim], neighbours: np.ndarray, *, seed: 
         seed: Of the bootstrap and of which other names a feature is tried with.
 
     Returns:
-        One a claim, in order, `q` and `shuffled` filled in.
+        One a claim, in order. `q` is NaN: it depends on which claims say enough to be names (see `controlled`).
     """
     judged: list[Evidence] = []
     for start in range(0, len(claims), _CHUNK):
         judged += _judged(half, claims[start : start + _CHUNK], neighbours, seed)
-    if not judged:
-        return []
-    q = stats.false_discovery_control([evidence.p for evidence in judged], method="bh")
-    return [replace(evidence, q=float(value)) for evidence, value in zip(judged, q, strict=True)]
+    return judged
+
+
+def controlled(p: np.ndarray, enough: np.ndarray, feature: np.ndarray) -> np.ndarray:
+    """`[claim]` q-values: the expected share of false names among those given when all with a q up to this one are.
+
+    A false name is one with no association at all. What counts is the names that are *given*: one a feature, of claims that say
+    enough. So a claim that does not has p = 1, all claims are counted as tried, and features with a name take the place of
+    rejections in Benjamini and Hochberg's rule. (Correcting first and asking afterwards how much a claim says promises nothing of
+    the names: many weak associations make room for false ones, which then pass by luck.) The rule is self-consistent in the sense
+    of Blanchard & Roquain 2008, "Two simple sufficient conditions for FDR control" (arXiv 0802.1406), section 2, and so controls the
+    share under the same dependence as Benjamini and Hochberg's.
+
+    Args:
+        p: `[claim]` of `judge`.
+        enough: `[claim]` bool: whether it would be a name, were it beyond chance.
+        feature: `[claim]` which it is about.
+    """
+    p = np.where(enough, p, 1.0)
+    _, number = np.unique(feature, return_inverse=True)
+    best = np.ones(number.max(initial=-1) + 1)
+    np.minimum.at(best, number, p)
+    best = np.sort(best)
+    at_best = np.append(len(p) * best / np.arange(1, len(best) + 1), np.inf)
+    from_here = np.minimum.accumulate(at_best[::-1])[::-1]
+    at_own = len(p) * p / np.searchsorted(best, p, side="right")
+    q: np.ndarray = np.minimum(np.minimum(at_own, from_here[np.searchsorted(best, p)]), 1.0)
+    return q
 
 
 def _judged(half: Half, claims: Sequence[Claim], neighbours: np.ndarray, seed: int) -> list[Evidence]:

@@ -7,12 +7,14 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+
 from probekit.data import Dataset
 from saes.features import SparseFeatures, encode
 from saes.loading import check_features
 from saes.naming.contexts import Contexts, Decode
 from saes.naming.dictionary import propose_labels
-from saes.naming.judging import judge, nearest_features
+from saes.naming.judging import controlled, judge, nearest_features
 from saes.naming.names import Evidence, Name, Names
 from saes.naming.proposals import Proposal
 from saes.scoring.columns import Labels
@@ -35,6 +37,7 @@ def name(
     vocabulary: Vocabulary | None = None,
     language_model: LanguageModel | None = None,
     decode: Decode | Any = None,
+    groups: np.ndarray | None = None,
     least_precision: float = 0.8,
     least_recall: float = 0.2,
     least_accuracy: float = 0.7,
@@ -43,8 +46,8 @@ def name(
 ) -> Names:
     """Name features. Each source proposes names from one half of the sequences; the other half is the judge.
 
-    A name is given when its association with the feature is beyond chance, with the share of false discoveries controlled over
-    all features and candidates, and when it says enough: by the balanced accuracy with which its text alone tells firing rows
+    A name is given when its association with the feature is beyond chance, with the share of false names among those given
+    controlled over all features and candidates, and when it says enough: by the balanced accuracy with which its text alone tells firing rows
     from silent ones, a name from labels by its precision and recall, too, any other against hard silent rows, too (where
     the nearest features fire), and one from a language model by its fuzzing. Of several that earn it, the one that did best on the half it was made
     from is given. A feature that earns no name has none.
@@ -58,13 +61,14 @@ def name(
         language_model: A model behind an endpoint that explains features (see `LanguageModel`); needs `decode`. A server that
             fails leaves features without a name from it and says so in a warning and in `notes`.
         decode: A tokenizer, a model that has one, or a function from token ids to their texts.
+        groups: `[sequence]` of any values: sequences of one group are never in both halves, and intervals and p-values are of
+            groups. A data set given as labels brings its own, and a split of its own is kept to.
         least_precision: Of a name from labels: of the rows where the feature fires, the share that the name must cover.
         least_recall: Of a name from labels: of the rows the name covers, the share where the feature must fire.
         least_accuracy: What the balanced accuracy of a name from labels, and the `strictest_accuracy` of any other, must reach;
             a name that says nothing scores 0.5.
-        false_names: Share of candidates with no association at all among those found to have one, at most (Benjamini and
-            Hochberg over all features and candidates). The names given are those of them that also say enough; where many
-            associations are weak and few are strong, the share among these can be higher.
+        false_names: Expected share, at most, of names with no association at all among the names given (Benjamini and Hochberg's
+            rule over all features and candidates; see `Evidence.q`).
         seed: Of the halving of the sequences, of the bootstrap and of the shuffled names.
 
     Raises:
@@ -78,9 +82,7 @@ def name(
         raise ValueError(f"{source} names features by the texts around them: give decode= (a tokenizer or a model)")
     features = cast("SparseFeatures", activations if hasattr(activations, "matrix") else encode(sae, activations))
     check_features(sae, features)
-    choose, report, _ = halves(features, labels, seed)
-    if choose.features.nnz == 0:
-        raise ValueError("no feature ever fires: this SAE is dead, or made for other activations")
+    choose, report, _ = halves(features, labels, seed, groups)
     neighbours = nearest_features(sae)
     contexts = Contexts(features, decode) if vocabulary is not None or language_model is not None else None
     proposals: list[Proposal] = []
@@ -91,22 +93,26 @@ def name(
     if labels is not None:
         proposals += propose_labels(choose, report)
     if vocabulary is not None and contexts is not None:
-        proposals += vocabulary.propose(sae, choose, report, contexts, neighbours)
+        proposals += vocabulary.propose(sae, choose, report, contexts, neighbours, seed=seed)
     proposals += explained
     evidence = judge(report, [proposal.claim for proposal in proposals], neighbours, seed=seed)
-    judged = [(one, replace(found, **one.measured)) for one, found in zip(proposals, evidence, strict=True)]
+    evidence = [replace(found, **one.measured) for one, found in zip(proposals, evidence, strict=True)]
+
+    def says_enough(proposal: Proposal, found: Evidence) -> bool:
+        if proposal.source != "labels":
+            return found.strictest_accuracy >= least_accuracy
+        least = (least_precision, least_recall, least_accuracy)
+        figures = (found.precision, found.recall, found.balanced_accuracy)
+        return all(figure >= asked for figure, asked in zip(figures, least, strict=True))
+
+    q = controlled(
+        np.array([found.p for found in evidence]),
+        np.array([says_enough(*pair) for pair in zip(proposals, evidence, strict=True)], bool),
+        np.array([proposal.claim.feature for proposal in proposals], int),
+    )
     earned = [
-        _name(proposal, found)
-        for proposal, found in sorted(judged, key=lambda pair: -pair[0].merit)
-        if found.q <= false_names
-        and (
-            min(
-                found.precision - least_precision, found.recall - least_recall, found.balanced_accuracy - least_accuracy
-            )
-            >= 0
-            if proposal.source == "labels"
-            else found.strictest_accuracy >= least_accuracy
-        )
+        _name(proposals[i], replace(evidence[i], q=float(q[i])))
+        for i in sorted(np.flatnonzero(q <= false_names), key=lambda i: -proposals[i].merit)
     ]
     for note in notes:
         warnings.warn(note, stacklevel=2)
@@ -116,8 +122,14 @@ def name(
         site_of_features(features),
         tuple(notes),
         seed,
-        isinstance(labels, Dataset),
+        _halved(labels, groups),
     )
+
+
+def _halved(labels: Labels | None, groups: np.ndarray | None) -> str:
+    if isinstance(labels, Dataset):
+        return "groups" if labels.split is None else "split"
+    return "sequences" if groups is None else "groups"
 
 
 def site_of_features(features: Any) -> str:

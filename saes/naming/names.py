@@ -10,8 +10,6 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -37,7 +35,8 @@ class Evidence:
         threshold: Of the feature.
         rows: Rows where the feature fires.
         p: One-sided: does the name cover firing rows more often than silent ones? Clustered by sequence.
-        q: The same controlled over all features and candidates (Benjamini-Hochberg).
+        q: The share of names with no association at all among those given when all with a q up to this one are: Benjamini and
+            Hochberg's rule over all features and candidates, of which those that say too little to be names never count as found.
         fuzzing: Of a name from a language model: balanced accuracy of telling marks on the tokens where the feature fires from
             marks on others. None for other names.
 
@@ -64,9 +63,9 @@ class Evidence:
 
     @property
     def strictest_accuracy(self) -> float:
-        """The lowest of `hard_accuracy`, `balanced_accuracy` and `fuzzing`, of those that there are."""
-        fuzzing = self.balanced_accuracy if self.fuzzing is None else self.fuzzing
-        return float(np.nanmin([self.hard_accuracy, self.balanced_accuracy, fuzzing]))
+        """The lowest of `hard_accuracy`, `balanced_accuracy` and `fuzzing`, of those that there are; NaN if there is none."""
+        given = (self.hard_accuracy, self.balanced_accuracy, math.nan if self.fuzzing is None else self.fuzzing)
+        return min((figure for figure in given if not math.isnan(figure)), default=math.nan)
 
 
 @dataclass(frozen=True)
@@ -74,24 +73,29 @@ class Check:
     """What happened when the feature was taken out of the running model where it fires (see `saes.intervene`).
 
     Attributes:
-        effect: Change of the log odds of what the name says, mean over rows; a name that holds has it below zero.
+        what: What was read of the model: log odds of the labels by probes or of the next word, or how near the activation at
+            a later site is to the word's own, from 0 (no word in particular) to 1.
+        effect: Change of it, mean over rows; a name that holds has it below zero.
         low, high: 95 % interval, bootstrapped over sequences.
         control: The same change when another feature that fires there is taken out instead, by a step as long.
         rows: Rows looked at.
-        p: One-sided: does it fall further than for the other feature? Paired, clustered by sequence.
+        p: One-sided: does it fall further than for the other feature? Paired, one row a sequence.
+        q: The same after the correction over all names checked together (Benjamini-Hochberg).
     """
 
+    what: str
     effect: float
     low: float
     high: float
     control: float
     rows: int
     p: float
+    q: float = float("nan")
 
     @property
     def holds(self) -> bool:
-        """Whether the effect goes the way the name says, beyond the control, at p <= 0.05."""
-        return self.high < 0 and self.p <= 0.05
+        """Whether the effect goes the way the name says, beyond the control, at q <= 0.05."""
+        return self.high < 0 and self.q <= 0.05
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,8 @@ class Names:
         width: Features of the SAE.
         site: What it reads.
         notes: What a source could not name, and why.
-        seed, grouped: How the sequences were halved: by which seed, and whether by the groups of a data set.
+        seed, halved: How the sequences were halved: by which seed, and whether each by itself (`sequences`), by `groups`, or by
+            the `split` that the data came with.
     """
 
     names: tuple[Name, ...]
@@ -138,7 +143,7 @@ class Names:
     site: str = ""
     notes: tuple[str, ...] = ()
     seed: int = 0
-    grouped: bool = False
+    halved: str = "sequences"
 
     def __len__(self) -> int:
         return len(self.names)
@@ -171,7 +176,7 @@ class Names:
 
     def save(self, path: str | Path) -> None:
         """Write JSON lines: a head, then a name a line; what is not a number is null. The file is there whole, or not at all."""
-        head = {key: getattr(self, key) for key in ("width", "site", "notes", "seed", "grouped")}
+        head = {key: getattr(self, key) for key in ("width", "site", "notes", "seed", "halved")}
         lines = [json.dumps(head)]
         lines += [json.dumps(_with_null(asdict(name)), allow_nan=False) for name in self.names]
         path = Path(path)
@@ -191,7 +196,7 @@ class Names:
         """
         try:
             head, *lines = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
-            halving = head.get("seed", 0), head.get("grouped", False)
+            halving = head.get("seed", 0), head.get("halved", "sequences")
             return cls(tuple(map(_read, lines)), head["width"], head["site"], tuple(head.get("notes", ())), *halving)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} holds no names that saes wrote ({error})") from error

@@ -19,6 +19,7 @@ from saes.naming.contexts import Contexts
 from saes.naming.encoders import Encoder, letter_encoder
 from saes.naming.judging import Claim, firing_rows, hard_rows
 from saes.naming.proposals import Proposal
+from saes.naming.templates import template_states
 from saes.overlap import unit
 from saes.scoring.feature_scores import Half
 from saes.scoring.scores import fired
@@ -27,13 +28,12 @@ if TYPE_CHECKING:
     from probekit.models import Model
 
 SAID = {"word": "words like “{}”", "next": "before words like “{}”", "context": "text about “{}”"}
-"""What a name says by the place it looks at: the row's own word, the next one, or the text so far."""
+"""What a name says by the place it looks at: the row's own word, the next one, or the text around it (its block of 16 tokens and the one before)."""
 NEAREST = 4
 """Words tried a feature, place and space."""
 GIVEN = 3
 """Proposals a feature."""
 MOST_WORDS = 5000
-TEMPLATES = ("{}", "The word {}", "This is about {}", "It was the {}")
 _LEAST_OCCURRENCES = 5
 _SAMPLE = 500
 """Firing and hard rows that a proposal is made from, at most; four times as many silent ones."""
@@ -60,7 +60,14 @@ class Vocabulary:
             raise ValueError("an empty vocabulary names nothing: give words, or leave words out for those of the texts")
 
     def propose(
-        self, sae: Any, choose: Half, report: Half, contexts: Contexts, neighbours: np.ndarray
+        self,
+        sae: Any,
+        choose: Half,
+        report: Half,
+        contexts: Contexts,
+        neighbours: np.ndarray,
+        *,
+        seed: int = 0,
     ) -> list[Proposal]:
         """Up to three words a feature that fires, best first.
 
@@ -75,7 +82,7 @@ class Vocabulary:
         words = self._words(choose, contexts)
         encode = self.encoder or letter_encoder([*words, *contexts.words[0]])
         spaces = _Spaces(encode(words), _places(encode, contexts), self._of_decoder(sae, words))
-        rng = np.random.default_rng(0)
+        rng = np.random.default_rng([seed, 0x90CA])
         silent = rng.choice(len(choose.rows), min(4 * _SAMPLE, len(choose.rows)), replace=False)
         proposals: list[Proposal] = []
         for feature in np.flatnonzero(np.diff(choose.features.indptr) >= 2).tolist():
@@ -121,26 +128,12 @@ class Vocabulary:
         return found if pushed is None else found | {"next": pushed}
 
     def _in_templates(self, sae: Any, words: list[str]) -> np.ndarray:
-        """`[word, d]` mean hidden state of each word's last token over the templates, less the mean word, unit length."""
-        import torch
-
+        """`[word, d]` mean hidden state of each word in templates, less the mean word, unit length."""
         from saes.loading import site_of
 
         assert self.model is not None
-        site = site_of(sae)
-        total = np.zeros((len(words), self.model.d_model), np.float32)
-        for template in TEMPLATES:
-            tokens, _ = self.model.tokenize([template.format(word) for word in words])
-            order = np.argsort([len(t) for t in tokens], kind="stable")
-            for group in np.array_split(order, max(1, len(order) // 64)):
-                longest = max(len(tokens[i]) for i in group)
-                batch, mask = np.zeros((len(group), longest), np.int64), np.zeros((len(group), longest), bool)
-                for row, i in enumerate(group):
-                    batch[row, : len(tokens[i])], mask[row, : len(tokens[i])] = tokens[i], True
-                states = self.model.run(torch.from_numpy(batch), torch.from_numpy(mask), [site])[site]
-                last = mask.sum(1) - 1
-                total[group] += states[torch.arange(len(group)), torch.from_numpy(last)].float().cpu().numpy()
-        return unit(total - total.mean(0))
+        states = template_states(self.model, words, site_of(sae))
+        return unit(states - states.mean(0))
 
     def _by_logits(self, sae: Any, words: list[str]) -> np.ndarray | None:
         """`[feature, NEAREST]` words whose first token the decoder vector makes likelier most."""

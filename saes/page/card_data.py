@@ -192,7 +192,9 @@ class CardData:
         out |= {"merit": short(name.merit), "rivalMerit": short(name.rival_merit)}
         out["evidence"] = [short(getattr(name.evidence, field.name)) for field in fields(Evidence)]
         if name.check is not None:
-            out["check"] = {k: short(v) for k, v in asdict(name.check).items()} | {"holds": name.check.holds}
+            out["check"] = {k: v if isinstance(v, str) else short(v) for k, v in asdict(name.check).items()} | {
+                "holds": name.check.holds
+            }
         if self.boards is not None:
             out["squares"] = self.boards.named(name.text)
         return out

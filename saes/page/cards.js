@@ -156,8 +156,8 @@ function featureCards(data, place) {
     if (name.check) {
       const check = name.check;
       part.append(make("p", {}, make("b", { class: check.holds ? "good" : "bad" }, check.holds ? "The check holds" : "The check does not hold"),
-        `: taking the feature out of the model changes the log odds of what the name says by ${signed(check.effect)} (95 % interval ${signed(check.low)} to ${signed(check.high)}), ` +
-        `taking another feature out by ${signed(check.control)}; ${count(check.rows)} rows, p ${chance(check.p)}.`));
+        `: taking the feature out of the model changes the ${check.what} by ${signed(check.effect)} (95 % interval ${signed(check.low)} to ${signed(check.high)}), ` +
+        `taking another feature out by ${signed(check.control)}; ${count(check.rows)} rows, p ${chance(check.p)}, q ${chance(check.q)}.`));
     } else part.append(make("p", { class: "quiet" }, "Not checked by taking the feature out of the model."));
     return part;
   }

@@ -44,11 +44,13 @@ READING = {
     "are marked, or others. Its other figures are of windows that it was asked about, as many firing as silent ones and half of "
     "those hard; an answer that cannot be read counts as wrong, and recall is not known.",
     "precision, recall": "Share of the firing rows that the name covers; share of the rows it covers where the feature fires.",
-    "p, q": "Does the name cover firing rows more often than silent ones, one-sided and clustered by sequence; q is p after the "
-    "correction for all features and candidates.",
+    "p, q": "Does the name cover firing rows more often than silent ones, one-sided and clustered by sequence; q is the expected "
+    "share of names without any association among those given up to this one, over all features and candidates.",
     "rival": "The best other description from the same source, and how well each did on the half that names were made from.",
-    "check": "The change in the log odds of what the name says when the feature is taken out of the running model, beside the "
-    "same for another feature that fires there. A name that holds has it below zero and below the control.",
+    "check": "How far what the name says falls when the feature is taken out of the running model, beside the same for another "
+    "feature that fires there: the log odds of the labels by probes, the log odds that the next token begins the word, or how near a "
+    "later activation is to that of the word (0: no word in particular, 1: the word). A name that holds has it below zero and below "
+    "the control, at q up to 0.05 over all names checked.",
     "examples": "Rows of all sequences, those that names were chosen on among them. Strongest: at most one a sequence. Middle: "
     "around the median of the non-zero activations. Hard negatives: a nearest feature fires, this one does not.",
     "logit effects": "The decoder vector through the final norm's gain and the unembedding, less the mean over all tokens: what "

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse, stats
 
-from probekit.data import drop_seen_prefixes
+from probekit.data import Dataset, drop_seen_prefixes
 from saes.scoring.columns import ColumnName, Columns, Labels, columns_at, groups_of
 from saes.scoring.scores import Ranking, at_threshold, fired, p_values, rank
 
@@ -50,25 +50,44 @@ class Half:
 
 
 def halves(
-    features: SparseFeatures, labels: Labels | None = None, seed: int = 0, groups: np.ndarray | None = None
+    features: SparseFeatures,
+    labels: Labels | None = None,
+    seed: int = 0,
+    groups: np.ndarray | None = None,
+    split: np.ndarray | None = None,
 ) -> tuple[Half, Half, int]:
     """`(choose, report, dropped)`: groups dealt into two halves at random; without labels, halves without columns.
 
-    Groups are those of a data set given as labels, or `groups [sequence]`, or every sequence by itself. Rows of the second
-    half whose whole prefix also occurs in the first are dropped: the model computes the same there.
+    Groups are those of a data set given as labels, or `groups [sequence]`, or every sequence by itself. A split that came with
+    the data (the data set's, or `split [sequence]`) is kept to: its `test` is reported on, `train` and `valid` are chosen on, and
+    `ood` is neither. Rows to report on whose group or whole prefix also occurs in the other half are dropped: the model computes
+    the same there.
+
+    Raises:
+        ValueError: no feature ever fires; labels of other data; a half that would be empty.
     """
+    if features.matrix.nnz == 0:
+        raise ValueError("no feature ever fires: this SAE is dead, or made for other activations")
     none = Columns((), np.zeros((len(features.sequence), 0), bool), None)
     columns = none if labels is None else columns_at(features, labels)
     group = groups_of(features, labels, groups)[features.sequence]
+    split = labels.split if isinstance(labels, Dataset) else split
     names = np.unique(group)
-    first = np.random.default_rng([seed, 0x4A1F]).permutation(names)[: len(names) // 2]
-    choose = np.isin(group, first)
-    new = ~choose
-    new[new] = drop_seen_prefixes(features.prefix[choose], features.prefix[~choose])
+    if split is None:
+        first = np.random.default_rng([seed, 0x4A1F]).permutation(names)[: len(names) // 2]
+        choose = np.isin(group, first)
+        rest = ~choose
+    else:
+        part = split[features.sequence]
+        choose = np.isin(part, ("train", "valid"))
+        rest = (part == "test") & ~np.isin(group, group[choose])
+    new = rest.copy()
+    new[rest] = drop_seen_prefixes(features.prefix[choose], features.prefix[rest])
     if not choose.any() or not new.any():
+        said = "" if split is None else " by the split that came with the data"
         raise ValueError(
-            f"{len(names)} group{'s' * (len(names) != 1)} of sequences cannot be halved into one half to choose thresholds on "
-            "and one to report on"
+            f"{len(names)} group{'s' * (len(names) != 1)} of sequences cannot be halved{said} into one half to choose "
+            "thresholds on and one to report on"
         )
     by_rows = features.matrix.tocsr()
     one, other = (
@@ -81,7 +100,7 @@ def halves(
         )
         for mask in (choose, new)
     )
-    return one, other, int((~choose).sum() - new.sum())
+    return one, other, int(rest.sum() - new.sum())
 
 
 @dataclass(frozen=True, repr=False)
@@ -249,12 +268,12 @@ def score(
     Args:
         features: From `encode`.
         labels: Label sets of classes, or a data set with some: for three and more classes each class is a column of its
-            own, for two the second.
+            own, for two the second. A split that the data set came with is kept to (see `halves`).
         groups: `[sequence]`, sequences that must stay in one half; a data set brings its own.
         seed: Of the halving of the sequences.
 
     Raises:
-        ValueError: labels of other data; a continuous label set asked for by name; too few sequences or groups.
+        ValueError: no feature ever fires; labels of other data; a continuous label set asked for by name; too few sequences or groups.
     """
     choose, report, dropped = halves(features, labels, seed, groups)
     chosen = rank(choose.features, choose.columns)

@@ -52,8 +52,8 @@ def say(handler, status: int, text: str, **headers: str) -> None:
 
 
 @contextmanager
-def serving(mind, trouble=None):
-    """`(base_url, server)`."""
+def serving(mind, trouble=None, models=None):
+    """`(base_url, server)`; `models(handler)` answers what is asked before the first question, where it is given."""
     chat = ChatServer(mind, trouble)
 
     class Handler(BaseHTTPRequestHandler):
@@ -61,7 +61,7 @@ def serving(mind, trouble=None):
         disable_nagle_algorithm = True
 
         def do_GET(self):
-            say(self, 200, '{"data": []}')
+            say(self, 200, '{"data": []}') if models is None else models(self)
 
         def do_POST(self):
             chat.received(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
 
@@ -331,6 +332,23 @@ def test_the_plot_shows_every_source_and_no_markup_of_the_data():
     assert "dense probe" not in {t.name for t in figure.data}
     assert figure.layout.yaxis.title.text == "AUROC of &lt;b&gt;class&lt;/b&gt;"
     assert found().plot().layout.xaxis.ticktext == ("1", "2", "3", "8")
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_page_opens_alone_and_escapes_what_the_data_say(classes, tmp_path):
+    b = replace(found(classes), label_set="<img src=x>", names=("<script>alert(1)</script>",) * 8)
+    items = b.pooled(world(classes=classes)[0])
+    examples = [("</script><b>a text</b>", b.explain(items[[0]]))]
+    page = b.save_page(tmp_path / "page.html", examples=examples, command="python run.py")
+    text = page.read_text(encoding="utf-8")
+    for said in ("<img src=x>", "<script>alert(1)", "</script><b>"):
+        assert said not in text
+    assert "&lt;script&gt;alert(1)" in text
+    assert "http://" not in text.replace("http://www.w3.org", "").split("<script")[0]
+    for said in ("Predictions taken apart", "Towards", "Make it again", "python run.py", "sae-lens"):
+        assert said in text
+    with pytest.raises(ValueError, match="switched off"):
+        b.without(int(b.features[0])).save_page(tmp_path / "page.html")
 
 
 # What cannot be asked

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -232,6 +234,9 @@ def test_features_of_another_sae_are_refused_everywhere():
         saes.name(other, features, tile)
     with pytest.raises(ValueError, match="the features are of the SAE with fingerprint"):
         saes.compare(result, other, store, tile, features=features)
+    strange = replace(result, manifest=result.manifest | {"model": {"name": "other", "fingerprint": "0123"}})
+    with pytest.raises(ValueError, match=r"probes are of 'other' \(0123\), but the activations are of"):
+        saes.compare(strange, one, store, tile, features=features)
     names = saes.Names((), features.width, site)
     with pytest.raises(ValueError, match="the features are of the SAE with fingerprint"):
         saes.intervene(names, other, features, model, games)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import tempfile
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import torch
 import probekit as pk
 import saes
 from probekit.activations import ArrayActivations
+from probekit.data import LabelSet
 
 SITE = "blocks.0.hook_resid_post"
 
@@ -68,6 +71,41 @@ def test_what_does_not_fit_is_refused(sae, planted, tmp_path):
         saes.encode(other, planted[0], out=tmp_path, progress=False)
     with pytest.raises(FileNotFoundError):
         saes.SparseFeatures.open(tmp_path / "nothing")
+
+
+def test_another_site_than_the_saes_own_is_refused_where_both_are_there(sae, planted):
+    rows = planted[0].read(SITE)
+    both = ArrayActivations({SITE: rows, "blocks.1.hook_resid_post": rows}, sequence=planted[0].sequence)
+    with pytest.raises(ValueError, match=r"reads blocks.0.hook_resid_post, but blocks.1.hook_resid_post was asked for"):
+        saes.encode(sae, both, site="blocks.1.hook_resid_post", progress=False)
+    same_place = ArrayActivations({SITE: rows, "blocks.1.hook_resid_pre": rows}, sequence=planted[0].sequence)
+    assert len(saes.encode(sae, same_place, site="blocks.1.hook_resid_pre", progress=False)) == 8000
+    renamed = ArrayActivations({"mine": rows}, sequence=planted[0].sequence)
+    assert len(saes.encode(sae, renamed, site="mine", progress=False)) == 8000
+
+
+def test_an_encoding_that_fails_leaves_nothing_behind(sae, planted, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    broken = copy.deepcopy(sae)
+    with torch.no_grad():
+        broken.W_enc[0, 0] = torch.nan
+    with pytest.raises(ValueError, match="features are NaN or infinite at row"):
+        saes.encode(broken, planted[0], progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_features_that_never_fire_are_refused(sae, planted):
+    dead = copy.deepcopy(sae)
+    with torch.no_grad():
+        dead.W_enc.zero_()
+        dead.b_enc.fill_(-1.0)
+    features = saes.encode(dead, planted[0], progress=False)
+    labels = LabelSet("on", (planted[1][:, 0] > 0).astype(int), "binary", "token", ("no", "yes"))
+    for ask in (saes.score, saes.reconstruct):
+        with pytest.raises(ValueError, match="no feature ever fires"):
+            ask(features, labels)
+    with pytest.raises(ValueError, match="no feature ever fires"):
+        saes.name(dead, features, labels)
 
 
 def test_other_rows_of_the_same_length_are_refused(sae, planted, tmp_path):

@@ -73,7 +73,9 @@ def test_figures_are_those_of_the_rows_that_were_held_out(world):
     assert found.spliced is not None
     assert found.spliced.recovered_low <= found.spliced.recovered <= found.spliced.recovered_high < 1
     other = pk.capture(model, pk.testbeds.othello.sample_games(10, seed=1), SITE, progress=False)
-    assert saes.health(sae, other).rows == len(other)
+    elsewhere = saes.health(sae, other)
+    assert (elsewhere.rows, elsewhere.held_out) == (len(other), None)
+    assert "rows of other data than the training's" in str(elsewhere)
     assert f"{found.rows} held-out rows; {found.seen} more left out" in str(found)
     del sae.cfg.metadata["probekit"]["sequences"]  # as SAEs were written before
     assert saes.health(sae, store).rows == found.rows

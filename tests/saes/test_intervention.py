@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from scipy import sparse
+from scipy.stats import false_discovery_control
 
 import probekit as pk
 import saes
 from probekit.data import Dataset
 from probekit.models import load_model
 from saes.comparing.causal import causal_agreement
-from saes.naming.intervention import runner_of
+from saes.naming.intervention import Runner, runner_of
 from saes.naming.names import Evidence
+from saes.naming.readouts import OTHER_WORDS, asked
+from saes.naming.templates import template_states
+from saes.scoring.feature_scores import halves
 from tests.models.tiny import make_model, make_tokenizer
 
 SEQUENCES, LENGTH, WIDTH = 80, 10, 12
@@ -68,6 +73,61 @@ def test_a_true_name_holds_and_a_false_one_does_not(world):
     assert not false.holds
     assert true.rows > 20
     assert "check_effect" in checked.to_frame()
+
+
+@pytest.mark.parametrize("text", ["words like “cat”", "text about “cat”"])
+def test_a_name_of_the_text_at_hand_is_read_from_a_later_activation(text, world):
+    model, data, sae, features = world
+    early, late = model.stream_sites[0], model.stream_sites[2]
+    way = template_states(model, ["cat"], late)[0] - template_states(model, OTHER_WORDS, late).mean(0)
+    decoder = sae.W_dec.clone()
+    decoder[0] = torch.nn.functional.normalize(torch.from_numpy(way), dim=0)
+    here = Rows(**vars(features) | {"manifest": SimpleNamespace(site=early)})
+    pushed = SimpleNamespace(W_dec=decoder, cfg=sae.cfg)
+    checked = saes.intervene(saes.Names((called(0, text), called(1, text)), WIDTH), pushed, here, model, data)
+    true, false = checked[0].check, checked[1].check
+    assert true.what == f"place between no word (0) and “cat” (1) at {late}"
+    assert true.holds
+    assert not false.holds
+    assert true.effect < -abs(true.control)
+
+
+def test_a_name_of_the_text_at_hand_is_not_checked_after_the_last_layer(world):
+    model, data, sae, features = world
+    assert (
+        saes.intervene(saes.Names((called(0, "words like “cat”"),), WIDTH), sae, features, model, data)[0].check is None
+    )
+
+
+def test_checks_of_one_call_share_a_correction(world):
+    model, data, sae, features = world
+    names = saes.Names(tuple(called(f, "before words like “cat”") for f in range(6)), WIDTH)
+    checks = [name.check for name in saes.intervene(names, sae, features, model, data)]
+    assert [check.q for check in checks] == pytest.approx(list(false_discovery_control([c.p for c in checks])))
+    alone = saes.intervene(saes.Names(names.names[:1], WIDTH), sae, features, model, data)[0].check
+    assert alone.q == alone.p == checks[0].p < checks[0].q
+    assert not replace(alone, q=0.06).holds
+
+
+def test_rows_looked_at_are_of_the_half_that_judged(world, monkeypatch):
+    model, data, sae, features = world
+    seen = []
+    run = Runner.run
+    monkeypatch.setattr(
+        Runner, "run", lambda self, places, steps=None: (seen.append(places), run(self, places, steps))[1]
+    )
+    name = (called(0, "before words like “cat”"),)
+    split = np.array(["train", "test"] * (SEQUENCES // 2))
+    own = replace(data, split=split)
+    saes.intervene(saes.Names(name, WIDTH, halved="split"), sae, features, model, own)
+    assert (np.concatenate(seen)[:, 0] % 2 == 1).all()
+    with pytest.raises(ValueError, match="split that came with the data"):
+        saes.intervene(saes.Names(name, WIDTH, halved="split"), sae, features, model, data)
+    seen.clear()
+    groups = np.arange(SEQUENCES) // 10
+    saes.intervene(saes.Names(name, WIDTH, halved="groups"), sae, features, model, data, groups=groups)
+    _, report, _ = halves(features, None, 0, groups)
+    assert set(np.concatenate(seen)[:, 0] // 10) == set(report.group)
 
 
 def test_nothing_is_left_behind_in_the_model(world):
@@ -132,15 +192,11 @@ def test_logits_are_computed_where_they_are_read_and_nowhere_else(library, world
 
 
 def test_a_conjunction_is_read_whatever_its_classes_are_called():
-    from types import SimpleNamespace
-
-    from saes.naming.intervention import _asked
-
     summaries = [
         SimpleNamespace(name="a", targets=("X", "Y"), classes=("black", "black and white")),
         SimpleNamespace(name="b", targets=("X",), classes=("black", "red")),
     ]
     probes = SimpleNamespace(label_sets=summaries)
-    assert _asked("X is black and white and Y is black", probes) == [("a", "X", "black and white"), ("a", "Y", "black")]
-    assert _asked("b: X is black and X is red", probes) == [("b", "X", "black"), ("b", "X", "red")]
-    assert _asked("X is black and Z is black", probes) == []
+    assert asked("X is black and white and Y is black", probes) == [("a", "X", "black and white"), ("a", "Y", "black")]
+    assert asked("b: X is black and X is red", probes) == [("b", "X", "black"), ("b", "X", "red")]
+    assert asked("X is black and Z is black", probes) == []

@@ -3,6 +3,7 @@ was answered before a server failed is kept."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from dataclasses import replace
@@ -289,6 +290,23 @@ def test_slow_and_nonsense_talking_servers_are_said_and_cost_nothing(tmp_path, t
         names = named(url, tmp_path, LABELS, timeout=0.2)
     same(replace(names, notes=()), saes.name(Apart(4), READ, LABELS))
     assert not list((tmp_path / "cache").rglob("*.json"))
+
+
+def test_a_server_that_never_ends_its_list_of_models_is_asked_all_the_same(tmp_path):
+    def endless(handler):
+        handler.send_response(200)
+        handler.send_header("Content-Length", "1000000")
+        handler.end_headers()
+        with contextlib.suppress(OSError):
+            for _ in range(200):
+                handler.wfile.write(b" ")
+                time.sleep(0.05)
+        handler.close_connection = True
+
+    began = time.monotonic()
+    with serving(lambda system, user: "fine", models=endless) as (url, _):
+        assert Endpoint(url, "tiny", tmp_path, timeout=2).ask("system", "user") == "fine"
+        assert time.monotonic() - began < 5
 
 
 def test_a_busy_server_is_asked_again_when_it_says(tmp_path):

@@ -1,0 +1,33 @@
+"""Words as a model represents them: mean hidden states of their last tokens in short templates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from probekit.models import Model
+
+TEMPLATES = ("{}", "The word {}", "This is about {}", "It was the {}")
+_BATCH = 64
+
+
+def template_states(model: Model, words: Sequence[str], site: str) -> np.ndarray:
+    """`[word, d]` float32: mean over the templates of the activation at `site` of each word's last token."""
+    import torch
+
+    total = np.zeros((len(words), model.d_model), np.float32)
+    for template in TEMPLATES:
+        tokens, _ = model.tokenize([template.format(word) for word in words])
+        order = np.argsort([len(t) for t in tokens], kind="stable")
+        for group in np.array_split(order, max(1, len(order) // _BATCH)):
+            longest = max(len(tokens[i]) for i in group)
+            batch, mask = np.zeros((len(group), longest), np.int64), np.zeros((len(group), longest), bool)
+            for row, i in enumerate(group):
+                batch[row, : len(tokens[i])], mask[row, : len(tokens[i])] = tokens[i], True
+            states = model.run(torch.from_numpy(batch), torch.from_numpy(mask), [site])[site]
+            last = mask.sum(1) - 1
+            total[group] += states[torch.arange(len(group)), torch.from_numpy(last)].float().cpu().numpy()
+    return total / len(TEMPLATES)
