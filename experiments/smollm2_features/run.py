@@ -39,6 +39,8 @@ TWEET_CLASSES = ("hate", "offensive", "neither")
 TOKEN_KINDS = ("the start of a word", "inside a word", "a number", "no word")
 PLACES = {"second": 1, "third to eighth": 2, "ninth to 32nd": 8, "33rd to 128th": 32, "129th or later": 128}
 """Positions, each with the first of them (positions count from 0; position 0 is left out)."""
+CHECKED = 20
+"""Names checked by taking the feature out of the running model: those with the best accuracy, by its lower end."""
 KINDS = {"words like": "the word", "before words": "the next word", "text about": "the text around"}
 
 
@@ -181,6 +183,10 @@ def pipeline(
         saes.name(sae, features, labels, vocabulary=words, decode=model).save(out / "names.jsonl")
     names = saes.Names.load(out / "names.jsonl")
     said(f"{len(names):,} features named")
+    if not (out / "checked.jsonl").exists():
+        saes.intervene(names, sae, features, model, data, most=CHECKED, rows=32).save(out / "checked.jsonl")
+    names = saes.Names.load(out / "checked.jsonl")
+    said(f"{sum(name.check is not None for name in names)} names checked by taking their features out of the model")
     return Made(sae, store, features, health, names, label_names, accuracy_by_token(features))
 
 
@@ -303,6 +309,10 @@ def shares(made: Made) -> dict[str, str]:
         found[f"named, of those the token tells at {low:.1f} to {min(high, 1):.1f}"] = wilson(
             int((named & part).sum()), int(part.sum())
         )
+    checks = [name.check for name in made.names if name.check is not None]
+    found["hold when the feature is taken out, of the names checked"] = wilson(
+        sum(check.holds for check in checks), len(checks)
+    )
     beyond = known & (made.by_token < 0.8)
     context = np.isin(kinds, ["the next word", "the text around", "a label"])
     found["named by more than the word, the token telling less than 0.8"] = wilson(int((beyond & context).sum()), total)
@@ -379,6 +389,16 @@ def shown(made: Made, model: pk.Model) -> tuple[pd.DataFrame, pd.DataFrame]:
     return pd.DataFrame(rows), pd.DataFrame(unnamed)
 
 
+def checks_of(made: Made) -> pd.DataFrame:
+    """What taking a feature out did to what its name says, a row a name checked."""
+    frame = made.names.to_frame()
+    if "check_effect" not in frame:
+        return pd.DataFrame()
+    frame = frame[frame.check_effect.notna()]
+    columns = ["feature", "text", "check_effect", "check_low", "check_high", "check_control", "check_rows", "check_q"]
+    return frame[columns].round(3)
+
+
 def main(arguments: Sequence[str] | None = None) -> dict[str, Made]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
@@ -418,6 +438,7 @@ def report(made: Made, which: str, model: pk.Model) -> None:
     )
     for title, frame in zip(("named", "unnamed"), shown(made, model), strict=True):
         print(f"\n{title}, every n-th\n\n{frame.to_markdown(index=False)}", flush=True)
+    print(f"\nfeatures taken out of the model\n\n{checks_of(made).to_markdown(index=False)}", flush=True)
 
 
 if __name__ == "__main__":

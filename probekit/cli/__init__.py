@@ -27,12 +27,16 @@ def main() -> None:
         print(f"error: {message}\n(PROBEKIT_TRACEBACK=1 shows where)", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        goes_on = "the same command goes on from what is already written"
-        print(
-            f"stopped; {goes_on if sys.argv[1:2] in (['capture'], ['sae'], ['edit']) else 'no result was written'}",
-            file=sys.stderr,
-        )
+        print(f"stopped; {_what_is_kept(sys.argv[1:])}", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _what_is_kept(command: list[str]) -> str:
+    """What a command that was stopped leaves behind."""
+    keeps = command[:1] in (["capture"], ["edit"]) or command[:2] in (["sae", "train"], ["sae", "floor"])
+    if keeps or any(word.partition("=")[0] in ("--features", "--cache") for word in command):
+        return "the same command goes on from what is already written"
+    return "no result was written"
 
 
 def _show_note(

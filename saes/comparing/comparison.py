@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.stats import false_discovery_control
 
 from probekit.data import Dataset
 from probekit.probes.intervals import Estimate
@@ -68,9 +69,19 @@ class Comparison:
         """The probe on most features: what the dense probe is held against in the verdicts."""
         return [name for name in self.sparse.estimates if name != "dense"][-1]
 
+    @property
+    def cosine_q(self) -> np.ndarray:
+        """`[column]` share of labels whose cosine is chance, at most, among those with a q up to this (Benjamini-Hochberg)."""
+        p = self.overlap.p
+        q = np.full(len(p), np.nan)
+        tested = ~np.isnan(p)
+        if tested.any():
+            q[tested] = false_discovery_control(p[tested], method="bh")
+        return q
+
     def verdicts(self, probe: str | None = None) -> pd.DataFrame:
         """Label by label: `probe better`, `SAE better`, `no difference` or `not defined` (one class only), with the interval of
-        the difference in AUROC.
+        the difference in AUROC. Intervals are 95 % each: where nothing differs, one label in twenty has a verdict all the same.
 
         Args:
             probe: `"1 feature"`, ...; the one on most features unless named.
@@ -85,7 +96,7 @@ class Comparison:
     def to_frame(self) -> pd.DataFrame:
         """A row a label: its best feature and that one's F1, AUROC by probe, verdict, and how far the directions agree.
 
-        What is not defined is NaN, and `nearest` is -1 where the probe has no direction.
+        `cosine_q` is `cosine_p` after Benjamini and Hochberg over the labels; verdicts are of each label by itself. What is not defined is NaN, and `nearest` is -1 where the probe has no direction.
         """
         frame = self.scores.to_frame()[["label_set", "target", "class", "feature", "precision", "recall", "f1"]]
         frame = frame.assign(
@@ -99,7 +110,7 @@ class Comparison:
         frame = frame.assign(**{name: verdicts[name] for name in ("difference", "low", "high", "verdict")})
         frame = frame.assign(
             nearest=self.overlap.feature, cosine=self.overlap.cosine, cosine_by_chance=self.overlap.chance,
-            cosine_p=self.overlap.p,
+            cosine_p=self.overlap.p, cosine_q=self.cosine_q,
         )  # fmt: skip
         for i, k in enumerate(self.overlap.counts):
             frame[f"in_span_of_{k}"] = self.overlap.in_span[:, i]
@@ -125,10 +136,10 @@ class Comparison:
         lines.append(f"  dense probe against {self.largest}: {said}")
         o = self.overlap
         tested = ~np.isnan(o.p)
-        beyond = known_mean(np.where(tested, o.p <= 0.05, np.nan))
+        beyond = known_mean(np.where(tested, self.cosine_q <= 0.05, np.nan))
         lines.append(
             f"  cosine with the nearest feature {known_mean(np.abs(o.cosine)):.3f} in the mean, {o.chance:.3f} by chance; "
-            f"beyond chance (p <= 0.05) for {beyond:.0%} of "
+            f"beyond chance (q <= 0.05) for {beyond:.0%} of "
             + ("the labels" if tested.all() else f"{tested.sum()} labels that a probe reads")
         )
         if self.causal is not None:

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from probekit.report import blocks, wording
 from probekit.report.blocks import Block, Page
 from probekit.versions import versions_of
@@ -26,11 +28,16 @@ _CAPTIONS = (
     "the activations' own spectrum reach. A point on that line or below is no nearer than chance.",
 )
 _READING = {
-    "verdict": "Whether the interval of the difference lies above zero (probe better), below (SAE better) or holds it.",
+    "verdict": "Whether the interval of the difference lies above zero (probe better), below (SAE better) or holds it. Intervals are "
+    "95 % each: where nothing differs, one label in twenty has a verdict all the same.",
     "F1": "Of the best single feature; feature and threshold chosen on one half of the sequences, measured on the other.",
     "1 feature, all features, dense": "AUROC on test sequences of a probe on that many features, or on the activations.",
     "difference": "AUROC of the dense probe less that of the probe on most features, with its paired 95 % interval.",
-    "cosine": "Of the probe's direction with the nearest decoder vector; p is the share of random directions that come as near.",
+    "cosine": "Of the probe's direction with the nearest decoder vector; p is the share of random directions that come as near, q the same "
+    "after the correction over all labels (Benjamini-Hochberg).",
+    "in the span": "Share of a probe direction's squared length that lies in the span of so many decoder vectors, chosen greedily; "
+    "by chance: the same for random directions with the activations' own spectrum.",
+    "features over seeds": "Cosine of each feature with its match in SAEs of other seeds (Hungarian matching), in the mean.",
     "effects": "How alike taking out the feature and a push as long against the probe's direction change the output; beside "
     "it, by chance: the same for pushes as long along random directions with the activations' own spectrum.",
     "not defined": "The label shows one class only on the rows that count (a square that is always empty, or never).",
@@ -52,7 +59,8 @@ def comparison_blocks(comparison: Comparison) -> list[Block]:
         blocks.figure(figure, f"{title.removesuffix('?')}{'?' if title.endswith('?') else '.'} {caption}")
         for (title, figure), caption in zip(panels(comparison).items(), _CAPTIONS, strict=True)
     ]
-    reading = {key: text for key, text in _READING.items() if key != "effects" or comparison.causal is not None}
+    absent = {"effects": comparison.causal is None, "features over seeds": comparison.stability is None}
+    reading = {key: text for key, text in _READING.items() if not absent.get(key, False)}
     return [
         blocks.text(
             f"Which reads a label better: a linear probe on the activations, or one on {comparison.largest} of the SAE? Judged label by "
@@ -95,10 +103,34 @@ def _means(comparison: Comparison) -> pd.DataFrame:
         (low,), (high,) = mean.interval()
         rows.append((f"AUROC of {probe}", float(mean.value[0]), f"{low:.3f} to {high:.3f}"))
     rows.append(("cosine with the nearest feature", float(known_mean(abs(o.cosine))), f"by chance {o.chance:.3f}"))
+    for i, k in enumerate(o.counts):
+        of_probes = float(known_mean(o.in_span[:, i]))
+        rows.append((f"probe in the span of {_features(k)}", of_probes, f"by chance {o.chance_in_span[i]:.3f}"))
     if causal is not None:
         effects = float(known_mean(causal.correlation))
         rows.append(("correlation of the effects", effects, f"by chance {known_mean(causal.chance):.3f}"))
+    if comparison.stability is not None:
+        s, named = comparison.stability, comparison.named
+        rows.append(("features over seeds, matched cosine", float(s.cosine.mean()), f"by chance {s.chance:.3f}"))
+        if named is not None and named.any() and not named.all():
+            low, high = _difference(s.cosine[named], s.cosine[~named])
+            rows.append(
+                ("- features with a name", float(s.cosine[named].mean()), f"difference {low:+.3f} to {high:+.3f}")
+            )
+            rows.append(("- features without", float(s.cosine[~named].mean()), ""))
     return pd.DataFrame(rows, columns=["", "mean", "95 % interval"])
+
+
+def _features(count: int) -> str:
+    return f"{count} feature{'s' * (count != 1)}"
+
+
+def _difference(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the difference of two means, bootstrapped over features."""
+    rng = np.random.default_rng(0)
+    draws = [rng.choice(part, (1000, len(part))).mean(1) for part in (one, other)]
+    low, high = np.quantile(draws[0] - draws[1], [0.025, 0.975])
+    return float(low), float(high)
 
 
 def _table(comparison: Comparison) -> pd.DataFrame:
@@ -120,7 +152,11 @@ def _table(comparison: Comparison) -> pd.DataFrame:
         "verdict": frame.verdict,
         "cosine": frame.cosine.abs(),
         "p": frame.cosine_p,
+        "q": frame.cosine_q,
     }
+    if comparison.overlap.counts:
+        k = comparison.overlap.counts[-1]
+        shown[f"in the span of {k}"] = frame[f"in_span_of_{k}"]
     if comparison.causal is not None:
         shown |= {"effects": frame.causal, "effects by chance": frame.causal_by_chance}
     return pd.DataFrame(shown)

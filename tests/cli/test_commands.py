@@ -354,6 +354,13 @@ def test_sae_train_health_score_and_name(table: Path, tiny_model_folder: Path, t
     by_words = ["-m", tiny_model_folder, "--features", tmp_path / "features", "--least-accuracy", "0.5"]
     done = probekit("sae", "name", tmp_path / "sae", store, *by_words, "-o", tmp_path / "words.jsonl")
     assert done.returncode == 0, done.stderr
+    grouped = [*by_words, "--group", "number", "-o", tmp_path / "grouped.jsonl"]
+    done = probekit("sae", "name", tmp_path / "sae", store, *grouped)
+    assert done.returncode == 1
+    assert "--group names a column of a table: give --data and --text" in done.stderr
+    done = probekit("sae", "name", tmp_path / "sae", store, *grouped, "-d", table, "-t", "sentence")
+    assert done.returncode == 0, done.stderr
+    assert '"halved": "groups"' in (tmp_path / "grouped.jsonl").read_text()
     done = probekit("sae", "name", tmp_path / "sae", store, "-o", tmp_path / "none.jsonl")
     assert done.returncode == 1
     assert "nothing to name features with" in done.stderr

@@ -1,4 +1,4 @@
-"""A command that is ended from outside leaves nothing behind in the temporary folder."""
+"""A command that is ended from outside leaves nothing behind in the temporary folder, and says what it leaves elsewhere."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+import pytest
+
+from probekit.cli import _what_is_kept
 
 
 def test_a_command_that_is_terminated_removes_its_temporary_activations(
@@ -28,3 +32,18 @@ def test_a_command_that_is_terminated_removes_its_temporary_activations(
     running.send_signal(signal.SIGTERM)
     assert running.wait(timeout=60) == 128 + signal.SIGTERM
     assert not list(place.glob("probekit-sweep-*"))
+
+
+@pytest.mark.parametrize(
+    ("command", "kept"),
+    [
+        ("capture x.csv -o store", True),
+        ("sae train store -o sae", True),
+        ("sae score sae store -o scores.csv", False),
+        ("sae score sae store --features f -o scores.csv", True),
+        ("sae name sae store --cache=answers -o names.jsonl", True),
+        ("probe x.csv -o out", False),
+    ],
+)
+def test_what_a_stopped_command_leaves_is_said(command: str, kept: bool) -> None:
+    assert _what_is_kept(command.split()).startswith("the same command goes on" if kept else "no result")

@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import false_discovery_control
 
 import probekit as pk
 import saes
 from probekit.activations import ArrayActivations
 from probekit.data import Dataset, LabelSet
+from saes.comparing.page import _means
 
 SITE = "blocks.0.hook_resid_post"
 
@@ -112,6 +114,19 @@ def test_stability_and_names_are_held_together(world):
     assert found.stability.cosine.min() > 0.99
     assert found.named.sum() == 4
     assert "named 1.000, not named 1.000" in found.summary()
+    means = _means(found).set_index("")
+    assert means.loc["features over seeds, matched cosine", "mean"] == pytest.approx(1)
+    assert means.loc["- features with a name", "95 % interval"].startswith("difference ")
+    assert means.loc["probe in the span of 1 feature", "mean"] > 0.3
+
+
+def test_cosines_are_corrected_over_the_labels(compared):
+    p = np.array([0.01, np.nan, 0.04, 0.9])
+    found = replace(compared, overlap=replace(compared.overlap, p=p))
+    assert found.cosine_q[[0, 2, 3]] == pytest.approx(false_discovery_control(p[[0, 2, 3]]))
+    assert np.isnan(found.cosine_q[1])
+    assert "(q <= 0.05) for 33% of 3 labels" in found.summary()
+    assert list(found.to_frame().cosine_q.round(3).dropna()) == [0.03, 0.06, 0.9]
 
 
 def test_what_the_sweep_lacks_is_said(world):
