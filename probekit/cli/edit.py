@@ -150,13 +150,19 @@ def evaluate(
         str | None, typer.Option(help="Strengths to choose from, with commas between: -8,-4,-2,2.")
     ] = None,
     controls: Annotated[int, typer.Option(help="Random directions of the same length to compare with.")] = 20,
+    spectrum: Annotated[
+        bool,
+        typer.Option(
+            help="Whether to compare with as many drawn with the spectrum of the activations on --neutral, too."
+        ),
+    ] = True,
     prompt: Annotated[
         str | None, typer.Option(help="Text put before every prompt of the plain model, as a baseline.")
     ] = None,
     new: New = 40,
     seed: options.Seed = 0,
 ) -> None:
-    """What does an edit change, and what does it break? Beside random directions, with intervals, on one page.
+    """What does an edit change, and what does it break? Beside random directions and ones from the data, with intervals, on one page.
 
     Goes on from OUT when it was stopped. Damage: perplexity and next-token divergence on --neutral, and, where text is generated,
     its repetition, its likelihood under the plain model and its agreement with the plain text.
@@ -184,7 +190,7 @@ def evaluate(
     doses = None if strengths is None else options.grid_of(strengths)
     report = run_evaluation(
         loaded, asked, behaviour=behaviour, side_effects=effects, controls=controls, strengths=doses,
-        prompt=prompt, out=out / "conditions", seed=seed,
+        spectrum=_lines(neutral) if spectrum else None, prompt=prompt, out=out / "conditions", seed=seed,
     )  # fmt: skip
     report.save(out)
     shipped = ""

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from probekit.activations import capture
 from probekit.models import load_model
 from probekit.probes import LogisticProbe
 from probekit.probes.direction import Direction
+from probekit.surgery.directions.random_directions import spectrum_directions
 from probekit.surgery.edits.edit import edits_on
 from probekit.surgery.edits.linear import ablate, steer
 from probekit.surgery.edits.weight_edits import Replacement, WeightEdit
@@ -292,6 +294,21 @@ def test_controls_of_other_kinds_and_baselines_stand_beside(model):
     longest = report.scores["random 1"]["paris"] - report.scores["plain"]["paris"]
     with steer(Direction(torch.ones(32), LAST, 1.0), model, 2.0).applied(model):
         assert np.allclose(longest, paris().measure(model) - report.scores["plain"]["paris"])
+
+
+def test_controls_with_the_spectrum_of_texts_stand_beside_the_random_ones(model):
+    d = to_paris(model)
+    options = {"behaviour": paris(), "controls": 4, "progress": False, "seed": 3}
+    report = evaluate(model, steer(d, model, 2.0), spectrum=OTHER, **options)
+    assert report.tests_frame().control.tolist() == ["random", "spectrum"]
+    store = capture(model, OTHER, LAST, progress=False)
+    by_hand = {"spectrum": spectrum_directions(d, store, 4, seed=3)}
+    for given in ({"spectrum": store}, {"control_directions": by_hand}):
+        again = evaluate(model, steer(d, model, 2.0), **given, **options)
+        for name in (f"spectrum {i}" for i in range(4)):
+            np.testing.assert_allclose(again.scores[name]["paris"], report.scores[name]["paris"])
+    many = evaluate(model, steer(d, model, 2.0), spectrum=texts(400, 5, seed=4), **options)  # 200 of them are read
+    assert many.tests_frame().controls.tolist() == [4, 4]
 
 
 def test_a_reading_the_edit_cannot_reach_is_refused(model):

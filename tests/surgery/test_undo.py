@@ -8,6 +8,7 @@ import pickle
 import warnings
 import weakref
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,10 +17,17 @@ from hypothesis import strategies as st
 
 from probekit import surgery
 from probekit.surgery import edits_on
+from probekit.surgery.edits.affine import AffineMap
 from probekit.surgery.edits.weight_edits import Shift
-from tests.surgery.worlds import direction, logits, tiny, tokens, weights
+from tests.surgery.worlds import SITE, direction, logits, tiny, tokens, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:at .* the edit adds a vector")
+
+
+def few_tokens(model):
+    batch = torch.tensor([[5, 6, 7, 8]])
+    return model.hf(batch, labels=batch).loss.float()
+
 
 MAKERS = {
     "steer": lambda m, d: surgery.steer(d, m, 1.0),
@@ -35,6 +43,23 @@ MAKERS = {
     "embeddings": lambda m, d: surgery.shift_embeddings(d, m, [5, 7], 2.0),
     "rows": lambda m, d: surgery.replace_rows(m, next(iter(dict(m.hf.named_parameters()))), [2], torch.ones(1, 32)),
 }
+MAKERS |= {
+    "erase": lambda m, d: surgery.erase(
+        surgery.Eraser(AffineMap(-d.vector[:, None], d.vector[:, None], 0.1 * d.vector), SITE), m
+    ),
+    "patch": lambda m, d: surgery.patch(m, SITE, d.vector.expand(9, -1)),
+    "set a feature": lambda m, d: surgery.set_feature(
+        SimpleNamespace(encode=lambda h: torch.relu(h @ d.vector[:, None].to(h.dtype)), W_dec=d.vector[None]), 0, m,
+        value=0.5, site=SITE,
+    ),
+    "scale and shift": lambda m, d: surgery.scale_and_shift(
+        m, [[5, 6, 7, 8]], loss=lambda model, items: few_tokens(model), steps=1, rate=0.05, progress=False
+    ),
+    "LoRA": lambda m, d: surgery.lora(m, few_tokens, rank=1, steps=1, learning_rate=0.05),
+    "MeZO": lambda m, d: surgery.mezo(m, few_tokens, steps=1, learning_rate=1e-2),
+}  # fmt: skip
+TUNED = ("scale and shift", "LoRA", "MeZO")
+IN_PASSING = ("steer", "ablate", "fix", "together", "reflect", "erase", "patch", "set a feature")
 MODELS = {
     (family, dtype): tiny(family, dtype) for family in ("llama", "gpt2") for dtype in (torch.float32, torch.bfloat16)
 }
@@ -51,6 +76,7 @@ def test_any_edits_in_any_order_leave_every_bit_as_it_was(which, names, seed):
     batch, saved, fingerprint, settings_before = tokens(), weights(model), model.fingerprint, model.hf.config.to_dict()
     before = logits(model, batch)
     edits = []
+    names = [name for i, name in enumerate(names) if i == 0 or name not in TUNED]  # these want the plain model
     for i, name in enumerate(names):
         d = direction(model, seed=seed + i, model=None)
         edits.append(MAKERS[name](model, d).apply_(model))  # each made for the model as the ones before left it
@@ -113,6 +139,21 @@ def test_twice_out_of_order_and_never_applied_are_refused_and_change_nothing():
     assert torch.equal(logits(model, batch), plain)
 
 
+def test_an_equal_edit_made_a_second_time_is_said_and_another_is_not():
+    model = tiny()
+    make = lambda seed, strength: surgery.steer(direction(model, seed=seed), model, strength)  # noqa: E731
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with make(0, 1.0).applied(model), make(0, 2.0).applied(model), make(1, 1.0).applied(model):
+            pass
+    with (
+        make(0, 1.0).applied(model),
+        pytest.warns(UserWarning, match=r"an equal edit is on .* already .* added twice"),
+        make(0, 1.0).applied(model),
+    ):
+        pass
+
+
 def test_an_edit_left_on_inside_a_context_is_taken_off_with_it():
     model = tiny()
     plain = logits(model, tokens())
@@ -166,9 +207,7 @@ def test_a_copy_of_a_model_whose_activations_are_edited_is_refused_until_the_edi
     assert torch.equal(logits(other, tokens()), logits(model, tokens()))
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in MAKERS if name not in ("steer", "ablate", "fix", "together", "reflect")]
-)
+@pytest.mark.parametrize("name", [name for name in MAKERS if name not in IN_PASSING])
 def test_a_copy_of_a_model_whose_weights_are_edited_has_them_for_its_own(name):
     model = tiny()
     plain = logits(model, tokens())

@@ -89,7 +89,7 @@ def scale_and_shift(
                 value.backward()
                 optimiser.step()
                 schedule.step()
-                values.append(float(value))
+                values.append(float(value.detach()))
                 bar.advance(1)
     finally:
         bar.close()

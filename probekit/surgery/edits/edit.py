@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -90,7 +91,7 @@ class Edit(ABC):
                 self.undo_(model)
 
     def apply_(self: EditType, model: Model | Any) -> EditType:
-        """Edit the model until `undo_`.
+        """Edit the model until `undo_`. Warns where an equal edit, made or loaded a second time, is on it already: both act.
 
         Raises:
             ValueError: as `applied`.
@@ -102,6 +103,11 @@ class Edit(ABC):
                 f"this edit is on {model.name!r} already ({self.name}): leave its `with` block, or call undo_, before applying it again"
             )
         self.check(model)
+        if any(_equal(one.edit, self) for one in stack):
+            warnings.warn(
+                f"an equal edit is on {model.name!r} already ({self.name}): both act, so what it adds is added twice",
+                stacklevel=2,
+            )
         before = stack[-1].before if stack and not stack[-1].edit.changes_weights else model.fingerprint
         undo = self._put_on(model)
         stack.append(_Applied(self, undo, before, self._untouched(model)))
@@ -182,6 +188,13 @@ class Uncopied:
             "a model cannot be copied or pickled while an edit of its activations is on it: take the edit off (edit.undo_(model), or "
             "leave its `with` block), copy the model, and put the edit on the copy, too"
         )
+
+
+def _equal(one: Edit, other: Edit) -> bool:
+    """Whether two edits do the same along the same direction."""
+    if one.direction is None or other.direction is None or one.describe() != other.describe():
+        return False
+    return bool((one.direction.vector == other.direction.vector).all())
 
 
 def _stack(model: Model) -> _Stack:

@@ -10,9 +10,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from probekit.activations import Activations, capture
 from probekit.models import Model, load_model
 from probekit.probes.direction import Direction
-from probekit.surgery.directions.random_directions import random_directions
+from probekit.surgery.directions.random_directions import random_directions, spectrum_directions
 from probekit.surgery.edits.edit import Edit
 from probekit.surgery.evaluating.behaviour import Behaviour
 from probekit.surgery.evaluating.conditions import Condition, Measured, Measuring
@@ -21,6 +22,8 @@ from probekit.surgery.evaluating.edit_report import EditReport, MeasureFacts
 from probekit.surgery.evaluating.edit_tables import BesidePlain, examples_of, figure_columns, test_columns, tests_of
 from probekit.surgery.evaluating.verdict import RATIO_LIMIT, choose, judge
 from probekit.versions import versions_of
+
+_SPECTRUM_TEXTS = 200
 
 Controls: TypeAlias = Mapping[str, Sequence[Direction | Edit]]
 """Controls by what kind they are: directions the edit is made again along, or edits as they are.
@@ -37,6 +40,7 @@ def evaluate(
     behaviour: Behaviour,
     side_effects: Sequence[Behaviour] = (),
     controls: int = 20,
+    spectrum: Activations | Sequence[str] | None = None,
     control_directions: Controls | None = None,
     baselines: Mapping[str, Edit] | None = None,
     strengths: Sequence[float] | None = None,
@@ -61,9 +65,11 @@ def evaluate(
         side_effects: What it should leave alone: `perplexity`, `next_token_kl`, `repetition`, ..., or any behaviour.
         controls: Random directions to compare with (p can reach 0.05 from 19 on); the very same edit is made along each, one vector
             at all its sites (see `Controls`). What is *added* is then exactly as long; what is projected out or set depends on the
-            data along each direction, which for a direction of large variance is less: `spectrum_directions` as
-            `control_directions` are the fairer ones there. An edit that follows no direction has none.
-        control_directions: Further kinds of control by name, or others in place of `"random"`: `spectrum_directions`,
+            data along each direction, which for a direction of large variance is less: controls with the data's spectrum are the
+            fairer ones there. An edit that follows no direction has none.
+        spectrum: Ordinary texts (200 of them are read, drawn at random), or activations at the direction's site: as many controls
+            again are drawn with the covariance of these activations (`spectrum_directions`).
+        control_directions: Further kinds of control by name, or others in place of `"random"` and `"spectrum"`:
             `permuted_directions`, or edits.
         baselines: Other ways to the same end, by name: edits, such as those of `mezo` and `lora`.
         strengths: In the units of the edit; the edit as it is when left out, and then all items are reported, or, of an edit that a
@@ -91,7 +97,9 @@ def evaluate(
     if halves:
         _need_two_halves(measures)
     notes = place_notes(model, edit, behaviour)
-    kinds = _controls(edit, controls, control_directions, seed, notes)
+    kinds = _controls(
+        edit, controls, _spectrum(model, edit, spectrum, controls, seed) | dict(control_directions or {}), seed, notes
+    )
     measuring = Measuring(model, measures, None if out is None else Path(out))
     plain = Condition("plain", "plain")
     number_ = sum(map(len, kinds.values()))
@@ -212,6 +220,18 @@ def _need_two_halves(measures: Sequence[Behaviour]) -> None:
             )
 
 
+def _spectrum(
+    model: Model, edit: Edit, given: Activations | Sequence[str] | None, count: int, seed: int
+) -> dict[str, list[Direction]]:
+    """Controls with the spectrum of the plain model's activations; none where nothing is given or the edit has no direction."""
+    if given is None or count < 1 or edit.direction is None or edit._remake is None or edit.direction.site is None:
+        return {}
+    if not isinstance(given, Activations):
+        some = np.random.default_rng([seed, 0x59EC]).permutation(len(given))[:_SPECTRUM_TEXTS]
+        given = capture(model, [given[i] for i in np.sort(some)], edit.direction.site, progress=False)
+    return {"spectrum": spectrum_directions(edit.direction, given, count, seed)}
+
+
 def _controls(
     edit: Edit, count: int, given: Controls | None, seed: int, notes: list[str]
 ) -> dict[str, list[Direction | Edit]]:
@@ -224,7 +244,7 @@ def _controls(
     if own is not None and (edit.recipe or {}).get("how") in ("ablate", "fix", "reflect", "orthogonalize"):
         notes.append(
             "This edit moves activations as far as they lie along its direction, and a control as far as they lie along its own: random "
-            "directions move them less than one along which the data vary much. Controls from the data (spectrum_directions) are fairer."
+            "directions move them less than one along which the data vary much. Controls from the data (spectrum=) are fairer."
         )
     if own is not None and count > 0:
         kinds["random"] = list(random_directions(own, count, seed))
