@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ from probekit.data.labels import Kind, LabelSet, Level
 
 __all__ = ["Dataset", "Kind", "LabelSet", "Level", "as_dataset"]
 
+_SURROGATE = re.compile("[\\ud800-\\udfff]")
 SPLITS = ("train", "valid", "test", "ood")
 
 
@@ -58,6 +60,10 @@ class Dataset:
                     raise TypeError(f"texts[{i}] is {type(text).__name__}, not a string")
                 if not text.strip():
                     raise ValueError(f"texts[{i}] is empty: there is no token to read; remove it or fill it in")
+                if _SURROGATE.search(text):
+                    raise ValueError(
+                        f"texts[{i}] holds half of a character (a lone surrogate): it was cut or decoded wrongly"
+                    )
             object.__setattr__(self, "texts", tuple(self.texts))
         if self.tokens is not None:
             for i, ids in enumerate(self.tokens):

@@ -113,3 +113,8 @@ def test_sequences_without_a_group_are_groups_of_their_own() -> None:
 def test_ids_that_no_token_has_are_refused(token: int) -> None:
     with pytest.raises(ValueError, match=rf"tokens\[1\] holds .*{token}.*no token has such an id"):
         Dataset("d", tokens=[np.array([1, 2]), np.array([3, token])])
+
+
+def test_half_a_character_is_refused_where_it_is():
+    with pytest.raises(ValueError, match=r"texts\[1\] holds half of a character \(a lone surrogate\)"):
+        Dataset("d", texts=["fine \N{GRINNING FACE}", "cut \ud83d"])

@@ -171,6 +171,14 @@ def test_empty_input_is_refused() -> None:
         othello.parse_pgn("\n\n")
 
 
+def test_names_of_players_may_be_latin_1_as_the_standard_says(tmp_path) -> None:
+    (tmp_path / "old.pgn").write_bytes('[White "Jörg"]\n\n1. f5 d6 2. c3\n'.encode("latin-1"))
+    (tmp_path / "new.pgn").write_bytes('[White "Jörg"]\n\n1. f5 d6 2. c3\n'.encode("utf-8-sig"))
+    old, new = (othello.read_pgn(tmp_path / name) for name in ("old.pgn", "new.pgn"))
+    assert old.tokens[0].tolist() == new.tokens[0].tolist()
+    assert len(old.tokens[0]) == 3
+
+
 def test_a_player_without_a_move_passes() -> None:
     data = othello.games_dataset([["E6", "F4", "E3", "F6", "G5", "D6", "E7", "F5", "C5"]])
     assert len(data.tokens[0]) == 9  # ended early: nothing to cut

@@ -105,7 +105,12 @@ def read_pgn(path: str | Path) -> Dataset:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no PGN file at {path}")
-    return games_dataset([game.moves for game in parse_pgn(path.read_text())], name=path.stem)
+    written = path.read_bytes()
+    try:
+        text = written.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = written.decode("latin-1")  # what the PGN standard (section 4.1) writes players' names in
+    return games_dataset([game.moves for game in parse_pgn(text)], name=path.stem)
 
 
 def _dataset(moves: np.ndarray, name: str, facts: Mapping[str, object]) -> Dataset:
