@@ -15,6 +15,8 @@ from saes.loading import check_fits, site_of
 from saes.rows import held_out_sequences, token_ids
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from probekit.activations import Activations
     from probekit.models import Model
 
@@ -86,6 +88,32 @@ class Health:
             s = self.spliced
             text += f"; loss {s.loss:.3f}, spliced {s.loss_spliced:.3f}, mean {s.loss_mean:.3f}, KL {s.kl:.4f}"
         return text
+
+    def to_frame(self, floor: Health | None = None) -> pd.DataFrame:
+        """A row a figure, the deciles and median of the density among them; given `floor`, the same of a random model beside it.
+
+        Args:
+            floor: `health` of the SAE and activations of `saes.floor`.
+        """
+        import pandas as pd
+
+        columns = {"SAE": self._figures()} | ({} if floor is None else {"random weights": floor._figures()})
+        return pd.DataFrame(columns)
+
+    def _figures(self) -> dict[str, float]:
+        found = {
+            "L0": self.l0,
+            "variance unexplained": self.variance_unexplained,
+            "dead": self.dead,
+            "dense": self.dense,
+        }
+        for share in (10, 50, 90):
+            found[f"density, {share} % of features below"] = float(np.quantile(self.density, share / 100))
+        if self.spliced is not None:
+            s = self.spliced
+            found |= {"loss": s.loss, "loss spliced": s.loss_spliced, "loss with the mean": s.loss_mean}
+            found |= {"loss recovered": s.recovered, "KL spliced": s.kl}
+        return found | {"rows": float(self.rows)}
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]

@@ -81,6 +81,21 @@ def test_figures_are_those_of_the_rows_that_were_held_out(world):
     assert saes.health(sae, store).rows == found.rows
 
 
+def test_the_floor_stands_beside_in_one_frame(world):
+    model, games, store = world
+    small = {"site": SITE, "width": 32, "k": 4, "rows": 1024, "batch": 256, "progress": False}
+    sae = saes.train(store, **small)
+    found = saes.health(sae, store, model=model, data=games)
+    floor = saes.floor(sae, store, model, games, progress=False)
+    frame = found.to_frame(floor=saes.health(floor.sae, floor.activations))
+    assert list(frame) == ["SAE", "random weights"]
+    assert frame.SAE["L0"] == found.l0
+    assert frame.SAE["density, 50 % of features below"] == np.median(found.density)
+    assert frame.SAE["KL spliced"] == found.spliced.kl
+    assert np.isnan(frame["random weights"]["KL spliced"])  # no model was given
+    assert list(found.to_frame()) == ["SAE"]
+
+
 def test_rows_that_were_trained_on_are_not_held_out(world):
     model, games, store = world
     small = {"site": SITE, "width": 32, "k": 4, "rows": 1024, "batch": 256, "held_out": 0.25, "progress": False}

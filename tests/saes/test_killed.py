@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,11 +10,11 @@ import torch
 
 import saes
 from probekit.activations import ArrayActivations
+from tests.killing import killed_when
 from tests.saes.chat_server import oracle, serving
 from tests.saes.test_language_model import named
 
 SITE = "blocks.0.hook_resid_post"
-ROOT = Path(__file__).parents[2]
 PREPARED = """
 import sys
 import numpy as np, saes
@@ -35,30 +29,12 @@ def activations() -> ArrayActivations:
     return ArrayActivations({SITE: rows}, sequence=np.arange(8000) // 20)
 
 
-def killed_when(there: Callable[[], bool], code: str, *arguments: str) -> None:
-    """Run code in a process of its own and kill it as soon as something is there."""
-    child = subprocess.Popen(
-        [sys.executable, "-c", PREPARED + code, *arguments],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    until = time.monotonic() + 120
-    while not there():
-        assert child.poll() is None, child.communicate()[1]
-        assert time.monotonic() < until, "nothing happened"
-        time.sleep(0.01)
-    child.send_signal(signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL, "it had ended before it was killed"
-
-
 def test_training_goes_on_and_ends_the_same(tmp_path):
     """Of an architecture that has more state than weights: JumpReLU's thresholds and what is known of dead features."""
     settings = {"site": SITE, "kind": "jumprelu", "width": 64, "rows": 400 * 256, "batch": 256, "save_every": 10, "progress": False}  # fmt: skip
     killed_when(
         lambda: (tmp_path / "sae" / "checkpoint").is_dir(),
-        f"saes.train(activations, out=sys.argv[1], **{settings!r})",
+        PREPARED + f"saes.train(activations, out=sys.argv[1], **{settings!r})",
         str(tmp_path / "sae"),
     )
     assert not (tmp_path / "sae" / "sae_weights.safetensors").exists()
@@ -73,7 +49,7 @@ def test_encoding_goes_on_and_ends_the_same(tmp_path, monkeypatch):
     sae = saes.train(activations(), out=tmp_path / "sae", **settings)
     killed_when(
         lambda: len(list((tmp_path / "features").glob("features-*.safetensors"))) >= 2,
-        "import saes.features\n"
+        PREPARED + "import saes.features\n"
         "saes.features.SHARD_ROWS = 200\n"
         "saes.encode(saes.load(sys.argv[1]), activations, out=sys.argv[2])",
         str(tmp_path / "sae"),
@@ -95,7 +71,7 @@ def test_naming_asks_nothing_twice_and_gives_the_same_names(tmp_path):
     with serving(lambda *said: (time.sleep(0.02), oracle(*said))[1]) as (url, chat):
         killed_when(
             lambda: len(chat.asked) > questions // 2,
-            "from pathlib import Path\n"
+            PREPARED + "from pathlib import Path\n"
             "from tests.saes.test_language_model import named\n"
             "named(sys.argv[1], Path(sys.argv[2]))",
             url,
