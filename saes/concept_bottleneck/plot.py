@@ -37,7 +37,7 @@ def plot_bottleneck(bottleneck: Bottleneck, metric: str = "accuracy") -> go.Figu
         x = counts if level else rows.concepts.tolist()
         y, low, high = (rows[name].tolist() * (len(x) if level else 1) for name in (metric, "low", "high"))
         figure.add_scatter(
-            x=[*x, *x[::-1]], y=[*high, *low[::-1]], fill="toself", fillcolor=style["color"], line_width=0,
+            x=[*x, *x[::-1]], y=[*high, *low[::-1]], mode="lines", fill="toself", fillcolor=style["color"], line_width=0,
             opacity=0.15, hoverinfo="skip", showlegend=False, legendgroup=source,
         )  # fmt: skip
         figure.add_scatter(

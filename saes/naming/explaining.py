@@ -44,15 +44,19 @@ def explained(endpoint: Endpoint, drawn: Drawn, seed: int) -> list[Explained]:
     found = []
     for text in questions.explanations_in(answer):
         merit = _accuracy(_detected(endpoint, text, drawn.to_choose), drawn.to_choose)
-        said = _detected(endpoint, text, drawn.to_judge)
+        said = _detected(endpoint, text, drawn.to_judge).astype(bool)
         found.append(Explained(text, merit, said, _fuzzing(endpoint, text, drawn, seed)))
     return found
 
 
-def _detected(endpoint: Endpoint, text: str, windows: Sequence[Window]) -> np.ndarray:
-    """`[window]` bool: whether the feature fires, as the model says that reads the explanation and the bare texts."""
+def _detected(endpoint: Endpoint, text: str, windows: Sequence[Window], unread: float | None = None) -> np.ndarray:
+    """`[window]` 0 or 1: whether the feature fires, as the model says that reads the explanation and the bare texts.
+
+    `unread` stands where the answer cannot be read; left out, the opposite of what is true.
+    """
     shown = [questions.marked(window.tokens) for window in windows]
-    return _chosen(endpoint, questions.DETECT, text, shown, np.array([window.fires for window in windows]))
+    wrong = ~np.array([window.fires for window in windows])
+    return _chosen(endpoint, questions.DETECT, text, shown, wrong if unread is None else np.full(len(shown), unread))
 
 
 def _fuzzing(endpoint: Endpoint, text: str, drawn: Drawn, seed: int) -> float:
@@ -65,13 +69,13 @@ def _fuzzing(endpoint: Endpoint, text: str, drawn: Drawn, seed: int) -> float:
         shown.append(questions.marked(window.tokens, strong if wrong is None else wrong))
         right.append(wrong is None)
     order, truth = rng.permutation(len(shown)), np.array(right)
-    said = _chosen(endpoint, questions.FUZZ, text, [shown[i] for i in order], truth[order])
+    said = _chosen(endpoint, questions.FUZZ, text, [shown[i] for i in order], ~truth[order])
     return _balanced(said, truth[order])
 
 
-def _chosen(endpoint: Endpoint, system: str, text: str, shown: Sequence[str], truth: np.ndarray) -> np.ndarray:
-    """`[text]` bool: what the model says of each; where that cannot be read, the opposite of what is true."""
-    said = ~truth
+def _chosen(endpoint: Endpoint, system: str, text: str, shown: Sequence[str], unread: np.ndarray) -> np.ndarray:
+    """`[text]` 0 or 1: what the model says of each; where that cannot be read, what `unread` has."""
+    said = unread.astype(float)
     for start in range(0, len(shown), questions.BATCH):
         part = shown[start : start + questions.BATCH]
         answer = endpoint.ask(system, questions.to_choose(text, part))
@@ -82,11 +86,14 @@ def _chosen(endpoint: Endpoint, system: str, text: str, shown: Sequence[str], tr
 
 
 def control(endpoint: Endpoint, made: Sequence[Drawn], at: int, best: Mapping[int, str]) -> float:
-    """Balanced accuracy, on the windows that judge a feature, of the best explanation of the next one asked about."""
+    """Balanced accuracy, on the windows that judge a feature, of the best explanation of the next one asked about.
+
+    An answer that cannot be read counts as half right: counted as wrong it would make the control look weak.
+    """
     other = best.get(made[(at + 1) % len(made)].feature)
     if other is None or made[at].feature not in best or len(made) == 1:
         return math.nan
-    return _accuracy(_detected(endpoint, other, made[at].to_judge), made[at].to_judge)
+    return _accuracy(_detected(endpoint, other, made[at].to_judge, unread=0.5), made[at].to_judge)
 
 
 def _accuracy(said: np.ndarray, windows: Sequence[Window]) -> float:

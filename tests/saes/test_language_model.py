@@ -132,6 +132,7 @@ def test_answers_that_cannot_be_read_count_as_wrong(tmp_path):
     for name in names:
         evidence = name.evidence
         assert (evidence.precision, evidence.balanced_accuracy, evidence.fuzzing, name.merit) == (0.0, 0.0, 0.0, 0.0)
+        assert evidence.shuffled == 0.5  # the control is not made to look weak
         assert evidence.p > 0.99
 
 
