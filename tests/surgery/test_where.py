@@ -305,3 +305,11 @@ def test_two_threads_run_a_model_that_is_edited_at_every_token():
             got = list(pool.map(read, given))
     for one, other in zip(got, wanted, strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("fires", "threshold"), [(torch.tensor([1.0, float("nan")]), 0.0), (torch.ones(2), float("nan"))]
+)
+def test_a_probe_that_could_never_fire_is_refused(fires, threshold):
+    with pytest.raises(ValueError, match="it would never fire"):
+        Where(fires=fires, threshold=threshold)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -56,6 +57,8 @@ class Where:
 
         if self.fires is not None and not isinstance(self.fires, Tensor):
             raise TypeError("fires is a vector [d]; for a probe or a direction: Where(...).where_probe_fires(probe)")
+        if (self.fires is not None and not bool(torch.isfinite(self.fires).all())) or math.isnan(self.threshold):
+            raise ValueError("the probe that decides where to act has NaN or infinite values: it would never fire")
 
     @classmethod
     def of(cls, place: Place) -> Where:
