@@ -98,7 +98,7 @@ class SiteTables:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """Probes over sites x label sets, scored on test.
+    """Probes over sites x label sets, scored on test. Its figures cannot be written over.
 
     Attributes:
         sites: Names in forward order.
@@ -123,6 +123,13 @@ class SweepResult:
     probes: Mapping[str, Mapping[str, ProbeStack]]
     notes: tuple[str, ...]
     manifest: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "figures", {name: tuple(column) for name, column in self.figures.items()})
+        for by_name in (*self.validation.values(), *self.draws.values(), *self.tables.values()):
+            for found in by_name.values():
+                for array in (found.confusion, found.bins) if isinstance(found, SiteTables) else (found,):
+                    array.setflags(write=False)
 
     def to_frame(self) -> pd.DataFrame:
         """One row a figure: site, layer, label_set, target, data, source, metric, value, low, high, n.

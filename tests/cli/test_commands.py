@@ -12,10 +12,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from probekit.cli import main
 from probekit.probes import SweepResult
+from tests.models.tiny import WORDS
 from tests.saes.chat_server import dice, serving
 
 COLOURS = ["red", "blue", "green"]
@@ -302,6 +304,23 @@ def test_wrong_input_is_one_clear_message(
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_the_command_of_the_readme_works_as_written(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    command = next(line for line in readme.splitlines() if line.startswith("probekit probe "))
+    rng = np.random.default_rng(0)
+    rows = [f"{' '.join(rng.choice(WORDS, 7))} {('paris', 'rome')[i % 2]},{i % 2}" for i in range(120)]
+    (tmp_path / "statements.csv").write_text("\n".join(["statement,label", *rows]) + "\n")
+    words = command.replace("FOLDER_OR_ID", str(tiny_model_folder)).split()
+    done = probekit(*words[1:])
+    assert done.returncode == 0, done.stderr
+    for name in ("result.json", "*.html"):
+        assert list((tmp_path / "out").rglob(name)), name
+    assert list((tmp_path / "out").rglob("*.safetensors"))
 
 
 def test_sae_train_health_score_and_name(table: Path, tiny_model_folder: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from probekit.activations import ArrayActivations, capture
 from probekit.data import Dataset, LabelSet
 from probekit.models import Model, load_model
 from probekit.probes import LogisticProbe, SweepResult, sweep
+from tests.models.tiny import CONFIGS, make_model
 
 FRAME = ["site", "layer", "label_set", "target", "data", "source", "metric", "value", "low", "high", "n"]
 
@@ -108,6 +109,41 @@ def test_noise_covers_chance_and_its_sites_are_tied(of_arrays: SweepResult) -> N
 def test_shuffled_labels_are_near_chance(of_arrays: SweepResult) -> None:
     assert abs(value(of_arrays, label_set="truth", metric="auroc", source="shuffled", site="site1") - 0.5) < 0.25
     assert value(of_arrays, label_set="truth", metric="auroc", source="majority", site=None) == 0.5
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_every_family_is_swept_at_every_layer(family: str) -> None:
+    """Five lines on a small random model: what the last token is can be read at the embedding of each."""
+    model = load_model(make_model(family))
+    rng = np.random.default_rng(0)
+    tokens = tuple(rng.integers(4, 16, 6) for _ in range(240))
+    last = LabelSet("last", np.array([int(t[-1] > 9) for t in tokens]), "binary", "sequence", ("low", "high"))
+    data = Dataset("numbers", tokens=tokens, labels={"last": last})
+    result = sweep(model, data, ["last"], pool="last", controls=False, n_boot=100, progress=False)
+    assert result.sites == model.stream_sites
+    frame = result.to_frame().query(
+        "label_set == 'last' and source == 'model' and metric == 'auroc' and target == 'mean'"
+    )
+    assert list(frame.site) == list(model.stream_sites)
+    assert frame.value.iloc[0] > 0.9
+    assert np.isfinite(frame[["low", "high"]].to_numpy()).all()
+    direction = result.best("last").direction()
+    assert direction.model == model.fingerprint
+    assert len(direction) == model.d_model
+
+
+def test_what_a_sweep_found_cannot_be_written_over(of_model: SweepResult, tmp_path: Path) -> None:
+    of_model.save(tmp_path / "saved")
+    for result in (of_model, SweepResult.load(tmp_path / "saved")):
+        with pytest.raises(TypeError):
+            result.figures["value"][0] = 1.0
+        for array in (
+            result.validation["now"]["accuracy"],
+            result.draws["now"]["accuracy"],
+            next(iter(result.tables["now"].values())).confusion,
+        ):
+            with pytest.raises(ValueError, match="read-only"):
+                array[0] = 1
 
 
 def test_frame_is_tidy(of_arrays: SweepResult, of_model: SweepResult) -> None:
