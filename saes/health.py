@@ -136,7 +136,7 @@ def health(
     Args:
         sae: A `sae_lens.SAE`.
         activations: A store, or arrays.
-        site: What it reads; left out, its configuration says.
+        site: What it reads; left out, its configuration says. Another one is refused where the activations have the SAE's own.
         model, data: The model and what it reads, to measure what splicing costs; data must be what was captured.
         sequences: At most so many of them are run through the model.
         seed: Of the bootstrap.

@@ -126,10 +126,10 @@ class SweepResult:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "figures", {name: tuple(column) for name, column in self.figures.items()})
-        for by_name in (*self.validation.values(), *self.draws.values(), *self.tables.values()):
-            for found in by_name.values():
-                for array in (found.confusion, found.bins) if isinstance(found, SiteTables) else (found,):
-                    array.setflags(write=False)
+        arrays = [array for by in (*self.validation.values(), *self.draws.values()) for array in by.values()]
+        arrays += [array for by in self.tables.values() for one in by.values() for array in (one.confusion, one.bins)]
+        for array in arrays:
+            array.setflags(write=False)
 
     def to_frame(self) -> pd.DataFrame:
         """One row a figure: site, layer, label_set, target, data, source, metric, value, low, high, n.

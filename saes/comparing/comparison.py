@@ -71,7 +71,7 @@ class Comparison:
 
     @property
     def cosine_q(self) -> np.ndarray:
-        """`[column]` share of labels whose cosine is chance, at most, among those with a q up to this (Benjamini-Hochberg)."""
+        """`[column]` expected share of labels whose cosine is chance among those with a q up to this (Benjamini-Hochberg)."""
         p = self.overlap.p
         q = np.full(len(p), np.nan)
         tested = ~np.isnan(p)

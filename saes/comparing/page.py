@@ -118,7 +118,7 @@ def _means(comparison: Comparison) -> pd.DataFrame:
                 ("- features with a name", float(s.cosine[named].mean()), f"difference {low:+.3f} to {high:+.3f}")
             )
             rows.append(("- features without", float(s.cosine[~named].mean()), ""))
-    return pd.DataFrame(rows, columns=["", "mean", "95 % interval"])
+    return pd.DataFrame(rows, columns=["", "mean", "95 % interval, or beside it"])
 
 
 def _features(count: int) -> str:
@@ -128,8 +128,8 @@ def _features(count: int) -> str:
 def _difference(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
     """95 % interval of the difference of two means, bootstrapped over features."""
     rng = np.random.default_rng(0)
-    draws = [rng.choice(part, (1000, len(part))).mean(1) for part in (one, other)]
-    low, high = np.quantile(draws[0] - draws[1], [0.025, 0.975])
+    draws = [rng.choice(one, len(one)).mean() - rng.choice(other, len(other)).mean() for _ in range(1000)]
+    low, high = np.quantile(draws, [0.025, 0.975])
     return float(low), float(high)
 
 

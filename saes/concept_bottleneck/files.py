@@ -17,7 +17,7 @@ from saes.concept_bottleneck.result import Bottleneck, Head
 FORMAT = 1
 RECORD = "bottleneck.json"
 TENSORS = "bottleneck.safetensors"
-_PLAIN = ("label_set", "classes", "names", "count", "level", "pool", "width")
+_PLAIN = ("label_set", "classes", "names", "count", "chosen", "level", "pool", "width")
 _ARRAYS = ("features", "fires", "spread")
 
 

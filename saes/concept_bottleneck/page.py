@@ -36,8 +36,9 @@ def bottleneck_blocks(bottleneck: Bottleneck, examples: Sequence[tuple[str, Expl
     said = "texts" if bottleneck.level == "sequence" else "tokens"
     parts = [
         blocks.text(
-            f"How well do {bottleneck.count} named features tell {bottleneck.label_set}? Fitted on {n['train']:,} "
+            f"How well {'does one named feature' if bottleneck.count == 1 else f'do {bottleneck.count} named features'} tell {bottleneck.label_set}? Fitted on {n['train']:,} "
             f"{said}, chosen on {n['valid']:,}, measured on {n['test']:,}."
+            + ("" if bottleneck.count == bottleneck.chosen else f" Validation chose {bottleneck.chosen} of them.")
         ),
         blocks.tiles(_tiles(bottleneck, metric)),
         blocks.columns(
@@ -55,7 +56,7 @@ def bottleneck_blocks(bottleneck: Bottleneck, examples: Sequence[tuple[str, Expl
     if examples:
         parts.append(blocks.heading("Predictions taken apart"))
     for text, explanation in examples:
-        parts += [blocks.text(f"“{text}”"), blocks.table(_taken_apart(explanation), _outcome(explanation))]
+        parts += [blocks.text(text), blocks.table(_taken_apart(explanation), _outcome(explanation))]
     parts.append(blocks.details("All figures", blocks.table(_figures(bottleneck))))
     parts.append(blocks.details("How to read it", blocks.facts(_READING)))
     return parts

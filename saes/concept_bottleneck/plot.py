@@ -46,9 +46,9 @@ def plot_bottleneck(bottleneck: Bottleneck, metric: str = "accuracy") -> go.Figu
             line={"color": style["color"], "dash": style["dash"]},
             hovertemplate="%{y:.3f} (%{customdata[0]:.3f} to %{customdata[1]:.3f})",
         )  # fmt: skip
-    chosen = frame[(frame.source == CONCEPTS) & (frame.concepts == bottleneck.count)]
+    chosen = frame[(frame.source == CONCEPTS) & (frame.concepts == bottleneck.chosen)]
     figure.add_scatter(
-        x=[bottleneck.count], y=chosen[metric].tolist(), mode="markers", name="chosen on validation", hoverinfo="skip",
+        x=[bottleneck.chosen], y=chosen[metric].tolist(), mode="markers", name="chosen on validation", hoverinfo="skip",
         marker={"symbol": "circle-open", "size": 15, "line": {"width": 2}, "color": STYLES[CONCEPTS]["color"]},
     )  # fmt: skip
     arrange(

@@ -118,6 +118,7 @@ class Bottleneck:
             `dense` when activations were given.
         parts: `train`, `valid`, `test`: `[item]` index of the sequence (or row) of each.
         off: Features that are switched off.
+        chosen: The number of concepts that validation chose; `count` is it unless `at` asked for another.
     """
 
     label_set: str
@@ -134,6 +135,10 @@ class Bottleneck:
     estimates: Mapping[tuple[str, int], Mapping[str, Estimate]]
     parts: Mapping[str, np.ndarray]
     off: frozenset[int] = frozenset()
+    chosen: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "chosen", self.chosen or self.count)
 
     def __repr__(self) -> str:
         off = f", {len(self.off)} switched off" if self.off else ""

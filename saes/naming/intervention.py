@@ -16,9 +16,10 @@ from probekit.data import Dataset, as_dataset
 from probekit.models.editing import changed_at
 from saes.features import SparseFeatures
 from saes.loading import check_features
+from saes.naming.contexts import Contexts
 from saes.naming.judging import nearest_features
 from saes.naming.names import Check, Names
-from saes.naming.readouts import Readouts
+from saes.naming.readouts import LEAST, OTHERS, Readout, Readouts
 from saes.rows import token_ids
 from saes.scoring.feature_scores import Half, halves
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from probekit.probes import SweepResult
 
 _BATCH = 64
+_FEATURES = 39
 
 
 @dataclass(frozen=True)
@@ -147,11 +149,16 @@ def intervene(
     At rows where a feature fires, what it adds to the reconstruction is taken from the stream, and the model runs on. Of a name
     from labels, the log odds of the labels are read by the probes at the best later site; of `before words like ...`, the
     log odds that the next token begins the word; of `words like ...` and `text about ...`, how near the activation half of the
-    later layers further on is to the word's own (its mean state in templates). `check.what` says which. The control takes a
-    step as long along another feature that fires at the same row.
+    later layers further on is to the word's own (its mean state in templates). `check.what` says which.
+
+    A step along any direction moves any readout a little, one way or the other, at every row alike; so many rows show no more than
+    that it does. What is tested is whether the name says what falls *most*: the same readouts are taken of up to 199 other names
+    (words of the texts; as many labels of other targets), and `p` is the share of them that fall at least as far. Where there
+    are fewer than 19 others, 39 other features take their place, each taken out at the same rows by a step as long. All checks of
+    a call share one correction (Benjamini-Hochberg).
 
     Rows are of the half of the sequences that judged the names, one a sequence. Names from a language model are sentences that
-    nothing reads out of the model, and are not checked. All checks of a call share one correction (Benjamini-Hochberg).
+    nothing reads out of the model, and are not checked.
 
     Args:
         names: From `saes.name`, with the same seed.
@@ -168,8 +175,8 @@ def intervene(
         The names, with `check` filled in where one could be made.
 
     Raises:
-        ValueError: names from labels and no probes; an SAE that normalises its input; a data set without the split that the
-            names were judged by.
+        ValueError: names from labels and no probes; an SAE that normalises its input; groups or a split by which the sequences are
+            halved otherwise than they were for the names.
     """
     check_features(sae, features)
     if getattr(sae.cfg, "normalize_activations", "none") not in ("none", None):
@@ -183,7 +190,7 @@ def intervene(
     matrix = features.matrix.tocsr()
     near = nearest_features(sae)
     runner = runner_of(model, data, site)
-    readouts = Readouts(model, site, probes)
+    readouts = Readouts(model, site, probes, _words(names, features, model, seed), seed)
     checks: dict[int, Check] = {}
     for name in ranked:
         readout = readouts.of(name)
@@ -199,17 +206,55 @@ def intervene(
         if len(chosen) < 5:
             continue
         step = -contribution(sae, name.feature, column[chosen])
-        length = step.norm(dim=1, keepdim=True)
-        other = -torch.nn.functional.normalize(sae.W_dec[others].detach().float().cpu(), dim=1) * length
-        there, places = replace(runner, later=readout.later), places_of(features, chosen)
-        before = readout.read(*there.run(places))
-        effect = (readout.read(*there.run(places, step)) - before).double().numpy()
-        control = (readout.read(*there.run(places, other)) - before).double().numpy()
-        checks[name.feature] = _check(effect, control, readout.what, rng)
+        there = _Place(replace(runner, later=readout.later), readout, places_of(features, chosen), step.norm(dim=1))
+        effect = there.effect(step)
+        control = there.effect(there.along(sae, others))[:, 0]
+        if effect.shape[1] - 1 >= LEAST:
+            beside = effect[:, 1:].mean(0)
+        else:
+            some = rng.permutation(np.setdiff1d(np.arange(features.width), [name.feature, *near[name.feature]]))[
+                :_FEATURES
+            ]
+            beside = np.array([there.effect(there.along(sae, np.full(len(chosen), one)))[:, 0].mean() for one in some])
+        if np.isfinite(effect).all() and np.isfinite(control).all():
+            checks[name.feature] = _check(effect[:, 0], control, beside[np.isfinite(beside)], readout, rng)
     if checks:
         q = stats.false_discovery_control([check.p for check in checks.values()], method="bh")
         checks = {f: replace(check, q=float(one)) for (f, check), one in zip(checks.items(), q, strict=True)}
     return replace(names, names=tuple(replace(n, check=checks.get(n.feature, n.check)) for n in names))
+
+
+class _Place:
+    """Rows of sequences, and what readouts say there of the model as it is."""
+
+    def __init__(self, runner: Runner, readout: Readout, places: np.ndarray, length: Tensor) -> None:
+        self._runner, self._readout, self._places, self._length = runner, readout, places, length
+        self._before = readout.read(*runner.run(places))
+
+    def effect(self, step: Tensor) -> np.ndarray:
+        """`[row, 1 + others]` float64: how the readouts change by a step `[row, d]`."""
+        change: np.ndarray = (self._readout.read(*self._runner.run(self._places, step)) - self._before).double().numpy()
+        return change
+
+    def along(self, sae: Any, features: np.ndarray) -> Tensor:
+        """Steps as long that take features `[row]` out."""
+        unit = torch.nn.functional.normalize(sae.W_dec[features].detach().float().cpu(), dim=1)
+        return -unit * self._length[:, None]
+
+
+def _words(names: Names, features: SparseFeatures, model: Model, seed: int) -> tuple[str, ...]:
+    """Words that a feature might be called: of the texts where they are known, else of the names."""
+    if model.tokenizer is None:
+        return ()
+    called = {n.text[n.text.index("“") + 1 : -1] for n in names if n.source == "vocabulary" and "“" in n.text}
+    try:
+        words, index = Contexts(features, model).words
+        common = np.bincount(index, minlength=len(words)) >= 5
+        called |= {word for word, often in zip(words, common, strict=True) if often and any(map(str.isalpha, word))}
+    except ValueError:
+        pass  # rows whose neighbours are not there
+    every = sorted(called)
+    return tuple(every[i] for i in np.sort(np.random.default_rng([seed, 0x0E5]).permutation(len(every))[:OTHERS]))
 
 
 def mean_interval(values: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
@@ -222,17 +267,25 @@ def mean_interval(values: np.ndarray, rng: np.random.Generator) -> tuple[float, 
 def _judging_half(names: Names, features: SparseFeatures, data: Dataset, groups: np.ndarray | None) -> Half:
     """The half of the sequences that judged the names, dealt as it was then."""
     if names.halved == "sequences":
-        return halves(features, None, names.seed)[1]
-    if names.halved == "split" and data.split is None:
-        raise ValueError("the names were judged by a split that came with the data: pass the data set with it")
-    split = data.split if names.halved == "split" else None
-    return halves(features, None, names.seed, data.groups if groups is None else groups, split)[1]
+        report = halves(features, None, names.seed)[1]
+    else:
+        split = data.split if names.halved == "split" else None
+        report = halves(features, None, names.seed, data.groups if groups is None else groups, split)[1]
+    if names.judged and report.name != names.judged:
+        raise ValueError(
+            f"the sequences are halved otherwise than they were for these names (by {names.halved}): give the groups= that saes.name "
+            "had, or the data set with its groups and split"
+        )
+    return report
 
 
-def _check(effect: np.ndarray, control: np.ndarray, what: str, rng: np.random.Generator) -> Check:
+def _check(
+    effect: np.ndarray, control: np.ndarray, beside: np.ndarray, readout: Readout, rng: np.random.Generator
+) -> Check:
     low, high = mean_interval(effect, rng)
-    p = stats.ttest_rel(effect, control, alternative="less").pvalue if np.ptp(effect - control) else 1.0
-    return Check(what, float(effect.mean()), low, high, float(control.mean()), len(effect), float(p))
+    mean, unit = float(effect.mean()), readout.unit
+    p = (1 + int((beside <= mean).sum())) / (1 + len(beside))
+    return Check(readout.what, mean / unit, low / unit, high / unit, float(control.mean()) / unit, len(effect), p)
 
 
 def one_a_sequence(rows: np.ndarray, sequence: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:

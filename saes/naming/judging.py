@@ -91,14 +91,15 @@ def controlled(p: np.ndarray, enough: np.ndarray, feature: np.ndarray) -> np.nda
     rejections in Benjamini and Hochberg's rule. (Correcting first and asking afterwards how much a claim says promises nothing of
     the names: many weak associations make room for false ones, which then pass by luck.) The rule is self-consistent in the sense
     of Blanchard & Roquain 2008, "Two simple sufficient conditions for FDR control" (arXiv 0802.1406), section 2, and so controls the
-    share under the same dependence as Benjamini and Hochberg's.
+    share under the same dependence as Benjamini and Hochberg's (of these p-values, those that do not say enough at 1), whatever it is
+    between the claims of one feature.
 
     Args:
         p: `[claim]` of `judge`.
         enough: `[claim]` bool: whether it would be a name, were it beyond chance.
         feature: `[claim]` which it is about.
     """
-    p = np.where(enough, p, 1.0)
+    p = np.nan_to_num(np.where(enough, p, 1.0), nan=1.0)
     _, number = np.unique(feature, return_inverse=True)
     best = np.ones(number.max(initial=-1) + 1)
     np.minimum.at(best, number, p)

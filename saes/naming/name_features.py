@@ -123,6 +123,7 @@ def name(
         tuple(notes),
         seed,
         _halved(labels, groups),
+        report.name,
     )
 
 

@@ -74,12 +74,12 @@ class Check:
 
     Attributes:
         what: What was read of the model: log odds of the labels by probes or of the next word, or how near the activation at
-            a later site is to the word's own, from 0 (no word in particular) to 1.
+            a later site is to the word's own, from 0 (the mean word) to 1.
         effect: Change of it, mean over rows; a name that holds has it below zero.
-        low, high: 95 % interval, bootstrapped over sequences.
+        low, high: 95 % interval, bootstrapped over sequences: of this feature and this readout, and no proof by itself.
         control: The same change when another feature that fires there is taken out instead, by a step as long.
         rows: Rows looked at.
-        p: One-sided: does it fall further than for the other feature? Paired, one row a sequence.
+        p: Share of other names (or, where there are few, of other features) of which what they say falls at least as far.
         q: The same after the correction over all names checked together (Benjamini-Hochberg).
     """
 
@@ -94,8 +94,8 @@ class Check:
 
     @property
     def holds(self) -> bool:
-        """Whether the effect goes the way the name says, beyond the control, at q <= 0.05."""
-        return self.high < 0 and self.q <= 0.05
+        """Whether what the name says falls, beyond the control and beyond what other names say, at q <= 0.05."""
+        return self.high < 0 and self.effect < self.control and self.q <= 0.05
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,7 @@ class Names:
         notes: What a source could not name, and why.
         seed, halved: How the sequences were halved: by which seed, and whether each by itself (`sequences`), by `groups`, or by
             the `split` that the data came with.
+        judged: Fingerprint of the rows that judged them.
     """
 
     names: tuple[Name, ...]
@@ -144,6 +145,7 @@ class Names:
     notes: tuple[str, ...] = ()
     seed: int = 0
     halved: str = "sequences"
+    judged: str = ""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -176,7 +178,7 @@ class Names:
 
     def save(self, path: str | Path) -> None:
         """Write JSON lines: a head, then a name a line; what is not a number is null. The file is there whole, or not at all."""
-        head = {key: getattr(self, key) for key in ("width", "site", "notes", "seed", "halved")}
+        head = {key: getattr(self, key) for key in ("width", "site", "notes", "seed", "halved", "judged")}
         lines = [json.dumps(head)]
         lines += [json.dumps(_with_null(asdict(name)), allow_nan=False) for name in self.names]
         path = Path(path)
@@ -196,7 +198,7 @@ class Names:
         """
         try:
             head, *lines = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
-            halving = head.get("seed", 0), head.get("halved", "sequences")
+            halving = head.get("seed", 0), head.get("halved", "sequences"), head.get("judged", "")
             return cls(tuple(map(_read, lines)), head["width"], head["site"], tuple(head.get("notes", ())), *halving)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} holds no names that saes wrote ({error})") from error

@@ -49,8 +49,8 @@ READING = {
     "rival": "The best other description from the same source, and how well each did on the half that names were made from.",
     "check": "How far what the name says falls when the feature is taken out of the running model, beside the same for another "
     "feature that fires there: the log odds of the labels by probes, the log odds that the next token begins the word, or how near a "
-    "later activation is to that of the word (0: no word in particular, 1: the word). A name that holds has it below zero and below "
-    "the control, at q up to 0.05 over all names checked.",
+    "later activation is to that of the word (0: the mean word, 1: this one). p is the share of other names of which what they say "
+    "falls as far. A name holds when it falls, further than for the other feature, at q up to 0.05 over all names checked.",
     "examples": "Rows of all sequences, those that names were chosen on among them. Strongest: at most one a sequence. Middle: "
     "around the median of the non-zero activations. Hard negatives: a nearest feature fires, this one does not.",
     "logit effects": "The decoder vector through the final norm's gain and the unembedding, less the mean over all tokens: what "

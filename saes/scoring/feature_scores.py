@@ -5,6 +5,7 @@ Sequences of one group are never in both halves, and intervals and p-values are 
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,11 @@ class Half:
     sequence: np.ndarray
     rows: np.ndarray
     group: np.ndarray
+
+    @cached_property
+    def name(self) -> str:
+        """SHA-256 (first 16 hex digits) of which rows these are."""
+        return hashlib.sha256(np.ascontiguousarray(self.rows, np.int64).tobytes()).hexdigest()[:16]
 
     @cached_property
     def cluster(self) -> np.ndarray:
@@ -84,7 +90,7 @@ def halves(
     new = rest.copy()
     new[rest] = drop_seen_prefixes(features.prefix[choose], features.prefix[rest])
     if not choose.any() or not new.any():
-        said = "" if split is None else " by the split that came with the data"
+        said = "" if split is None else " by the split that came with the data (train and valid against test)"
         raise ValueError(
             f"{len(names)} group{'s' * (len(names) != 1)} of sequences cannot be halved{said} into one half to choose "
             "thresholds on and one to report on"

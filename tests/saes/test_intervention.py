@@ -13,15 +13,16 @@ from scipy.stats import false_discovery_control
 
 import probekit as pk
 import saes
+from probekit.activations import ArrayActivations
 from probekit.data import Dataset
 from probekit.models import load_model
 from saes.comparing.causal import causal_agreement
 from saes.naming.intervention import Runner, runner_of
 from saes.naming.names import Evidence
-from saes.naming.readouts import OTHER_WORDS, asked
+from saes.naming.readouts import Readouts, asked
 from saes.naming.templates import template_states
 from saes.scoring.feature_scores import halves
-from tests.models.tiny import make_model, make_tokenizer
+from tests.models.tiny import WORDS, make_model, make_tokenizer
 
 SEQUENCES, LENGTH, WIDTH = 80, 10, 12
 
@@ -78,15 +79,16 @@ def test_a_true_name_holds_and_a_false_one_does_not(world):
 @pytest.mark.parametrize("text", ["words like “cat”", "text about “cat”"])
 def test_a_name_of_the_text_at_hand_is_read_from_a_later_activation(text, world):
     model, data, sae, features = world
-    early, late = model.stream_sites[0], model.stream_sites[2]
-    way = template_states(model, ["cat"], late)[0] - template_states(model, OTHER_WORDS, late).mean(0)
+    early, late = model.stream_sites[1], model.stream_sites[2]
+    way = template_states(model, ["cat"], late)[0] - template_states(model, WORDS, late).mean(0)
     decoder = sae.W_dec.clone()
     decoder[0] = torch.nn.functional.normalize(torch.from_numpy(way), dim=0)
     here = Rows(**vars(features) | {"manifest": SimpleNamespace(site=early)})
     pushed = SimpleNamespace(W_dec=decoder, cfg=sae.cfg)
-    checked = saes.intervene(saes.Names((called(0, text), called(1, text)), WIDTH), pushed, here, model, data)
-    true, false = checked[0].check, checked[1].check
-    assert true.what == f"place between no word (0) and “cat” (1) at {late}"
+    true, false = (
+        saes.intervene(saes.Names((called(f, text),), WIDTH), pushed, here, model, data)[f].check for f in (0, 1)
+    )
+    assert true.what == f"place between the mean word (0) and “cat” (1) at {late}"
     assert true.holds
     assert not false.holds
     assert true.effect < -abs(true.control)
@@ -94,9 +96,8 @@ def test_a_name_of_the_text_at_hand_is_read_from_a_later_activation(text, world)
 
 def test_a_name_of_the_text_at_hand_is_not_checked_after_the_last_layer(world):
     model, data, sae, features = world
-    assert (
-        saes.intervene(saes.Names((called(0, "words like “cat”"),), WIDTH), sae, features, model, data)[0].check is None
-    )
+    names = saes.Names((called(0, "words like “cat”"),), WIDTH)
+    assert saes.intervene(names, sae, features, model, data)[0].check is None
 
 
 def test_checks_of_one_call_share_a_correction(world):
@@ -107,6 +108,82 @@ def test_checks_of_one_call_share_a_correction(world):
     alone = saes.intervene(saes.Names(names.names[:1], WIDTH), sae, features, model, data)[0].check
     assert alone.q == alone.p == checks[0].p < checks[0].q
     assert not replace(alone, q=0.06).holds
+    assert not replace(alone, control=2 * alone.effect).holds
+
+
+@pytest.mark.parametrize(
+    ("template", "site"), [("words like “{}”", 0), ("text about “{}”", 1), ("before words like “{}”", -1)]
+)
+def test_names_drawn_at_random_hold_no_more_often_than_they_may(template, site):
+    """Rows all feel the same step: however many there are, they must not make a random name significant."""
+    model = load_model(make_model("gpt2"), tokenizer=make_tokenizer())
+    p = []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        tokens = rng.integers(4, 46, (SEQUENCES, LENGTH)).astype(np.int32)
+        n, width = SEQUENCES * LENGTH, 40
+        dense = (rng.random((n, width)) < 0.3) * (2 + rng.random((n, width)))
+        features = Rows(
+            matrix=sparse.csc_array(dense.astype(np.float32)), width=width, token=tokens.ravel(),
+            sequence=np.arange(n) // LENGTH, position=np.arange(n) % LENGTH, item=np.arange(n),
+            prefix=np.arange(n).astype(np.uint64), manifest=SimpleNamespace(site=model.stream_sites[site]),
+        )  # fmt: skip
+        decoder = torch.nn.functional.normalize(
+            torch.randn(width, 32, generator=torch.Generator().manual_seed(seed)), dim=1
+        )
+        sae = SimpleNamespace(W_dec=decoder, cfg=SimpleNamespace(normalize_activations="none"))
+        names = saes.Names(tuple(called(i, template.format(w)) for i, w in enumerate(rng.choice(WORDS, 20))), width)
+        found = saes.intervene(names, sae, features, model, Dataset("made", tokens=tuple(tokens)), seed=seed)
+        p += [name.check.p for name in found if name.check is not None]
+    assert len(p) > 60
+    assert np.mean(np.array(p) <= 0.05) <= 0.12
+    assert 0.35 < np.mean(p) < 0.65
+
+
+def test_a_name_is_read_by_its_whole_word_and_in_its_own_place(world):
+    model = world[0]
+    readouts = Readouts(model, model.stream_sites[0], None, ("dog", "rome"))
+    assert readouts.of(called(0, "before words like “a“b”")).later is None
+    assert "“say “cat””" in readouts.of(called(0, "words like “say “cat””")).what
+    for text in ("words like “ ”", "before words like “”", "a sentence", "words near “cat”"):
+        assert readouts.of(called(0, text)) is None
+
+
+def test_where_there_are_few_other_names_other_features_take_their_place(world):
+    """Labels of a single target: there is nothing else that a name could say."""
+    model, data, sae, features = world
+    rows = np.random.default_rng(0).normal(size=(600, 32)).astype(np.float32)
+    late = model.stream_sites[2]
+    label = pk.LabelSet("on", (rows[:, 0] > 0).astype(int), "binary", "token", ("no", "yes"), ("A",))
+    probes = pk.sweep(
+        ArrayActivations({late: rows}, sequence=np.arange(600) // 10), labels={"on": label}, controls=False, n_boot=100,
+        progress=False,
+    )  # fmt: skip
+    decoder = sae.W_dec.clone()
+    decoder[0] = torch.from_numpy(np.asarray(probes.direction("on", "A", site=late).vector))
+    wide = torch.cat(
+        [decoder, torch.nn.functional.normalize(torch.randn(30, 32, generator=torch.Generator().manual_seed(1)), dim=1)]
+    )
+    matrix = sparse.csc_array(np.hstack([features.matrix.toarray(), np.zeros((len(features), 30), np.float32)]))
+    here = Rows(
+        **vars(features) | {"manifest": SimpleNamespace(site=model.stream_sites[1]), "matrix": matrix, "width": 42}
+    )
+    names = saes.Names((called(0, "A is yes", "labels"),), 42)
+    pushed = SimpleNamespace(W_dec=wide, cfg=sae.cfg)
+    check = saes.intervene(names, pushed, here, model, data, probes=probes)[0].check
+    assert check.what == f"log odds by the probes at {late}"
+    assert check.holds
+    assert check.p <= 0.05
+
+
+def test_names_judged_on_other_sequences_are_refused(world):
+    model, data, sae, features = world
+    groups = np.arange(SEQUENCES) // 10
+    judged = halves(features, None, 0, groups)[1].name
+    names = saes.Names((called(0, "before words like “cat”"),), WIDTH, halved="groups", judged=judged)
+    with pytest.raises(ValueError, match=r"halved otherwise .* give the groups= that saes.name had"):
+        saes.intervene(names, sae, features, model, data)
+    assert saes.intervene(names, sae, features, model, data, groups=groups)[0].check is not None
 
 
 def test_rows_looked_at_are_of_the_half_that_judged(world, monkeypatch):
@@ -121,8 +198,9 @@ def test_rows_looked_at_are_of_the_half_that_judged(world, monkeypatch):
     own = replace(data, split=split)
     saes.intervene(saes.Names(name, WIDTH, halved="split"), sae, features, model, own)
     assert (np.concatenate(seen)[:, 0] % 2 == 1).all()
-    with pytest.raises(ValueError, match="split that came with the data"):
-        saes.intervene(saes.Names(name, WIDTH, halved="split"), sae, features, model, data)
+    judged = halves(features, None, 0, None, split)[1].name
+    with pytest.raises(ValueError, match="halved otherwise"):
+        saes.intervene(saes.Names(name, WIDTH, halved="split", judged=judged), sae, features, model, data)
     seen.clear()
     groups = np.arange(SEQUENCES) // 10
     saes.intervene(saes.Names(name, WIDTH, halved="groups"), sae, features, model, data, groups=groups)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from probekit.activations import capture
+from probekit.activations import ArrayActivations, capture
 from probekit.models import load_model
 from probekit.probes import LogisticProbe
 from probekit.probes.direction import Direction
@@ -23,7 +23,7 @@ from probekit.surgery.evaluating.damage import agreement, coherence, next_token_
 from probekit.surgery.evaluating.edit_notes import loudness_notes
 from probekit.surgery.evaluating.edit_report import COLUMNS, EditReport, number, numbers, shown
 from probekit.surgery.evaluating.effects import Comparing, Figure, p_value
-from probekit.surgery.evaluating.evaluation import evaluate
+from probekit.surgery.evaluating.evaluation import _spectrum, evaluate
 from probekit.surgery.evaluating.generations import generations, lexicon
 from probekit.surgery.evaluating.readings import reading
 from probekit.surgery.shipping.files import load_edit, save_edit
@@ -302,13 +302,25 @@ def test_controls_with_the_spectrum_of_texts_stand_beside_the_random_ones(model)
     report = evaluate(model, steer(d, model, 2.0), spectrum=OTHER, **options)
     assert report.tests_frame().control.tolist() == ["random", "spectrum"]
     store = capture(model, OTHER, LAST, progress=False)
-    by_hand = {"spectrum": spectrum_directions(d, store, 4, seed=3)}
+    by_hand = {"spectrum": spectrum_directions(d, store, 4, seed=3, rows=store.position > 0)}
     for given in ({"spectrum": store}, {"control_directions": by_hand}):
         again = evaluate(model, steer(d, model, 2.0), **given, **options)
         for name in (f"spectrum {i}" for i in range(4)):
             np.testing.assert_allclose(again.scores[name]["paris"], report.scores[name]["paris"])
     many = evaluate(model, steer(d, model, 2.0), spectrum=texts(400, 5, seed=4), **options)  # 200 of them are read
     assert many.tests_frame().controls.tolist() == [4, 4]
+
+
+def test_the_first_tokens_do_not_make_the_spectrum(model):
+    """In many models they are a hundred times as long as others, all alike: every control would be the same vector."""
+    rng = np.random.default_rng(0)
+    rows, position = rng.normal(size=(600, 32)).astype(np.float32), np.arange(600) % 20
+    rows[position == 0] += 300 * np.eye(32, dtype=np.float32)[3]
+    sunk = ArrayActivations({LAST: rows}, sequence=np.arange(600) // 20, position=position)
+    made = _spectrum(model, steer(to_paris(model), model, 1.0), sunk, 20, 0)["spectrum"]
+    vectors = np.stack([one.vector.numpy() for one in made])
+    assert np.abs((vectors @ vectors.T)[np.triu_indices(20, 1)]).mean() < 0.3
+    assert np.abs(vectors[:, 3]).mean() < 0.4
 
 
 def test_a_reading_the_edit_cannot_reach_is_refused(model):

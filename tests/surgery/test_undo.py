@@ -146,9 +146,20 @@ def test_an_equal_edit_made_a_second_time_is_said_and_another_is_not():
         warnings.simplefilter("error")
         with make(0, 1.0).applied(model), make(0, 2.0).applied(model), make(1, 1.0).applied(model):
             pass
+        fires = [
+            surgery.steer(
+                direction(model),
+                model,
+                1.0,
+                where=surgery.Where().where_probe_fires(direction(model, seed=seed), limit),
+            )
+            for seed, limit in ((0, 0.0), (1, 0.0), (0, 1.0))
+        ]
+        with fires[0].applied(model), fires[1].applied(model), fires[2].applied(model):
+            pass
     with (
         make(0, 1.0).applied(model),
-        pytest.warns(UserWarning, match=r"an equal edit is on .* already .* added twice"),
+        pytest.warns(UserWarning, match=r"an equal edit is on .* already .* both act"),
         make(0, 1.0).applied(model),
     ):
         pass

@@ -91,7 +91,7 @@ class Edit(ABC):
                 self.undo_(model)
 
     def apply_(self: EditType, model: Model | Any) -> EditType:
-        """Edit the model until `undo_`. Warns where an equal edit, made or loaded a second time, is on it already: both act.
+        """Edit the model until `undo_`. Warns where an equal edit along a direction, made or loaded again, is on it already: both act.
 
         Raises:
             ValueError: as `applied`.
@@ -105,7 +105,7 @@ class Edit(ABC):
         self.check(model)
         if any(_equal(one.edit, self) for one in stack):
             warnings.warn(
-                f"an equal edit is on {model.name!r} already ({self.name}): both act, so what it adds is added twice",
+                f"an equal edit is on {model.name!r} already ({self.name}): both act, one after the other",
                 stacklevel=2,
             )
         before = stack[-1].before if stack and not stack[-1].edit.changes_weights else model.fingerprint
@@ -191,10 +191,17 @@ class Uncopied:
 
 
 def _equal(one: Edit, other: Edit) -> bool:
-    """Whether two edits do the same along the same direction."""
+    """Whether two edits do the same along the same direction, at the same places."""
     if one.direction is None or other.direction is None or one.describe() != other.describe():
         return False
-    return bool((one.direction.vector == other.direction.vector).all())
+    return _numbers(one, one.direction) == _numbers(other, other.direction)
+
+
+def _numbers(edit: Edit, direction: Direction) -> tuple[object, ...]:
+    """What `describe` says in words only: the direction's vector, and the probe that decides where to act."""
+    where: Any = getattr(edit, "where", None)
+    fires = None if where is None or where.fires is None else where.fires.tolist()
+    return direction.vector.tolist(), fires, None if where is None else where.threshold
 
 
 def _stack(model: Model) -> _Stack:

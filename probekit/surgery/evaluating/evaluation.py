@@ -68,7 +68,8 @@ def evaluate(
             data along each direction, which for a direction of large variance is less: controls with the data's spectrum are the
             fairer ones there. An edit that follows no direction has none.
         spectrum: Ordinary texts (200 of them are read, drawn at random), or activations at the direction's site: as many controls
-            again are drawn with the covariance of these activations (`spectrum_directions`).
+            again are drawn with the covariance of these activations (`spectrum_directions`), without those of each sequence's first token,
+            which in many models are so long that nearly all of the covariance would be theirs.
         control_directions: Further kinds of control by name, or others in place of `"random"` and `"spectrum"`:
             `permuted_directions`, or edits.
         baselines: Other ways to the same end, by name: edits, such as those of `mezo` and `lora`.
@@ -229,7 +230,9 @@ def _spectrum(
     if not isinstance(given, Activations):
         some = np.random.default_rng([seed, 0x59EC]).permutation(len(given))[:_SPECTRUM_TEXTS]
         given = capture(model, [given[i] for i in np.sort(some)], edit.direction.site, progress=False)
-    return {"spectrum": spectrum_directions(edit.direction, given, count, seed)}
+    after_first = np.asarray(given.position) > 0
+    rows = after_first if after_first.any() else None
+    return {"spectrum": spectrum_directions(edit.direction, given, count, seed, rows=rows)}
 
 
 def _controls(
