@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -148,3 +150,8 @@ def a_game(moves: int = 60, seed: int = 0) -> tuple[np.ndarray, np.ndarray, list
     logits = 1.6 * rng.standard_normal((moves, 64, 3)) + 5.0 * np.eye(3)[truth]
     belief = np.exp(logits)
     return belief / belief.sum(-1, keepdims=True), truth, [SQUARES[i] for i in order]
+
+
+def with_column(result: SweepResult, name: str, entries: Sequence[object]) -> SweepResult:
+    """The same with another column of figures."""
+    return replace(result, figures={**result.figures, name: entries})

@@ -13,7 +13,7 @@ from probekit.report import plot_calibration, plot_confusion, plot_heatmap, plot
 from probekit.report.scores import Scores
 from probekit.report.style import SOURCE_STYLES
 from probekit.report.wording import SOURCES as SOURCE_WORDS
-from tests.report.finished import finished
+from tests.report.finished import finished, with_column
 
 HOSTILE = "</script><b onclick=alert(1)>%{x} & $y$"
 
@@ -55,7 +55,7 @@ def test_bands_hold_the_intervals(sweep):
 def test_a_score_without_interval_is_a_line_without_band():
     result = finished({"x": (("a", "b"), ("x",))})
     for column in ("low", "high"):
-        result.figures[column][:] = [float("nan")] * len(result.figures[column])
+        result = with_column(result, column, [float("nan")] * len(result.figures[column]))
     figure = plot_sweep(result)
     assert not [t for t in figure.data if t.fill]
     assert len(lines(figure)) == len(SOURCES)
@@ -131,7 +131,7 @@ def test_heat_map_of_label_sets(sweep):
 
 def test_noise_is_not_painted_as_contrast():
     result = finished({"x": (("a", "b"), ("p", "q"))}, sources=("model",))
-    result.figures["value"][:] = [0.97 + 1e-4 * (i % 3) for i in range(len(result.figures["value"]))]
+    result = with_column(result, "value", [0.97 + 1e-4 * (i % 3) for i in range(len(result.figures["value"]))])
     drawn = plot_heatmap(result, "x").data[0]
     assert drawn.zmax - drawn.zmin == pytest.approx(0.1)
 

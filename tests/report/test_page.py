@@ -14,7 +14,7 @@ import pytest
 
 from probekit.report import Block, Page, blocks, game_beliefs, sweep_page, write_sweep_page
 from probekit.report.page import answer, question, score_table
-from tests.report.finished import a_game, finished
+from tests.report.finished import a_game, finished, with_column
 
 HOSTILE = "</script><img src=x onerror=alert(1)>&amp;\"'"
 
@@ -105,10 +105,10 @@ def test_the_answer_names_interval_ties_and_controls(othello):
 def test_the_answer_says_when_a_control_does_as_well():
     result = finished({"x": (("a", "b"), ("x",))})
     best = result.best("x")
-    for i in range(len(result.figures["value"])):
-        if result.figures["source"][i] == "surface" and result.figures["metric"][i] == "accuracy":
-            for column, value in (("value", best.value), ("low", best.low), ("high", best.high)):
-                result.figures[column][i] = value
+    kinds = list(zip(result.figures["source"], result.figures["metric"], strict=True))
+    for column, value in (("value", best.value), ("low", best.low), ("high", best.high)):
+        was = zip(kinds, result.figures[column], strict=True)
+        result = with_column(result, column, [value if kind == ("surface", "accuracy") else one for kind, one in was])
     words = answer(result, "x")
     assert "not clearly better than surface" in words
     assert "does not show that the model has learned it" in words
@@ -263,7 +263,6 @@ def test_extra_blocks_stand_under_a_heading_of_their_own_or_a_common_one():
 def test_the_answer_says_when_random_labels_are_learned_as_well():
     result = finished({"x": (("a", "b"), ("x",))})
     assert "random labels as well" not in answer(result, "x")
-    for i in range(len(result.figures["value"])):
-        if result.figures["metric"][i] == "selectivity":
-            result.figures["low"][i] = -0.01
+    was = zip(result.figures["metric"], result.figures["low"], strict=True)
+    result = with_column(result, "low", [-0.01 if metric == "selectivity" else low for metric, low in was])
     assert "learns random labels as well as these" in answer(result, "x")

@@ -17,7 +17,7 @@ from tests.surgery.worlds import direction, logits, tiny, tokens
 pytestmark = pytest.mark.filterwarnings("ignore:at .* the edit adds a vector")
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", [name for name in MAKERS if name not in ("patch", "set a feature")])
 def test_a_saved_edit_does_the_same_to_another_copy_of_the_model(tmp_path, name):
     model, copy = tiny(), tiny()
     edit = MAKERS[name](model, direction(model))
