@@ -214,7 +214,7 @@ def switch_off(
                 f"\nover all test texts: {(after != before).sum()} of {len(before)} predictions change, accuracy "
                 f"{(before == truth).mean():.3f} to {(after == truth).mean():.3f}"
             )
-            return [(texts[i], why), (f"The same, “{parts.name[0]}” switched off", then)]
+            return [(texts[i], why), (f"The same, switched off: {parts.name[0]}", then)]
     return []
 
 

@@ -38,7 +38,7 @@ def bottleneck_blocks(bottleneck: Bottleneck, examples: Sequence[tuple[str, Expl
         blocks.text(
             f"How well {'does one named feature' if bottleneck.count == 1 else f'do {bottleneck.count} named features'} tell {bottleneck.label_set}? Fitted on {n['train']:,} "
             f"{said}, chosen on {n['valid']:,}, measured on {n['test']:,}."
-            + ("" if bottleneck.count == bottleneck.chosen else f" Validation chose {bottleneck.chosen} of them.")
+            + ("" if bottleneck.count == bottleneck.chosen else f" Validation chose {bottleneck.chosen}.")
         ),
         blocks.tiles(_tiles(bottleneck, metric)),
         blocks.columns(

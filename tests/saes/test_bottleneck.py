@@ -359,7 +359,7 @@ def test_another_number_in_use_is_not_called_the_chosen_one(tmp_path):
     assert (b.chosen, other.count, other.chosen) == (3, 8, 3)
     ring = next(trace for trace in other.plot().data if trace.name == "chosen on validation")
     assert list(ring.x) == [3]
-    assert "Validation chose 3 of them" in other.save_page(tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "Validation chose 3." in other.save_page(tmp_path / "page.html").read_text(encoding="utf-8")
     assert "Validation chose" not in b.save_page(tmp_path / "own.html").read_text(encoding="utf-8")
     assert saes.Bottleneck.load(other.save(tmp_path / "saved")).chosen == 3
 
