@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse, stats
 
-from probekit.data import Dataset, drop_seen_prefixes
+from probekit.data import Dataset, drop_seen_prefixes, split_items
 from saes.scoring.columns import ColumnName, Columns, Labels, columns_at, groups_of
 from saes.scoring.scores import Ranking, at_threshold, fired, p_values, rank
 
@@ -66,8 +66,8 @@ def halves(
 
     Groups are those of a data set given as labels, or `groups [sequence]`, or every sequence by itself. A split that came with
     the data (the data set's, or `split [sequence]`) is kept to: its `test` is reported on, `train` and `valid` are chosen on, and
-    `ood` is neither. Rows to report on whose group or whole prefix also occurs in the other half are dropped: the model computes
-    the same there.
+    `ood` is neither; without `test`, half of `train` is reported on. Rows to report on whose group or whole prefix also occurs in
+    the other half are dropped: the model computes the same there.
 
     Raises:
         ValueError: no feature ever fires; labels of other data; a half that would be empty.
@@ -76,17 +76,18 @@ def halves(
         raise ValueError("no feature ever fires: this SAE is dead, or made for other activations")
     none = Columns((), np.zeros((len(features.sequence), 0), bool), None)
     columns = none if labels is None else columns_at(features, labels)
-    group = groups_of(features, labels, groups)[features.sequence]
+    of_sequence = groups_of(features, labels, groups)
+    group = of_sequence[features.sequence]
     split = labels.split if isinstance(labels, Dataset) else split
     names = np.unique(group)
+    choose, rest = np.zeros(len(group), bool), np.zeros(len(group), bool)
     if split is None:
         first = np.random.default_rng([seed, 0x4A1F]).permutation(names)[: len(names) // 2]
         choose = np.isin(group, first)
         rest = ~choose
     else:
-        part = split[features.sequence]
-        choose = np.isin(part, ("train", "valid"))
-        rest = (part == "test") & ~np.isin(group, group[choose])
+        parts = split_items(features.sequence, of_sequence, seed, (0.5, 0.0, 0.5), given=split)
+        choose[parts.train], choose[parts.valid], rest[parts.test] = True, True, True
     new = rest.copy()
     new[rest] = drop_seen_prefixes(features.prefix[choose], features.prefix[rest])
     if not choose.any() or not new.any():

@@ -204,8 +204,14 @@ def test_a_split_that_came_with_the_data_is_kept_to():
     choose, report, _ = halves(Made(dense), data)
     assert set(part[choose.sequence]) == {"train", "valid"}
     assert set(part[report.sequence]) == {"test"}
-    with pytest.raises(ValueError, match="by the split that came with the data"):
-        halves(Made(dense), replace(data, split=np.array(["train"] * 400)))
+    only = replace(data, split=np.array(["train", "ood"] * 200), groups=np.arange(400) // 4)
+    choose, report, _ = halves(Made(dense), only)  # half of train is reported on, whole groups of it
+    assert (choose.sequence % 2 == 0).all()
+    assert (report.sequence % 2 == 0).all()
+    assert not set(choose.group) & set(report.group)
+    assert 0.8 < len(choose.rows) / len(report.rows) < 1.25
+    with pytest.raises(ValueError, match="no row marked 'train'"):
+        halves(Made(dense), replace(data, split=np.array(["test"] * 400)))
 
 
 def test_groups_given_with_label_sets_stay_in_one_half():
