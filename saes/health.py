@@ -130,8 +130,8 @@ def health(
     """Measure an SAE on rows it was not trained on.
 
     When the activations are of the data it was trained on (by fingerprint), these are of the sequences held out then, without
-    rows whose prefix training saw; otherwise all, and `held_out` is None. Arrays have no fingerprint: those of as many sequences as were trained on are
-    taken to be the same, and `held_out` is False.
+    rows whose prefix training saw; otherwise all, and `held_out` is None. Arrays have no fingerprint: those of as many sequences
+    as were trained on are taken to be the same, and `held_out` is False.
 
     Args:
         sae: A `sae_lens.SAE`.

@@ -96,7 +96,8 @@ class Comparison:
     def to_frame(self) -> pd.DataFrame:
         """A row a label: its best feature and that one's F1, AUROC by probe, verdict, and how far the directions agree.
 
-        `cosine_q` is `cosine_p` after Benjamini and Hochberg over the labels; verdicts are of each label by itself. What is not defined is NaN, and `nearest` is -1 where the probe has no direction.
+        `cosine_q` is `cosine_p` after Benjamini and Hochberg over the labels; verdicts are of each label
+        by itself. What is not defined is NaN, and `nearest` is -1 where the probe has no direction.
         """
         frame = self.scores.to_frame()[["label_set", "target", "class", "feature", "precision", "recall", "f1"]]
         frame = frame.assign(
@@ -237,7 +238,8 @@ def compare(
 
     Raises:
         KeyError: the sweep lacks the site, a label set, a target or a class.
-        ValueError: features of another SAE; a sweep of another model; labels of other data, continuous or not defined everywhere; a model without data.
+        ValueError: features of another SAE; a sweep of another model; labels of other data, continuous or not defined
+            everywhere; a model without data.
     """
     if (model is None) != (data is None):
         raise ValueError("causal agreement needs both the model and the data it reads")

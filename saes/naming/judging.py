@@ -59,8 +59,8 @@ def nearest_features(sae: Any, count: int = NEIGHBOURS) -> np.ndarray:
 def judge(half: Half, claims: Sequence[Claim], neighbours: np.ndarray, *, seed: int = 0) -> list[Evidence]:
     """Evidence for names.
 
-    Beside the accuracy against all silent rows stands that against the hard ones, where one of the nearest features fires: a name may well be beyond
-    chance and yet say no more than what a feature has in common with its neighbours.
+    Beside the accuracy against all silent rows stands that against the hard ones, where one of the nearest features fires: a
+    name may well be beyond chance and yet say no more than what a feature has in common with its neighbours.
 
     The test: with `u_c` a sequence's sum of (covered - mean) x (fires - mean), `sum u_c / sqrt(sum u_c^2)` is compared with
     Student's t (a score test with clustered variance; Liang & Zeger 1986). It cannot exceed the square root of the number of

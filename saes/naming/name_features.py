@@ -47,10 +47,10 @@ def name(
     """Name features. Each source proposes names from one half of the sequences; the other half is the judge.
 
     A name is given when its association with the feature is beyond chance, with the share of false names among those given
-    controlled over all features and candidates, and when it says enough: by the balanced accuracy with which its text alone tells firing rows
-    from silent ones, a name from labels by its precision and recall, too, any other against hard silent rows, too (where
-    the nearest features fire), and one from a language model by its fuzzing. Of several that earn it, the one that did best on the half it was made
-    from is given. A feature that earns no name has none.
+    controlled over all features and candidates, and when it says enough: by the balanced accuracy with which its text alone tells
+    firing rows from silent ones, a name from labels by its precision and recall, too, any other against hard silent rows, too
+    (where the nearest features fire), and one from a language model by its fuzzing. Of several that earn it, the one that did best
+    on the half it was made from is given. A feature that earns no name has none.
 
     Args:
         sae: A `sae_lens.SAE`.

@@ -41,8 +41,8 @@ class Evidence:
             marks on others. None for other names.
 
     What a name from a language model covers is known at the windows that the model was asked about, as many firing as silent
-    ones, half of the silent ones hard; an answer that cannot be read counts as wrong (of the control: as half right). Precision and accuracies are of those
-    windows. Recall and F1 would depend on how many of each were asked about, and are NaN.
+    ones, half of the silent ones hard; an answer that cannot be read counts as wrong (of the control: as half right). Precision
+    and accuracies are of those windows. Recall and F1 would depend on how many of each were asked about, and are NaN.
     """
 
     precision: float

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from probekit.models import Model
 
 SAID = {"word": "words like “{}”", "next": "before words like “{}”", "context": "text about “{}”"}
-"""What a name says by the place it looks at: the row's own word, the next one, or the text around it (its block of 16 tokens and the one before)."""
+"""What a name says by the place it looks at: the row's own word, the next one, or the text around it (its block of 16 tokens
+and the one before)."""
 NEAREST = 4
 """Words tried a feature, place and space."""
 GIVEN = 3
