@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import typer
 
-from probekit.cli import capture, demo, edit, models, probe, report, sae, sweep
+from probekit.cli import capture, demo, edit, loading, models, probe, report, sae, sweep
 
 app = typer.Typer(
     name="probekit",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     add_completion=False,
+    callback=loading.choose,
     pretty_exceptions_enable=False,
     help="Read and edit what language models compute: where a concept can be read, with the controls beside it, and what "
     "changes when it is edited.\n\n"

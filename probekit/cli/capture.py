@@ -50,12 +50,12 @@ def capture(
     - `probekit capture book.jsonl -t text -m gpt2 --pool all --every 4 --dtype float16 -s blocks.6.hook_resid_post -o store/`
     """
     from probekit.activations import capture as run_capture
+    from probekit.cli.loading import load
     from probekit.data import read_csv
-    from probekit.models import load_model
 
     data = read_csv(file, text=text, label=[])
     store = run_capture(
-        load_model(model, blocks=blocks),
+        load(model, blocks),
         data,
         site,
         out=out,

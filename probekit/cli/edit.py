@@ -100,10 +100,10 @@ def apply(
     - `probekit edit apply toxic/direction.safetensors -m MODEL --how steer --strength -4 --in-weights -o edit/`
     """
     from probekit import surgery
-    from probekit.models import load_model
+    from probekit.cli.loading import load
     from probekit.surgery.edits.making import make_edit
 
-    loaded = load_model(model)
+    loaded = load(model)
     given: dict[str, Any] = {}
     if layers is not None:
         given["layers"] = _layers(layers)
@@ -174,7 +174,7 @@ def evaluate(
     - `probekit edit evaluate edit/ -m MODEL --prompts prompts.txt --words thanks.txt --more --neutral wiki.txt --strengths=2,4,8 -o out/`
     """
     from probekit import surgery
-    from probekit.models import load_model
+    from probekit.cli.loading import load
     from probekit.surgery.evaluating.evaluation import evaluate as run_evaluation
 
     require_folder(out)
@@ -184,7 +184,7 @@ def evaluate(
             f"{place} is the edit that is evaluated, and the one that is chosen would be written there: give another -o"
         )
     _refuse_unknown(place, out / "report.json")
-    loaded = load_model(model)
+    loaded = load(model)
     behaviour, effects = _measures(prompts, neutral, words, more, unwanted, wanted, new, seed)
     asked = surgery.load_edit(folder, loaded)
     doses = None if strengths is None else options.grid_of(strengths)
@@ -233,12 +233,12 @@ def search(
 
     - `probekit edit evaluate out/frontier/17 -m MODEL --prompts prompts.txt --words slurs.txt --neutral wiki.txt -o judged/`
     """
-    from probekit.models import load_model
+    from probekit.cli.loading import load
     from probekit.surgery.evaluating.searching import search as run_search
 
     require_folder(out)
     _refuse_unknown(out / "frontier", out / "study.journal")
-    loaded = load_model(model)
+    loaded = load(model)
     files = sorted(directions.glob("*.safetensors"))
     if not files:
         raise FileNotFoundError(f"{directions} holds no directions (*.safetensors)")
@@ -279,9 +279,9 @@ def export(
     - `probekit edit export edit/ -m MODEL -o edited/`
     """
     from probekit import surgery
-    from probekit.models import load_model
+    from probekit.cli.loading import load
 
-    loaded = load_model(model)
+    loaded = load(model)
     lines = None if texts is None else _lines(texts)
     done = surgery.export(loaded, surgery.load_edit(folder, loaded), out, texts=lines, originals=originals)
     measured = "" if done.perplexity is None else f", perplexity {done.perplexity:.4g}"

@@ -62,8 +62,8 @@ def find(
     """
     from probekit import surgery
     from probekit.activations import capture
+    from probekit.cli.loading import load
     from probekit.data import read_csv
-    from probekit.models import load_model
     from probekit.probes import sweep
 
     require_folder(out)
@@ -75,7 +75,7 @@ def find(
         raise ValueError(f"no class {class_!r} in column {label!r}; it has {', '.join(labels.classes)}")
     to = class_ or labels.classes[1]
     away = next(c for c in labels.classes if c != to)
-    loaded = load_model(model)
+    loaded = load(model)
     if site is not None and site not in loaded.stream_sites:
         loaded.site(site)
         raise ValueError(

@@ -23,17 +23,21 @@ def models(
 
     - `probekit models ./SmolLM2-135M`
     """
-    from probekit.models import SHIPPED, load_model
+    from probekit.cli.loading import load
+    from probekit.models import SHIPPED
 
     if source is None:
         for name, folder in SHIPPED.items():
             typer.echo(f"{name:16} {folder}")
         typer.echo("\n`probekit models NAME` lists the sites of one.")
         return
-    model = load_model(source)
+    model = load(source)
     parameters = sum(p.numel() for p in model.hf.parameters())
     typer.echo(f"{model.name}: {model.n_layers} layers, width {model.d_model}, {parameters:,} parameters")
-    typer.echo(f"context {model.context} tokens; tokenizer: {'yes' if model.tokenizer else 'none (token ids only)'}")
+    typer.echo(
+        f"context {model.context} tokens; tokenizer: {'yes' if model.tokenizer else 'none (token ids only)'}; "
+        f"{str(model.dtype).removeprefix('torch.')} on {model.device}"
+    )
     typer.echo(f"fingerprint {model.fingerprint}\nsites:")
     first = [name for name in model.sites if not name.startswith("blocks.") or name.startswith("blocks.0.")]
     for name in first:

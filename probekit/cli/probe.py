@@ -56,8 +56,9 @@ def probe(
 
     - `probekit probe cities.csv -t statement -l label --test neg_cities.csv -m ./model -o out/`
     """
+    from probekit.cli.loading import load
     from probekit.data import read_csv
-    from probekit.models import SHIPPED, load_model
+    from probekit.models import SHIPPED
     from probekit.probes import sweep as run_sweep
 
     require_folder(out)
@@ -85,7 +86,7 @@ def probe(
         for name, path in zip(names_of(files), files, strict=True)
     }
     result = run_sweep(
-        load_model(model, blocks=blocks),
+        load(model, blocks),
         data,
         label,
         sites=site,

@@ -109,11 +109,11 @@ def floor(
     - `probekit sae floor sae/ store/ -d reviews.csv -t text -m gpt2 -o floor/`
     """
     import saes
+    from probekit.cli.loading import load
     from probekit.data import read_csv
-    from probekit.models import load_model
 
     found = saes.floor(
-        saes.load(folder), _opened(store), load_model(model), read_csv(data, text=text, label=[]), out=out, seed=seed
+        saes.load(folder), _opened(store), load(model), read_csv(data, text=text, label=[]), out=out, seed=seed
     )
     typer.echo(
         f"{saes.health(found.sae, found.activations)}\nstore   {out.resolve() / 'store'}\nsae     {out.resolve() / 'sae'}"
@@ -219,7 +219,7 @@ def name(
     - `probekit sae name sae/ store/ --model gpt2 --endpoint http://localhost:8000/v1 --endpoint-model NAME --cache answers/ -o names.jsonl`
     """
     import saes
-    from probekit.models import load_model
+    from probekit.cli.loading import load
 
     if label and (data is None or text is None):
         raise ValueError("labels come from a table: give --data and --text, too")
@@ -244,7 +244,7 @@ def name(
         if data is None or text is None:
             raise ValueError("--group names a column of a table: give --data and --text, too")
         groups = _labels(activations, data, text, [], group).groups
-    read = None if model is None else load_model(model)
+    read = None if model is None else load(model)
     meaning = None if encoder is None else saes.sentence_encoder(encoder)
     names = saes.name(
         sae,
@@ -343,8 +343,8 @@ def page(
     - `probekit sae page sae/ store/ --names names.jsonl --model gpt2 --probes out/sweep/ -o features.html`
     """
     import saes
+    from probekit.cli.loading import load
     from probekit.cli.output import command_line
-    from probekit.models import load_model
     from probekit.probes import SweepResult
 
     activations, read = _opened(store), saes.load(folder)
@@ -355,7 +355,7 @@ def page(
         saes.encode(read, activations, out=features),
         read,
         names=found,
-        model=None if model is None else load_model(model),
+        model=None if model is None else load(model),
         probes=sweep,
         activations=activations,
         most=most,

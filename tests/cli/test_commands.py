@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from probekit.cli import main
 from probekit.probes import SweepResult
@@ -304,6 +305,25 @@ def test_wrong_input_is_one_clear_message(
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_how_models_are_loaded_is_said_before_the_command(tiny_model_folder: Path, tmp_path: Path) -> None:
+    done = probekit("models", tiny_model_folder)
+    assert "tokenizer: yes; float32 on cpu" in done.stdout, done.stderr
+    done = probekit("--device", "cpu", "--model-dtype", "bfloat16", "models", tiny_model_folder)
+    assert "bfloat16 on cpu" in done.stdout, done.stderr
+    done = probekit("--tokenizer", tiny_model_folder, "models", "othello-mini")
+    assert "tokenizer: yes" in done.stdout, done.stderr
+    for given, said in (
+        (["--device", "nonsense"], "--device 'nonsense' is no device"),
+        (["--tokenizer", tmp_path], "no tokenizer there"),
+    ):
+        done = probekit(*given, "models", tiny_model_folder)
+        assert done.returncode == 1
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
+    if not torch.cuda.is_available():
+        assert "PyTorch finds no GPU here" in probekit("--device", "cuda", "models", tiny_model_folder).stderr
 
 
 def test_the_command_of_the_readme_works_as_written(

@@ -43,6 +43,7 @@ def test_a_command_that_is_terminated_removes_its_temporary_activations(
         ("sae score sae store --features f -o scores.csv", True),
         ("sae name sae store --cache=answers -o names.jsonl", True),
         ("probe x.csv -o out", False),
+        ("--device cpu --model-dtype=bfloat16 capture x.csv -o store", True),
     ],
 )
 def test_what_a_stopped_command_leaves_is_said(command: str, kept: bool) -> None:
