@@ -16,11 +16,20 @@ from tests.saes.test_language_model import named
 
 SITE = "blocks.0.hook_resid_post"
 PREPARED = """
-import sys
+import sys, time
 import numpy as np, saes
 from probekit.activations import ArrayActivations
 rows = np.random.default_rng(0).normal(size=(8000, 40)).astype(np.float32)
 activations = ArrayActivations({"blocks.0.hook_resid_post": rows}, sequence=np.arange(8000) // 20)
+"""
+
+SLOWER = """
+import saes.features, saes.training
+plain = {of}.{name}
+def slower(*given):
+    time.sleep({seconds})  # so that there is time to kill it in, however busy the machine
+    return plain(*given)
+{of}.{name} = slower
 """
 
 
@@ -34,7 +43,9 @@ def test_training_goes_on_and_ends_the_same(tmp_path):
     settings = {"site": SITE, "kind": "jumprelu", "width": 64, "rows": 400 * 256, "batch": 256, "save_every": 10, "progress": False}  # fmt: skip
     killed_when(
         lambda: (tmp_path / "sae" / "checkpoint").is_dir(),
-        PREPARED + f"saes.train(activations, out=sys.argv[1], **{settings!r})",
+        PREPARED
+        + SLOWER.format(of="saes.training._Run", name="advance", seconds=0.01)
+        + f"saes.train(activations, out=sys.argv[1], **{settings!r})",
         str(tmp_path / "sae"),
     )
     assert not (tmp_path / "sae" / "sae_weights.safetensors").exists()
@@ -49,7 +60,7 @@ def test_encoding_goes_on_and_ends_the_same(tmp_path, monkeypatch):
     sae = saes.train(activations(), out=tmp_path / "sae", **settings)
     killed_when(
         lambda: len(list((tmp_path / "features").glob("features-*.safetensors"))) >= 2,
-        PREPARED + "import saes.features\n"
+        PREPARED + SLOWER.format(of="saes.features", name="_encoded", seconds=0.05) + "import saes.features\n"
         "saes.features.SHARD_ROWS = 200\n"
         "saes.encode(saes.load(sys.argv[1]), activations, out=sys.argv[2])",
         str(tmp_path / "sae"),

@@ -9,6 +9,16 @@ from tests.killing import killed_when
 from tests.surgery.test_search import setting
 from tests.surgery.worlds import direction, tiny
 
+SLOWER = """
+import sys, time
+from tests.surgery import test_killed, test_search
+kind = type(test_search.setting()[2])
+plain = kind.measure
+def slower(*given):
+    time.sleep(0.05)  # so that there is time to kill it in, however busy the machine
+    return plain(*given)
+kind.measure = slower
+"""
 pytestmark = pytest.mark.filterwarnings("ignore:at .* the edit adds a vector", "ignore:.*experimental:Warning")
 
 
@@ -32,7 +42,7 @@ def test_an_evaluation_goes_on_and_ends_the_same(tmp_path):
     folder = tmp_path / "conditions"
     killed_when(
         lambda: len(list(folder.glob("*.json"))) > 10,
-        "import sys; from tests.surgery.test_killed import evaluated; evaluated(sys.argv[1])",
+        SLOWER + "test_killed.evaluated(sys.argv[1])",
         str(folder),
     )
     kept = {file: file.stat().st_mtime_ns for file in folder.glob("*.json")}
@@ -48,7 +58,7 @@ def test_a_search_goes_on_and_ends_the_same(tmp_path):
     journal = tmp_path / "study.journal"
     killed_when(
         lambda: journal.is_file() and len(journal.read_text().splitlines()) > 60,
-        "import sys; from tests.surgery.test_killed import searched; searched(sys.argv[1])",
+        SLOWER + "test_killed.searched(sys.argv[1])",
         str(journal),
     )
     assert searched(journal).equals(searched(None))
