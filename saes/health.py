@@ -12,7 +12,7 @@ import torch
 from probekit.data import Dataset, drop_seen_prefixes
 from probekit.models.editing import changed_at
 from saes.loading import check_fits, site_of
-from saes.rows import held_out_sequences, token_ids
+from saes.rows import held_out_sequences, padded, token_ids
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -224,7 +224,7 @@ def _spliced(
 
     sums = []  # a row a sequence: loss, spliced, mean, KL, tokens
     for group in _batches(chosen):
-        batch, real = _padded(group)
+        batch, real = padded(group)
         batch, real = batch.to(model.device), real.to(model.device)
         plain = _log_proba(model, batch)
         with changed_at(model, site, rebuilt):
@@ -270,12 +270,3 @@ def _batches(sequences: list[np.ndarray]) -> list[list[np.ndarray]]:
             groups.append([])
         groups[-1].append(sequence)
     return groups
-
-
-def _padded(sequences: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
-    longest = max(map(len, sequences))
-    batch, real = torch.zeros(len(sequences), longest, dtype=torch.long), torch.zeros(len(sequences), longest)
-    for i, sequence in enumerate(sequences):
-        batch[i, : len(sequence)] = torch.from_numpy(sequence.astype(np.int64))
-        real[i, : len(sequence)] = 1
-    return batch, real

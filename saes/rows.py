@@ -214,3 +214,13 @@ class ShuffledRows:
     @cached_property
     def rows_an_epoch(self) -> int:
         return int(self._blocks.counts.sum())
+
+
+def padded(sequences: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Token ids `[sequence, pos]`, zeros after the end of each, and float32 ones where they are real."""
+    longest = max(map(len, sequences))
+    batch, real = torch.zeros(len(sequences), longest, dtype=torch.long), torch.zeros(len(sequences), longest)
+    for i, sequence in enumerate(sequences):
+        batch[i, : len(sequence)] = torch.from_numpy(sequence.astype(np.int64))
+        real[i, : len(sequence)] = 1
+    return batch, real

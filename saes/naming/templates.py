@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from saes.rows import padded
+
 if TYPE_CHECKING:
     from probekit.models import Model
 
@@ -28,13 +30,10 @@ def template_states(model: Model, words: Sequence[str], site: str) -> np.ndarray
         tokens = [_without_end(ids, special) for ids in tokens]
         order = np.argsort([len(t) for t in tokens], kind="stable")
         for group in np.array_split(order, max(1, len(order) // _BATCH)):
-            longest = max(len(tokens[i]) for i in group)
-            batch, mask = np.zeros((len(group), longest), np.int64), np.zeros((len(group), longest), bool)
-            for row, i in enumerate(group):
-                batch[row, : len(tokens[i])], mask[row, : len(tokens[i])] = tokens[i], True
-            states = model.run(torch.from_numpy(batch), torch.from_numpy(mask), [site])[site]
-            last = mask.sum(1) - 1
-            total[group] += states[torch.arange(len(group)), torch.from_numpy(last)].float().cpu().numpy()
+            batch, real = padded([tokens[i] for i in group])
+            states = model.run(batch, real.bool(), [site])[site]
+            last = real.sum(1).long() - 1
+            total[group] += states[torch.arange(len(group)), last].float().cpu().numpy()
     return total / len(TEMPLATES)
 
 
