@@ -20,7 +20,7 @@ from saes.naming.contexts import Contexts
 from saes.naming.judging import nearest_features
 from saes.naming.names import Check, Names
 from saes.naming.readouts import LEAST, OTHERS, Readout, Readouts
-from saes.rows import token_ids
+from saes.rows import padded, token_ids
 from saes.scoring.feature_scores import Half, halves
 
 if TYPE_CHECKING:
@@ -62,9 +62,7 @@ class Runner:
         for start in range(0, len(places), _BATCH):
             part = places[start : start + _BATCH]
             last = torch.from_numpy(part[:, 1].astype(np.int64))
-            batch = torch.zeros(len(part), int(last.max()) + 1, dtype=torch.long)
-            for i, (sequence, position) in enumerate(part):
-                batch[i, : position + 1] = torch.from_numpy(self.sequences[sequence][: position + 1].astype(np.int64))
+            batch, _ = padded([self.sequences[sequence][: position + 1] for sequence, position in part])
             here = (torch.arange(len(part)), last)
             step = None if steps is None else steps[start : start + _BATCH].to(self.model.device, self.model.dtype)
             one_logits, one_read = self._run(batch.to(self.model.device), here, step)
@@ -244,9 +242,9 @@ class _Place:
 
 def _words(names: Names, features: SparseFeatures, model: Model, seed: int) -> tuple[str, ...]:
     """Words that a feature might be called: of the texts where they are known, else of the names."""
-    if model.tokenizer is None:
-        return ()
     called = {n.text[n.text.index("“") + 1 : -1] for n in names if n.source == "vocabulary" and "“" in n.text}
+    if model.tokenizer is None or not called:
+        return ()
     try:
         words, index = Contexts(features, model).words
         common = np.bincount(index, minlength=len(words)) >= 5
