@@ -238,12 +238,9 @@ def name(
         raise ValueError("nothing to name features with: --no-words leaves nothing, give --label or --endpoint")
     _require_parent(out)
     sae, activations = saes.load(folder), _opened(store)
-    labels = _labels(activations, data, text, label, group) if label and data and text else None
-    groups = None
+    labels = _labels(activations, data, text, label or [], group) if data and text else None
     if group is not None and labels is None:
-        if data is None or text is None:
-            raise ValueError("--group names a column of a table: give --data and --text, too")
-        groups = _labels(activations, data, text, [], group).groups
+        raise ValueError("--group names a column of a table: give --data and --text, too")
     read = None if model is None else load(model)
     meaning = None if encoder is None else saes.sentence_encoder(encoder)
     names = saes.name(
@@ -253,7 +250,6 @@ def name(
         vocabulary=saes.Vocabulary(encoder=meaning, model=read) if read is not None and words else None,
         language_model=asked,
         decode=read,
-        groups=groups,
         least_precision=least_precision,
         least_recall=least_recall,
         least_accuracy=least_accuracy,

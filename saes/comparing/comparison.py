@@ -9,18 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.stats import false_discovery_control
 
 from probekit.data import Dataset
 from probekit.probes.intervals import Estimate
 from saes.comparing.causal import CausalAgreement, causal_agreement
-from saes.comparing.sparse_probes import SparseProbes, sparse_probes
+from saes.comparing.sparse_probes import SparseProbes, q_values, sparse_probes
 from saes.features import SparseFeatures, encode
 from saes.loading import check_features, fingerprint, site_of
 from saes.naming.names import Names
 from saes.overlap import Overlap, Stability, direction_of, overlap, stability
 from saes.scoring.columns import ColumnName, Labels, groups_of
-from saes.scoring.feature_scores import FeatureScores, known_mean, score
+from saes.scoring.feature_scores import BestFeatures, known_mean, score
 from saes.scoring.reconstruction import Reconstruction, reconstruct
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ class Comparison:
         sae: The SAE's fingerprint.
         names: `[column]` what is asked; all that follows is in this order.
         overlap: How near the probes' directions come to decoder vectors.
-        scores: Features as detectors, one at a time.
+        best: Each label's best feature as a detector, by itself.
         reconstruction: Labels told from precise features alone.
         sparse: Probes on few features beside the dense probe, on the same rows.
         stability: Of the features over SAEs of other seeds, if some were given.
@@ -57,7 +56,7 @@ class Comparison:
     sae: str
     names: tuple[ColumnName, ...]
     overlap: Overlap
-    scores: FeatureScores
+    best: BestFeatures
     reconstruction: Reconstruction
     sparse: SparseProbes
     stability: Stability | None = None
@@ -72,16 +71,12 @@ class Comparison:
     @property
     def cosine_q(self) -> np.ndarray:
         """`[column]` expected share of labels whose cosine is chance among those with a q up to this (Benjamini-Hochberg)."""
-        p = self.overlap.p
-        q = np.full(len(p), np.nan)
-        tested = ~np.isnan(p)
-        if tested.any():
-            q[tested] = false_discovery_control(p[tested], method="bh")
-        return q
+        return q_values(self.overlap.p)
 
     def verdicts(self, probe: str | None = None) -> pd.DataFrame:
         """Label by label: `probe better`, `SAE better`, `no difference` or `not defined` (one class only), with the interval of
-        the difference in AUROC. Intervals are 95 % each: where nothing differs, one label in twenty has a verdict all the same.
+        the difference in AUROC. Intervals are 95 % each: where nothing differs, one label in twenty has a verdict all the same;
+        `q` corrects for that (see `SparseProbes.verdicts`).
 
         Args:
             probe: `"1 feature"`, ...; the one on most features unless named.
@@ -96,19 +91,19 @@ class Comparison:
     def to_frame(self) -> pd.DataFrame:
         """A row a label: its best feature and that one's F1, AUROC by probe, verdict, and how far the directions agree.
 
-        `cosine_q` is `cosine_p` after Benjamini and Hochberg over the labels; verdicts are of each label
-        by itself. What is not defined is NaN, and `nearest` is -1 where the probe has no direction.
+        `q` and `cosine_q` are `p` (of the difference in AUROC) and `cosine_p` after Benjamini and Hochberg over the labels. What
+        is not defined is NaN, and `nearest` is -1 where the probe has no direction.
         """
-        frame = self.scores.to_frame()[["label_set", "target", "class", "feature", "precision", "recall", "f1"]]
-        frame = frame.assign(
-            f1=frame.f1.where(self.scores.occurs),
-            f1_reconstructed=self.reconstruction.f1,
-            detectors=self.reconstruction.detectors,
-        )
+        import pandas as pd
+
+        asked = {key: [getattr(name, key) for name in self.names] for key in ("label_set", "target", "class_")}
+        best = {key: getattr(self.best, key) for key in ("feature", "precision", "recall", "f1")}
+        frame = pd.DataFrame(asked | best).rename(columns={"class_": "class"})
+        frame = frame.assign(f1_reconstructed=self.reconstruction.f1, detectors=self.reconstruction.detectors)
         for probe, estimate in self.sparse.estimates.items():
             frame[f"auroc_{probe.replace(' ', '_')}"] = estimate.value
         verdicts = self.verdicts()
-        frame = frame.assign(**{name: verdicts[name] for name in ("difference", "low", "high", "verdict")})
+        frame = frame.assign(**{name: verdicts[name] for name in ("difference", "low", "high", "p", "q", "verdict")})
         frame = frame.assign(
             nearest=self.overlap.feature, cosine=self.overlap.cosine, cosine_by_chance=self.overlap.chance,
             cosine_p=self.overlap.p, cosine_q=self.cosine_q,
@@ -125,16 +120,17 @@ class Comparison:
     def summary(self) -> str:
         """The comparison in a few lines."""
         n = len(self.names)
-        coverage, low, high = self.scores.coverage()
-        lines = [f"{n:,} labels at {self.site}, {len(self.scores.fired):,} features"]
-        lines.append(f"  best feature's F1 (coverage)    {coverage:.3f} ({low:.3f} to {high:.3f})")
+        b = self.best
+        lines = [f"{n:,} labels at {self.site}, {b.features:,} features"]
+        lines.append(f"  best feature's F1 (coverage)    {b.coverage:.3f} ({b.low:.3f} to {b.high:.3f})")
         r = self.reconstruction
         lines.append(f"  reconstruction from detectors   {r.mean_f1:.3f} ({r.low:.3f} to {r.high:.3f})")
         for probe, estimate in self.sparse.estimates.items():
             mean, (ends_low, ends_high) = _mean(estimate)
             lines.append(f"  AUROC of {probe:<22} {mean:.3f} ({ends_low:.3f} to {ends_high:.3f})")
         said = ", ".join(f"{verdict} {count}" for verdict, count in self.counted().items())
-        lines.append(f"  dense probe against {self.largest}: {said}")
+        differ = int((self.verdicts().q <= 0.05).sum())
+        lines.append(f"  dense probe against {self.largest}: {said}; {differ} differ with q <= 0.05 over all labels")
         o = self.overlap
         tested = ~np.isnan(o.p)
         beyond = known_mean(np.where(tested, self.cosine_q <= 0.05, np.nan))
@@ -172,6 +168,24 @@ class Comparison:
         from saes.comparing.plot import plot_comparison
 
         return plot_comparison(self)
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write `comparison.json` and `comparison.safetensors` to a folder, made if need be; returns it."""
+        from saes.comparing.files import write_comparison
+
+        return write_comparison(self, Path(folder))
+
+    @staticmethod
+    def load(folder: str | os.PathLike[str]) -> Comparison:
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: no comparison there.
+            ValueError: a damaged one, or one of another format.
+        """
+        from saes.comparing.files import read_comparison
+
+        return read_comparison(Path(folder))
 
     def save_page(self, path: str | os.PathLike[str], *, title: str | None = None, command: str | None = None) -> Path:
         """Write the verdicts, the figures and a table of all labels as one HTML file that opens without a network.
@@ -258,7 +272,7 @@ def compare(
         sae=fingerprint(sae),
         names=scores.names,
         overlap=overlap(directions, sae, near, counts=counts, seed=seed),
-        scores=scores,
+        best=scores.best(),
         reconstruction=reconstruct(features, labels, groups=groups, seed=seed),
         sparse=sparse_probes(
             features,

@@ -29,7 +29,8 @@ _CAPTIONS = (
 )
 _READING = {
     "verdict": "Whether the interval of the difference lies above zero (probe better), below (SAE better) or holds it. Intervals are "
-    "95 % each: where nothing differs, one label in twenty has a verdict all the same.",
+    "95 % each: where nothing differs, one label in twenty has a verdict all the same; the q beside it is corrected for that over all "
+    "labels (Benjamini-Hochberg).",
     "F1": "Of the best single feature; feature and threshold chosen on one half of the sequences, measured on the other.",
     "1 feature, all features, dense": "AUROC on test sequences of a probe on that many features, or on the activations.",
     "difference": "AUROC of the dense probe less that of the probe on most features, with its paired 95 % interval.",
@@ -93,9 +94,9 @@ def _means(comparison: Comparison) -> pd.DataFrame:
     import pandas as pd
 
     r, o, causal = comparison.reconstruction, comparison.overlap, comparison.causal
-    coverage, low, high = comparison.scores.coverage()
+    best = comparison.best
     rows: list[tuple[str, float, str]] = [
-        ("F1 of the best feature (coverage)", coverage, f"{low:.3f} to {high:.3f}"),
+        ("F1 of the best feature (coverage)", best.coverage, f"{best.low:.3f} to {best.high:.3f}"),
         ("F1 from precise detectors", r.mean_f1, f"{r.low:.3f} to {r.high:.3f}"),
     ]
     for probe, estimate in comparison.sparse.estimates.items():
@@ -150,9 +151,10 @@ def _table(comparison: Comparison) -> pd.DataFrame:
         "difference": frame.difference,
         "95 % interval": ["–" if low != low else f"{low:+.3f} to {high:+.3f}" for low, high in ends],
         "verdict": frame.verdict,
+        "q": frame.q,
         "cosine": frame.cosine.abs(),
-        "p": frame.cosine_p,
-        "q": frame.cosine_q,
+        "p of the cosine": frame.cosine_p,
+        "q of the cosine": frame.cosine_q,
     }
     if comparison.overlap.counts:
         k = comparison.overlap.counts[-1]

@@ -73,9 +73,7 @@ def _curve(comparison: Comparison) -> go.Figure:
 def _labels(comparison: Comparison) -> go.Figure:
     """Each label's best feature, and what precise features tell of it together."""
     figure = _empty("labels, best first", "F1", range=[-0.03, 1.03])
-    scores = comparison.scores
-    best = np.where(scores.occurs, scores.f1[scores.best_feature, np.arange(len(comparison.names))], np.nan)
-    _add_sorted(figure, best, comparison, "F1 of the best feature", BLUE, "circle")
+    _add_sorted(figure, comparison.best.f1, comparison, "F1 of the best feature", BLUE, "circle")
     _add_sorted(figure, comparison.reconstruction.f1, comparison, "F1 from precise detectors", ORANGE, "square")
     return figure
 

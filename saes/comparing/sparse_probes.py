@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy import sparse
+from scipy import sparse, stats
 
 from probekit.data import Dataset, split_items
 from probekit.probes import fit_grid
@@ -71,7 +71,8 @@ class SparseProbes:
 
         Returns:
             label_set, target, class, difference (dense - sparse AUROC), low, high, verdict: `probe better`, `SAE better`,
-            `no difference` (the 95 % interval holds zero), or `not defined` (test shows one class, or one group, only).
+            `no difference` (the 95 % interval holds zero), or `not defined` (test shows one class, or one group, only); p, two-sided,
+            of the difference over its bootstrap standard deviation; q, `p` after Benjamini and Hochberg over the labels.
         """
         import pandas as pd
 
@@ -91,7 +92,30 @@ class SparseProbes:
                 {"label_set": name.label_set, "target": name.target, "class": name.class_}
                 | {"difference": difference, "low": low, "high": high, "verdict": verdict}
             )
-        return pd.DataFrame(rows)
+        frame = pd.DataFrame(rows)
+        drawn = (dense.draws - other.draws).T
+        frame["p"] = [_p_value(draws, value) for draws, value in zip(drawn, frame.difference, strict=True)]
+        return frame.assign(q=q_values(frame.p.to_numpy()))
+
+
+def q_values(p: np.ndarray) -> np.ndarray:
+    """Benjamini and Hochberg (1995) over those that are not NaN; the others stay NaN."""
+    q = np.full(len(p), np.nan)
+    tested = ~np.isnan(p)
+    if tested.any():
+        q[tested] = stats.false_discovery_control(p[tested], method="bh")
+    return q
+
+
+def _p_value(draws: np.ndarray, difference: float) -> float:
+    """Two-sided, by the normal law; NaN where draws are not defined. A difference that no draw changes from zero has 1."""
+    known = draws[~np.isnan(draws)]
+    if len(known) < 2 or np.isnan(difference):
+        return float("nan")
+    spread = known.std(ddof=1)
+    if spread == 0:
+        return float(difference == 0)
+    return float(2 * stats.norm.sf(abs(difference) / spread))
 
 
 def sparse_probes(

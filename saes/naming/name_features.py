@@ -17,7 +17,7 @@ from saes.naming.dictionary import propose_labels
 from saes.naming.judging import controlled, judge, nearest_features
 from saes.naming.names import Evidence, Name, Names
 from saes.naming.proposals import Proposal
-from saes.scoring.columns import Labels
+from saes.scoring.columns import Labels, check_same_data, class_label_sets, groups_of
 from saes.scoring.feature_scores import halves
 
 if TYPE_CHECKING:
@@ -55,14 +55,14 @@ def name(
     Args:
         sae: A `sae_lens.SAE`.
         activations: A store, arrays, or the features already encoded.
-        labels: Label sets of classes, or a data set with some (whose groups are then kept together): names are labels and
-            conjunctions of up to three.
+        labels: Label sets of classes, or a data set with some: names are labels and conjunctions of up to three. A data set's
+            groups are kept together, and a split of its own is kept to, also where it has no labels and other sources name.
         vocabulary: Words to name features with (see `Vocabulary`); needs `decode`.
         language_model: A model behind an endpoint that explains features (see `LanguageModel`); needs `decode`. A server that
             fails leaves features without a name from it and says so in a warning and in `notes`.
         decode: A tokenizer, a model that has one, or a function from token ids to their texts.
         groups: `[sequence]` of any values: sequences of one group are never in both halves, and intervals and p-values are of
-            groups. A data set given as labels brings its own, and a split of its own is kept to.
+            groups. A data set given as labels brings its own.
         least_precision: Of a name from labels: of the rows where the feature fires, the share that the name must cover.
         least_recall: Of a name from labels: of the rows the name covers, the share where the feature must fire.
         least_accuracy: What the balanced accuracy of a name from labels, and the `strictest_accuracy` of any other, must reach;
@@ -75,6 +75,9 @@ def name(
         ValueError: no source of names; labels of other data; features of another SAE; too few sequences; no feature that ever fires.
         ConnectionError: nothing answers where the language model should be, and not all answers are kept.
     """
+    data = labels if isinstance(labels, Dataset) else None
+    if data is not None and not class_label_sets(data):
+        labels = None
     if labels is None and vocabulary is None and language_model is None:
         raise ValueError("nothing to name features with: give labels, a vocabulary or a language model")
     if decode is None and (vocabulary is not None or language_model is not None):
@@ -82,7 +85,12 @@ def name(
         raise ValueError(f"{source} names features by the texts around them: give decode= (a tokenizer or a model)")
     features = cast("SparseFeatures", activations if hasattr(activations, "matrix") else encode(sae, activations))
     check_features(sae, features)
-    choose, report, _ = halves(features, labels, seed, groups)
+    if data is not None and labels is None:
+        check_same_data(data, features)
+        groups_of(features, data, groups)  # refuses groups= beside those of the data set
+        choose, report, _ = halves(features, None, seed, data.groups, data.split)
+    else:
+        choose, report, _ = halves(features, labels, seed, groups)
     neighbours = nearest_features(sae)
     contexts = Contexts(features, decode) if vocabulary is not None or language_model is not None else None
     proposals: list[Proposal] = []
@@ -122,14 +130,14 @@ def name(
         site_of_features(features),
         tuple(notes),
         seed,
-        _halved(labels, groups),
+        _halved(data, groups),
         report.name,
     )
 
 
-def _halved(labels: Labels | None, groups: np.ndarray | None) -> str:
-    if isinstance(labels, Dataset):
-        return "groups" if labels.split is None else "split"
+def _halved(data: Dataset | None, groups: np.ndarray | None) -> str:
+    if data is not None:
+        return "groups" if data.split is None else "split"
     return "sequences" if groups is None else "groups"
 
 

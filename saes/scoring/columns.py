@@ -66,6 +66,11 @@ class Columns:
         return Columns(names, np.ascontiguousarray(self.positive[:, which]), defined)
 
 
+def class_label_sets(data: Dataset) -> list[LabelSet]:
+    """Label sets of a data set that features can be scored against."""
+    return [found for found in map(data.label_set, data.labels) if found.kind != "continuous"]
+
+
 def columns_of(labels: Labels, sequence: np.ndarray, item: np.ndarray, *, whole: bool = False) -> Columns:
     """One column a target and class; for two classes one a target, whose positive class is the second.
 
@@ -79,7 +84,7 @@ def columns_of(labels: Labels, sequence: np.ndarray, item: np.ndarray, *, whole:
         ValueError: no label set; a continuous one asked for by itself; label sets of another length than the rows need.
     """
     if isinstance(labels, Dataset):
-        chosen = [found for found in map(labels.label_set, labels.labels) if found.kind != "continuous"]
+        chosen = class_label_sets(labels)
     else:
         chosen = [labels] if isinstance(labels, LabelSet) else list(labels)
     if not chosen:
@@ -130,12 +135,15 @@ def columns_at(features: SparseFeatures, labels: Labels) -> Columns:
     source = getattr(getattr(features, "manifest", None), "source", None)
     captured = bool((source or {}).get("tokens"))
     if isinstance(labels, Dataset):
-        _check_same(labels, features, captured)
+        check_same_data(labels, features)
     whole = source is not None and not captured and not isinstance(labels, Dataset)
     return columns_of(labels, features.sequence, features.item, whole=whole)
 
 
-def _check_same(data: Dataset, features: SparseFeatures, captured: bool) -> None:
+def check_same_data(data: Dataset, features: SparseFeatures) -> None:
+    """Refuse a data set that features were not encoded from: fewer sequences, or, where that is known, other tokens."""
+    source = getattr(getattr(features, "manifest", None), "source", None)
+    captured = bool((source or {}).get("tokens"))
     sequence, position = features.sequence, features.position
     same = int(sequence.max(initial=-1)) < len(data)
     if same and captured and data.tokens is not None:

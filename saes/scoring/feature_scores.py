@@ -110,6 +110,29 @@ def halves(
     return one, other, int(rest.sum() - new.sum())
 
 
+@dataclass(frozen=True)
+class BestFeatures:
+    """The best feature of each label; arrays are `[column]`.
+
+    Attributes:
+        feature: With the best F1 on the half for choosing.
+        precision, recall, f1: On the other half, at the threshold chosen; F1 is NaN where that half shows one class only.
+        coverage, low, high: Mean of `f1` over the other columns, with its 95 % interval (see `FeatureScores.coverage`).
+        features: Features in all.
+        rows: Rows reported on.
+    """
+
+    feature: np.ndarray
+    precision: np.ndarray
+    recall: np.ndarray
+    f1: np.ndarray
+    coverage: float
+    low: float
+    high: float
+    features: int
+    rows: int
+
+
 @dataclass(frozen=True, repr=False)
 class FeatureScores:
     """Every feature against every label; arrays are `[feature, column]`.
@@ -177,6 +200,19 @@ class FeatureScores:
         pairs = np.stack([self.best_feature, np.arange(len(self.names))], 1)[self.occurs]
         low, high = ends(known_mean(self._draws(pairs)["f1"])[:, None])
         return float(known_mean(self.f1[pairs[:, 0], pairs[:, 1]])), float(low[0]), float(high[0])
+
+    def best(self) -> BestFeatures:
+        """Each label's best feature alone, without the rows that scored it."""
+        at = (self.best_feature, np.arange(len(self.names)))
+        return BestFeatures(
+            self.best_feature,
+            self.precision[at],
+            self.recall[at],
+            np.where(self.occurs, self.f1[at], np.nan),
+            *self.coverage(),
+            features=len(self.fired),
+            rows=self.rows,
+        )
 
     def to_frame(self, pairs: np.ndarray | None = None, *, intervals: bool = True) -> pd.DataFrame:
         """A row a pair.

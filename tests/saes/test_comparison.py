@@ -12,7 +12,11 @@ import probekit as pk
 import saes
 from probekit.activations import ArrayActivations
 from probekit.data import Dataset, LabelSet
+from probekit.probes.intervals import Estimate
+from saes.comparing.causal import CausalAgreement
 from saes.comparing.page import _means
+from saes.comparing.sparse_probes import SparseProbes
+from saes.scoring.columns import ColumnName
 
 SITE = "blocks.0.hook_resid_post"
 
@@ -55,8 +59,8 @@ def compared(world):
 
 
 def test_planted_features_are_worth_the_probe(compared):
-    assert compared.scores.best_feature.tolist() == [0, 1, 2, 3]
-    assert compared.scores.coverage()[0] > 0.98
+    assert compared.best.feature.tolist() == [0, 1, 2, 3]
+    assert compared.best.coverage > 0.98
     assert compared.reconstruction.mean_f1 > 0.98
     assert list(compared.sparse.estimates) == ["1 feature", "2 features", "4 features", "all features", "dense"]
     assert compared.largest == "all features"
@@ -208,7 +212,7 @@ def test_groups_hold_in_every_part(world):
     other = saes.compare(probes, sae, activations, data, **asked)
     assert one.to_frame().equals(other.to_frame())
     assert one.sparse.estimates["dense"].clusters.tolist() == [8] * 4
-    assert one.scores.rows == 3000
+    assert one.best.rows == 3000
     assert one.reconstruction.low < saes.reconstruct(features, labels, groups=groups).mean_f1
 
 
@@ -258,3 +262,65 @@ def test_features_of_another_sae_are_refused_everywhere():
     assert list(names.to_frame()[["feature", "text", "precision", "recall", "shuffled"]]) == [
         "feature", "text", "precision", "recall", "shuffled",
     ]  # fmt: skip
+
+
+def test_saved_and_read_back_it_says_the_same(compared, world, tmp_path):
+    sae, _activations, _labels, _probes = world
+    again = saes.Comparison.load(compared.save(tmp_path / "one"))
+    assert again.summary() == compared.summary()
+    assert again.to_frame().equals(compared.to_frame())
+    assert (again.names, again.site, again.sae, again.largest) == (
+        compared.names,
+        compared.site,
+        compared.sae,
+        compared.largest,
+    )
+    assert again.save_page(tmp_path / "again.html").read_text() == compared.save_page(tmp_path / "one.html").read_text()
+    full = replace(
+        compared,
+        named=np.arange(12) % 2 == 0,
+        stability=saes.stability([sae, sae]),
+        causal=CausalAgreement(*np.full((4, 4), 0.5), np.full(4, 7)),
+    )
+    both = saes.Comparison.load(full.save(tmp_path / "one"))  # over what was there
+    assert both.summary() == full.summary()
+    assert "named" in both.summary()
+    assert both.to_frame().equals(full.to_frame())
+
+
+def test_a_damaged_comparison_is_refused(compared, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no comparison in"):
+        saes.Comparison.load(tmp_path)
+    folder = compared.save(tmp_path / "one")
+    tensors = folder / "comparison.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:-8])
+    with pytest.raises(ValueError, match="holds no comparison"):
+        saes.Comparison.load(folder)
+    folder = compared.save(tmp_path / "two")
+    (folder / "comparison.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds no comparison"):
+        saes.Comparison.load(folder)
+
+
+def test_verdicts_are_corrected_over_labels(compared):
+    rng = np.random.default_rng(0)
+    labels, draws = 200, 1000
+    # Nothing differs: dense and sparse have the same spread about the same value.
+    estimate = compared.sparse.estimates["dense"]
+    value = 0.8 + rng.normal(0, 0.01, (2, labels))
+    drawn = value[:, None] + rng.normal(0, 0.01, (2, draws, labels))
+    names = tuple(ColumnName("on", str(i), "yes") for i in range(labels))
+    clusters = np.full(labels, 100)
+    one, other = (Estimate(estimate.metric, v, d, clusters) for v, d in zip(value, drawn, strict=True))
+    said = SparseProbes(names, np.zeros((labels, 1), int), {"all features": other, "dense": one}, (1, 1, 1)).verdicts(
+        "all features"
+    )
+    assert 2 <= (said.verdict != "no difference").sum() <= 25  # about one in twenty
+    assert (said.q <= 0.05).sum() == 0
+    one.value[:20] += 0.1
+    one.draws[:, :20] += 0.1
+    said = SparseProbes(names, np.zeros((labels, 1), int), {"all features": other, "dense": one}, (1, 1, 1)).verdicts(
+        "all features"
+    )
+    assert (said.q <= 0.05)[:20].all()
+    assert (said.q <= 0.05)[20:].sum() <= 3

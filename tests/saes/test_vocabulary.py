@@ -11,7 +11,9 @@ import torch
 from scipy import sparse
 
 import saes
+from probekit.data import Dataset
 from saes.naming.vocabulary import _separated
+from saes.scoring.feature_scores import halves
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgkl" for b in "aeiou" for c in ("mno", "rst", "xyz")]
 LENGTH = 20
@@ -129,6 +131,30 @@ def test_nothing_to_name_with_and_nothing_to_name_are_refused():
 def test_a_folder_without_an_encoder_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"modules\.json"):
         saes.sentence_encoder(tmp_path)
+
+
+def test_a_data_set_without_labels_brings_its_groups_and_its_split():
+    token, rng = texts(5), np.random.default_rng(6)
+    dense = (rng.random((len(token), 2)) < 0.003) * 0.2
+    dense[:, 0] += token == 7
+    features = Read(token, dense)
+    sequences = tuple(token.reshape(-1, LENGTH).astype(np.int32))
+    split = np.array(["train", "valid", "test", "ood"] * (len(sequences) // 4))
+    words = {"vocabulary": saes.Vocabulary(), "decode": decode}
+    names = saes.name(Apart(2), features, Dataset("d", tokens=sequences, split=split), **words)
+    assert names[0].text == f"words like “{WORDS[7]}”"
+    assert names.halved == "split"
+    assert names.judged == halves(features, split=split)[1].name
+    assert names[0].evidence.rows == (token[np.isin(features.sequence, np.flatnonzero(split == "test"))] == 7).sum()
+    groups = np.arange(len(sequences)) // 50
+    grouped = saes.name(Apart(2), features, Dataset("d", tokens=sequences, groups=groups), **words)
+    assert (grouped.halved, grouped.judged) == ("groups", halves(features, groups=groups)[1].name)
+    with pytest.raises(ValueError, match="groups of its own"):
+        saes.name(Apart(2), features, Dataset("d", tokens=sequences), groups=groups, **words)
+    with pytest.raises(ValueError, match="not what the features were encoded from"):
+        saes.name(Apart(2), features, Dataset("d", tokens=sequences[:9]), **words)
+    with pytest.raises(ValueError, match="nothing to name features with"):
+        saes.name(Apart(2), features, Dataset("d", tokens=sequences))
 
 
 def test_what_the_tokens_do_not_say_is_said():
