@@ -13,6 +13,9 @@ from probekit.report import Page
 from probekit.report.style import SERIES_COLORS, SERIES_SYMBOLS
 from probekit.surgery import EditReport
 
+KINDS = ("random", "spectrum", "permuted")
+"""Of controls: drawn evenly, drawn with the covariance of the data, and found by the same recipe from labels dealt out again."""
+
 
 def write(
     path: Path,
@@ -58,22 +61,27 @@ def table(reports: Mapping[str, EditReport]) -> pd.DataFrame:
     """One row a way."""
     rows = []
     for name, report in reports.items():
-        behaviour, at, p = report.behaviour.name, report.verdict.chosen, report.p()
+        behaviour, at = report.behaviour.name, report.verdict.chosen
         row = {
             "way": name,
             "strength": "–" if at is None else f"{at:g}",
             "behaviour, plain": value(report, behaviour, "plain"),
             "behaviour, edited": value(report, behaviour, report.edited),
-            "p (random)": "–" if p != p else f"{p:.3f}",
-        }
+        } | {f"p ({kind})": p_value(report, kind) for kind in KINDS}
         rows.append(
             row | {measure.name: effect(report, measure.name, report.edited) for measure in report.side_effects}
         )
         if report.rows(kind="prompt"):
             row = {"way": "prompt", "strength": "–", "behaviour, plain": value(report, behaviour, "plain")}
-            row |= {"behaviour, edited": value(report, behaviour, "prompt"), "p (random)": "–"}
+            row |= {"behaviour, edited": value(report, behaviour, "prompt")}
             rows.append(row | {m.name: effect(report, m.name, "prompt") for m in report.side_effects})
     return pd.DataFrame(rows).fillna("–")
+
+
+def p_value(report: EditReport, kind: str) -> str:
+    """Of the behaviour: the share of the controls of a kind, and the edit, that do as much."""
+    p = report.p(control=kind)
+    return "–" if p != p else f"{p:.3f}"
 
 
 def value(report: EditReport, measure: str, condition: str) -> str:

@@ -20,6 +20,7 @@ import page
 import shipped
 import texts as parts
 import torch
+from controls import Controls
 
 import probekit as pk
 from probekit import surgery
@@ -81,7 +82,7 @@ LEXICON = {
 SHIFTS = (-2, -1, -0.5, 0.5, 1, 2)
 STEPS = (-4, -2, -1, 1)
 FIRED = (-24, -16, -8, -4, -2)
-NEW_TOKENS, WINDOW = 16, 64
+NEW_TOKENS, WINDOW, RANK = 16, 64, 16
 ALLOWED = 1.05
 """The ratio of perplexities that counts as no damage."""
 
@@ -97,7 +98,10 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--find", type=int, default=1200, help="texts that directions are found on")
     parser.add_argument("--judge", type=int, default=3000, help="texts that the classifier is trained on")
-    parser.add_argument("--controls", type=int, default=20, help="random directions beside each edit along a direction")
+    parser.add_argument("--controls", type=int, default=20, help="controls of each kind beside an edit")
+    parser.add_argument(
+        "--tuned", type=int, default=5, help="LoRAs on texts of both kinds, beside the one on wanted texts"
+    )
     parser.add_argument("--only", nargs="*", help="some of the ways, such as steering LEACE")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -150,6 +154,7 @@ def main() -> None:
         behaviours.choices(*spanish, name="Spanish words"),
     ]
 
+    controls = Controls(store, data.label_set("unwanted"), args.controls, args.seed)
     asked: dict[str, list[str]] = {}  # the prompts that each way was measured on
 
     def report(name: str, edit: surgery.Edit, *, half: bool = False, **options: object) -> surgery.EditReport:
@@ -173,7 +178,8 @@ def main() -> None:
     seed_procedure = found.direction("unwanted", site=last)
     wanted_found = [text for text, unwanted in zip(given.find, given.find_unwanted, strict=True) if not unwanted]
     budget = surgery.shift_rows(seed_procedure, model, 1.0).touched(model)  # numbers that model surgery changes
-    beside_sink = means.without(sink(model, given.find[:40], best))
+    sink_there = sink(model, given.find[:40], best)
+    beside_sink = means.without(sink_there)
     fires = surgery.Where().where_probe_fires(means, threshold=rarely(model, wanted_found[:100], means))
 
     def searched() -> surgery.Edit:
@@ -198,24 +204,40 @@ def main() -> None:
         "LEACE": lambda: surgery.erase(
             surgery.leace(store, data.label_set("unwanted"), sites=model.stream_sites), model
         ),
-        "LoRA": lambda: surgery.lora(model, given.wanted, rank=16, budget=budget, steps=80, seed=args.seed),
+        "LoRA": lambda: surgery.lora(model, given.wanted, rank=RANK, budget=budget, steps=80, seed=args.seed),
     }
-    options: dict[str, dict[str, object]] = {
-        "model surgery": {"strengths": SHIFTS, "controls": args.controls, "prompt": PROMPT[args.task], "cloud": 0},
-        "steering": {"strengths": STEPS, "controls": args.controls, "cloud": 0},
-        "steering where it fires": {"strengths": FIRED, "controls": args.controls // 2, "cloud": 0},
-        "steering, searched": {"controls": args.controls, "half": True},
-        "orthogonalisation": {"controls": args.controls // 2},
-        "orthogonalisation beside the sink": {"controls": args.controls // 2},
-        "LEACE": {"controls": 0},
-        "LoRA": {"controls": 0},
-    }
+    ordinary_too = parts.neutral(
+        args.data, 200, words=45
+    )  # whose covariance the controls with the data's spectrum have
+    each: dict[str, Callable[[], dict[str, object]]] = {
+        "model surgery": lambda: {
+            "strengths": SHIFTS, "prompt": PROMPT[args.task], "control_directions": {"permuted": controls.probes(last)},
+        },
+        "steering": lambda: {
+            "strengths": STEPS, "spectrum": ordinary_too, "control_directions": {"permuted": controls.means(best)},
+        },
+        "steering where it fires": lambda: {
+            "strengths": FIRED, "control_directions": {"permuted": controls.means(best)},
+        },
+        "steering, searched": lambda: {"half": True, "spectrum": ordinary_too},
+        "orthogonalisation": lambda: {},
+        "orthogonalisation beside the sink": lambda: {
+            "spectrum": ordinary_too,
+            "control_directions": {"permuted": [d.without(sink_there) for d in controls.means(best)]},
+        },
+        "LEACE": lambda: {"control_directions": {"permuted": controls.erasers(model)}},
+        "LoRA": lambda: {"control_directions": {"permuted": [
+            surgery.lora(model, both, rank=RANK, budget=budget, steps=80, seed=seed)
+            for seed, both in enumerate(controls.mixed(given.find, len(given.wanted), args.tuned))
+        ]}},
+    }  # fmt: skip
     made: dict[str, surgery.Edit] = {}
     reports: dict[str, surgery.EditReport] = {}
     for name in args.only or edits:
         made[name] = edits[name]()
-        reports[name] = report(name, made[name], **options[name])
-    again = ship(model, made, reports, asked, ordinary, judge, args.out)
+        reports[name] = report(name, made[name], controls=args.controls, cloud=0, **each[name]())
+    chosen_on = (said.only("select"), damage.perplexity(ordinary, WINDOW).only("select"))
+    again = ship(model, made, reports, asked, chosen_on, ordinary, judge, args.out)
     summary = {name: one.to_frame().to_dict("records") for name, one in reports.items()}
     (args.out / "result.json").write_text(json.dumps({"judge_auroc": auroc, "site": best, "reliability": str(stable), "shipped": again, "figures": summary}, default=str))  # fmt: skip
     page.write(args.out / "report.html", reports, args.task, auroc, str(stable), again)
@@ -247,42 +269,49 @@ def ship(
     edits: Mapping[str, surgery.Edit],
     reports: Mapping[str, surgery.EditReport],
     prompts: Mapping[str, Sequence[str]],
+    chosen_on: tuple[surgery.Behaviour, surgery.Behaviour],
     ordinary: Sequence[str],
     judge: Callable[[list[str]], list[float | None]],
     out: Path,
 ) -> dict[str, object]:
     """Export the edit that leaves least of the behaviour within the damage allowed, and measure the folder in a fresh process.
 
-    An edit that no weights compute is passed over for the next best; where none is within the damage, all are candidates.
+    Which one that is, is decided on the half of the prompts and of the ordinary texts that is never reported. An edit that no
+    weights compute is passed over for the next best; where none is within the damage, all are candidates.
     """
-
-    def left(name: str) -> float:
-        return float(reports[name].figure(reports[name].behaviour.name, reports[name].edited, of="value").value)
-
-    def harm(name: str) -> float:
-        return float(reports[name].figure("perplexity", reports[name].edited).value)
-
+    behaviour, perplexity = chosen_on
+    at = {name: report.verdict.chosen for name, report in reports.items()}
+    final = {name: edit if at[name] is None else edit.remade(strength=at[name]) for name, edit in edits.items()}
+    plain = mean_loss(perplexity, model)
+    left, harm = {}, {}
+    for name, edit in final.items():
+        with edit.applied(model):
+            left[name] = float(np.nanmean(behaviour.measure(model)))
+            harm[name] = float(np.exp(mean_loss(perplexity, model) - plain))
+    print(f"\n## on the half that chooses: behaviour left {left}, perplexity ratio {harm}", flush=True)
     passed: dict[str, str] = {}
-    for name in sorted([n for n in reports if harm(n) <= ALLOWED] or reports, key=left):
-        strength = reports[name].verdict.chosen
-        edit = edits[name] if strength is None else edits[name].remade(strength=strength)
-        folder = out / "edited"
+    for name in sorted([n for n in final if harm[n] <= ALLOWED] or final, key=left.__getitem__):
+        edit, folder = final[name], out / "edited"
         shutil.rmtree(folder, ignore_errors=True)
         try:
             done = surgery.export(model, edit, folder, texts=list(ordinary))
         except ValueError as error:
             passed[name] = str(error)
             continue
-        perplexity = damage.perplexity(ordinary, WINDOW)
         with edit.applied(model):
-            nats = perplexity.measure(model)
+            inside = float(np.exp(mean_loss(damage.perplexity(ordinary, WINDOW), model)))
         said, found = shipped.measured_again(folder, prompts[name], ordinary, NEW_TOKENS, WINDOW)
-        inside = float(np.exp(np.average(nats, weights=perplexity.weights)))
         figures = shipped.compared(reports[name], judge, said, found, inside)
-        figures |= {"way": name, "strength": strength, "largest difference of logits": done.logit_difference}
+        figures |= {"way": name, "strength": at[name], "largest difference of logits": done.logit_difference}
         print(f"\n## shipped: {figures}", flush=True)
         return figures | {"passed over": passed}
     return {"passed over": passed}
+
+
+def mean_loss(perplexity: surgery.Behaviour, model: pk.Model) -> float:
+    """Nats a token."""
+    nats = perplexity.measure(model)
+    return float(np.average(nats, weights=perplexity.weights))
 
 
 def classifier(given: parts.Texts) -> tuple[Callable[[list[str]], list[float | None]], float]:

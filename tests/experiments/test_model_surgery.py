@@ -14,7 +14,7 @@ import torch
 from tests.experiments.scripts import scripts_of
 from tests.models.tiny import VOCAB, WORDS, make_tokenizer
 
-MODULES = ("texts", "shipped", "page", "run")
+MODULES = ("texts", "controls", "shipped", "page", "run")
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +73,13 @@ def test_no_text_is_used_for_two_things(scripts, data, task):
 def test_from_texts_to_a_folder_that_says_the_same(scripts, data, folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(scripts.run, "SHIFTS", (-1, 1))
     monkeypatch.setattr(scripts.run, "STEPS", (-2, 2))
+    monkeypatch.setattr(scripts.run, "RANK", 1)
     monkeypatch.setattr(scripts.run, "LEXICON", {"sentiment": ["sad", "red"]})
     monkeypatch.setattr(
         sys, "argv",
         [
             "run.py", "--model", str(folder), "--data", str(data), "--out", str(tmp_path), "--task", "sentiment", "--prompts", "8",
-            "--find", "60", "--judge", "80", "--controls", "2", "--only", "model surgery", "orthogonalisation",
+            "--find", "60", "--judge", "80", "--controls", "2", "--tuned", "1", "--only", "model surgery", "orthogonalisation beside the sink", "LEACE", "LoRA",
         ],
     )  # fmt: skip
     scripts.run.main()
@@ -89,5 +90,5 @@ def test_from_texts_to_a_folder_that_says_the_same(scripts, data, folder, tmp_pa
     assert shipped["from the folder"] == pytest.approx(shipped["in memory"])
     assert shipped["perplexity from the folder"] == pytest.approx(shipped["perplexity in memory"], rel=1e-4)
     assert (tmp_path / "edited" / "model.safetensors").exists()
-    assert set(result["figures"]) == {"model surgery", "orthogonalisation"}
+    assert set(result["figures"]) == {"model surgery", "orthogonalisation beside the sink", "LEACE", "LoRA"}
     assert "Shipped, and measured again" in (tmp_path / "report.html").read_text()
