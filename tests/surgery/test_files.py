@@ -119,12 +119,14 @@ def test_what_is_no_edit_or_was_damaged_is_refused(tmp_path):
 EXPORTS = [
     ("llama", lambda m: surgery.steer(direction(m), m, 2.0), torch.float32),  # gets biases
     ("gpt2", lambda m: surgery.orthogonalize(direction(m), m), torch.float32),  # tied, with biases,
+    ("llama", lambda m: surgery.orthogonalize(direction(m), m), torch.float32),
     ("llama", lambda m: surgery.orthogonalize(direction(m), m), torch.bfloat16),
 ]
 
 
 @pytest.mark.parametrize(("family", "make", "dtype"), EXPORTS)
 def test_the_exported_folder_gives_the_same_logits_in_plain_transformers(tmp_path, family, make, dtype):
+    from transformer_lens.model_bridge import TransformerBridge
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = pk.load_model(make_model(family).to(dtype), tokenizer=make_tokenizer())
@@ -159,7 +161,11 @@ def test_the_exported_folder_gives_the_same_logits_in_plain_transformers(tmp_pat
     original = pk.load_model(tmp_path / "original", dtype=str(dtype).removeprefix("torch."))
     assert original.fingerprint == model.fingerprint
     assert set(original.hf.state_dict()) == set(model.hf.state_dict())
-    if dtype == torch.float32 and family == "gpt2":
+    assert ("TransformerBridge" in card) == bool(weights.config)
+    if dtype == torch.float32:
+        bridge = TransformerBridge.boot_transformers(str(tmp_path / "edited"), device="cpu")
+        torch.testing.assert_close(bridge(tokens()), wanted, atol=1e-4, rtol=1e-4)
+    if dtype == torch.float32 and not weights.config:  # it has no biases where the architecture has none
         lens = make_hooked_transformer(loaded, tmp_path / "lens")
         torch.testing.assert_close(lens(tokens()), wanted, atol=1e-4, rtol=1e-4)
 

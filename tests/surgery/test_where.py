@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -167,11 +168,14 @@ def test_in_transformer_lens_as_in_hugging_face(what):
 
 
 @pytest.mark.slow
-def test_a_model_that_was_compiled_before_the_edit_is_edited():
+@pytest.mark.parametrize("backend", ["eager", "inductor"])
+def test_a_model_that_was_compiled_before_the_edit_is_edited(backend):
+    if backend == "inductor" and shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler here")
     model = tiny()
     d = direction(model)
     batch = tokens()
-    compiled = torch.compile(model.hf, backend="eager")
+    compiled = torch.compile(model.hf, backend=backend)
     with torch.no_grad():
         plain = compiled(batch).logits
         for edit in (surgery.steer(d, model, 2.0, where=[0]), surgery.steer(d, model, 2.0).to_weights(model)):

@@ -210,6 +210,15 @@ def _card(model: Model, edit: WeightEdit, result: Exported, touched: int, figure
         f"**Original.** Fingerprint `{edit.model}`; edited `{result.fingerprint}`. `edit/` holds the change alone: "
         "`probekit.surgery.load_edit` applies it to the original, and refuses any other model.",
         "",
+    ]
+    if edit.config.get("mlp_bias"):
+        lines += [
+            "**Biases.** The MLPs have biases that the original's have not (`mlp_bias` in `config.json`). transformers reads them; a "
+            "loader that takes an architecture to have none may leave them out (`HookedTransformer` of TransformerLens 3.9 does, its "
+            "`TransformerBridge` does not): compare its logits first.",
+            "",
+        ]
+    lines += [
         "## Measured on this folder, by a fresh process with transformers alone",
         "",
         "| | |",
