@@ -1,11 +1,10 @@
-"""`LinearProbe`: what all probes share. scikit-learn's estimator protocol, without importing scikit-learn."""
+"""`LinearProbe`: what all linear probes share."""
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+from typing import Self, cast
 
 import numpy as np
 import torch
@@ -14,18 +13,16 @@ from torch import Tensor
 from probekit.activations.moments import Moments
 from probekit.probes.arrays import as_rows, as_vector, encode_classes
 from probekit.probes.direction import Direction
+from probekit.probes.estimator import Estimator
 from probekit.probes.solution import Solution
 from probekit.probes.summary import Summary
-
-if TYPE_CHECKING:
-    pass
 
 
 class ConvergenceWarning(UserWarning):
     """A solver stopped before it met its tolerance."""
 
 
-class LinearProbe:
+class LinearProbe(Estimator):
     """A linear read-out of one target from activations `[n, d]`.
 
     A family of probes is one subclass with one method, `_solve`, for all targets and a whole grid of its parameter.
@@ -45,13 +42,8 @@ class LinearProbe:
         site_, target_: Where the probe was fitted and on what, if known.
     """
 
-    family: ClassVar[str]
-    grid_parameter: ClassVar[str | None] = None
-    default_grid: ClassVar[tuple[float, ...]] = ()
-
     coef_: np.ndarray
     intercept_: np.ndarray
-    classes_: np.ndarray
     scale_: float
     gap_: np.ndarray
     deviation_: np.ndarray
@@ -162,11 +154,6 @@ class LinearProbe:
         found: np.ndarray = log_proba(self._scores(X) * self.scale_).numpy()
         return found
 
-    def predict_proba(self, X: np.ndarray | Tensor) -> np.ndarray:
-        """Probabilities `[n, class]`."""
-        probabilities: np.ndarray = np.exp(self.predict_log_proba(X))
-        return probabilities
-
     def predict(self, X: np.ndarray | Tensor) -> np.ndarray:
         """The most likely class of each row `[n]`, or the value of a continuous target."""
         scores = self._scores(X)
@@ -176,15 +163,6 @@ class LinearProbe:
         index = (scores[:, 0] > 0).long() if scores.shape[1] == 1 else scores.argmax(1)
         found: np.ndarray = self.classes_[index.numpy()]
         return found
-
-    def score(self, X: np.ndarray | Tensor, y: object) -> float:
-        """Accuracy, or R2 for continuous targets."""
-        predicted = self.predict(X)
-        labels = as_vector(y, len(predicted))
-        if hasattr(self, "classes_"):
-            return float(np.mean(predicted == labels))
-        residual = np.square(labels - predicted).sum()
-        return float(1 - residual / np.square(labels - labels.mean()).sum())
 
     def direction(self, class_: object = None, against: object = None) -> Direction:
         """The unit vector the probe reads along, in raw activation space.
@@ -253,41 +231,8 @@ class LinearProbe:
         if not hasattr(self, "classes_"):
             raise ValueError(f"a probe of a continuous target has no {what}; use predict")
 
-    # scikit-learn's protocol
-
-    @classmethod
-    def _parameters(cls) -> list[str]:
-        return [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The constructor's parameters."""
-        return {name: getattr(self, name) for name in self._parameters()}
-
-    def set_params(self, **parameters: object) -> Self:
-        """Set constructor parameters; unknown names raise."""
-        for name, value in parameters.items():
-            if name not in self._parameters():
-                raise ValueError(f"{type(self).__name__} has no parameter {name!r}; it has {self._parameters()}")
-            setattr(self, name, value)
-        return self
-
-    def __sklearn_tags__(self) -> object:
-        from sklearn.utils import ClassifierTags, InputTags, RegressorTags, Tags, TargetTags
-
-        regressor = getattr(self, "kind", None) == "continuous"
-        return Tags(
-            estimator_type="regressor" if regressor else "classifier",
-            target_tags=TargetTags(required=True),
-            classifier_tags=None if regressor else ClassifierTags(),
-            regressor_tags=RegressorTags() if regressor else None,
-            input_tags=InputTags(),
-        )
-
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "coef_")
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.get_params().items())})"
 
 
 class ClosedFormProbe(LinearProbe):

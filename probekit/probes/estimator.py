@@ -1,0 +1,88 @@
+"""`Estimator`: what all probes share. scikit-learn's protocol, without importing scikit-learn."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from torch import Tensor
+
+from probekit.probes.arrays import as_vector
+
+
+class Estimator:
+    """A read-out of one target from activations `[n, d]`.
+
+    Attributes:
+        family: The name it goes by.
+        grid_parameter: The parameter that a search chooses from `default_grid`, if there is one.
+        classes_: The class labels in order; absent for continuous targets.
+    """
+
+    family: ClassVar[str]
+    grid_parameter: ClassVar[str | None] = None
+    default_grid: ClassVar[tuple[float, ...]] = ()
+
+    classes_: np.ndarray
+
+    def fit(self, X: np.ndarray | Tensor, y: Any) -> Self:
+        """Fit one target: `X [n, d]`, `y [n]`."""
+        raise NotImplementedError
+
+    def predict_log_proba(self, X: np.ndarray | Tensor) -> np.ndarray:
+        """Log-probabilities `[n, class]`."""
+        raise NotImplementedError
+
+    def predict_proba(self, X: np.ndarray | Tensor) -> np.ndarray:
+        """Probabilities `[n, class]`."""
+        probabilities: np.ndarray = np.exp(self.predict_log_proba(X))
+        return probabilities
+
+    def predict(self, X: np.ndarray | Tensor) -> np.ndarray:
+        """The most likely class of each row `[n]`."""
+        found: np.ndarray = self.classes_[self.predict_log_proba(X).argmax(1)]
+        return found
+
+    def score(self, X: np.ndarray | Tensor, y: object) -> float:
+        """Accuracy, or R2 for continuous targets."""
+        predicted = self.predict(X)
+        labels = as_vector(y, len(predicted))
+        if hasattr(self, "classes_"):
+            return float(np.mean(predicted == labels))
+        residual = np.square(labels - predicted).sum()
+        return float(1 - residual / np.square(labels - labels.mean()).sum())
+
+    @classmethod
+    def _parameters(cls) -> list[str]:
+        return [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The constructor's parameters."""
+        return {name: getattr(self, name) for name in self._parameters()}
+
+    def set_params(self, **parameters: object) -> Self:
+        """Set constructor parameters; unknown names raise."""
+        for name, value in parameters.items():
+            if name not in self._parameters():
+                raise ValueError(f"{type(self).__name__} has no parameter {name!r}; it has {self._parameters()}")
+            setattr(self, name, value)
+        return self
+
+    def __sklearn_tags__(self) -> object:
+        from sklearn.utils import ClassifierTags, InputTags, RegressorTags, Tags, TargetTags
+
+        regressor = getattr(self, "kind", None) == "continuous"
+        return Tags(
+            estimator_type="regressor" if regressor else "classifier",
+            target_tags=TargetTags(required=True),
+            classifier_tags=None if regressor else ClassifierTags(),
+            regressor_tags=RegressorTags() if regressor else None,
+            input_tags=InputTags(),
+        )
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "classes_")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.get_params().items())})"
