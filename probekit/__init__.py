@@ -32,12 +32,15 @@ _HOME = {
     "ProbeStack": "probekit.probes",
     "sweep": "probekit.probes",
     "SweepResult": "probekit.probes",
+    "board": "probekit.leaderboard",
+    "Board": "probekit.leaderboard",
 }
-_PACKAGES = ("data", "models", "activations", "probes", "surgery", "testbeds", "report")
+_PACKAGES = ("data", "models", "activations", "probes", "surgery", "testbeds", "leaderboard", "report")
 
 __all__ = [
     "ActivationStore",
     "ArrayActivations",
+    "Board",
     "Dataset",
     "DifferenceInMeans",
     "LDAProbe",
@@ -49,8 +52,10 @@ __all__ = [
     "SweepResult",
     "__version__",
     "activations",
+    "board",
     "capture",
     "data",
+    "leaderboard",
     "load_model",
     "models",
     "probes",
@@ -62,10 +67,11 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from probekit import activations, data, models, probes, report, surgery, testbeds
+    from probekit import activations, data, leaderboard, models, probes, report, surgery, testbeds
     from probekit.activations import ActivationStore, ArrayActivations
     from probekit.activations.capture import capture
     from probekit.data import Dataset, LabelSet, read_csv
+    from probekit.leaderboard import Board, board
     from probekit.models import Model, load_model
     from probekit.probes import (
         DifferenceInMeans,

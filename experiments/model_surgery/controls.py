@@ -30,6 +30,11 @@ class Controls:
         """Differences of means."""
         return surgery.permuted_directions(self.store, self.labels, site, self.count, self.seed)
 
+    def spectrum(self, direction: Direction, model: pk.Model, texts: Sequence[str]) -> list[Direction]:
+        """Directions drawn with the covariance that ordinary texts have at the site, their first tokens left out."""
+        store = pk.capture(model, list(texts), direction.site, progress=False)
+        return surgery.spectrum_directions(direction, store, self.count, self.seed, rows=store.position > 0)
+
     def probes(self, site: str) -> list[Direction]:
         """Directions of logistic probes."""
         found = []

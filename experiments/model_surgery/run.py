@@ -211,20 +211,19 @@ def main() -> None:
     )  # whose covariance the controls with the data's spectrum have
     each: dict[str, Callable[[], dict[str, object]]] = {
         "model surgery": lambda: {
-            "strengths": SHIFTS, "prompt": PROMPT[args.task], "control_directions": {"permuted": controls.probes(last)},
+            "controls": args.controls, "strengths": SHIFTS, "prompt": PROMPT[args.task],
+            "control_directions": {"permuted": controls.probes(last)},
         },
         "steering": lambda: {
-            "strengths": STEPS, "spectrum": ordinary_too, "control_directions": {"permuted": controls.means(best)},
+            "controls": args.controls, "strengths": STEPS, "control_directions": {"permuted": controls.means(best)},
         },
-        "steering where it fires": lambda: {
-            "strengths": FIRED, "control_directions": {"permuted": controls.means(best)},
-        },
-        "steering, searched": lambda: {"half": True, "spectrum": ordinary_too},
-        "orthogonalisation": lambda: {},
-        "orthogonalisation beside the sink": lambda: {
-            "spectrum": ordinary_too,
-            "control_directions": {"permuted": [d.without(sink_there) for d in controls.means(best)]},
-        },
+        "steering where it fires": lambda: {"controls": args.controls, "strengths": FIRED},
+        "steering, searched": lambda: {"controls": args.controls, "half": True},
+        "orthogonalisation": lambda: {"controls": args.controls // 2},  # it breaks the model, which needs no test
+        "orthogonalisation beside the sink": lambda: {"controls": 0, "control_directions": {
+            "spectrum": [d.without(sink_there) for d in controls.spectrum(beside_sink, model, ordinary_too)],
+            "permuted": [d.without(sink_there) for d in controls.means(best)],
+        }},
         "LEACE": lambda: {"control_directions": {"permuted": controls.erasers(model)}},
         "LoRA": lambda: {"control_directions": {"permuted": [
             surgery.lora(model, both, rank=RANK, budget=budget, steps=80, seed=seed)
@@ -235,7 +234,7 @@ def main() -> None:
     reports: dict[str, surgery.EditReport] = {}
     for name in args.only or edits:
         made[name] = edits[name]()
-        reports[name] = report(name, made[name], controls=args.controls, cloud=0, **each[name]())
+        reports[name] = report(name, made[name], cloud=0, **each[name]())
     chosen_on = (said.only("select"), damage.perplexity(ordinary, WINDOW).only("select"))
     again = ship(model, made, reports, asked, chosen_on, ordinary, judge, args.out)
     summary = {name: one.to_frame().to_dict("records") for name, one in reports.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from probekit.cli import capture, demo, edit, loading, models, probe, report, sae, sweep
+from probekit.cli import board, capture, demo, edit, loading, models, probe, report, sae, sweep
 
 app = typer.Typer(
     name="probekit",
@@ -18,7 +18,7 @@ app = typer.Typer(
     "Start with `probekit demo`, then `probekit probe --help` for a CSV of your own.",
 )
 
-for command in (probe.probe, capture.capture, sweep.sweep, report.report, models.models, demo.demo):
+for command in (probe.probe, capture.capture, sweep.sweep, report.report, board.board, models.models, demo.demo):
     app.command()(command)
 app.add_typer(sae.sae, name="sae")
 app.add_typer(edit.edit, name="edit")

@@ -55,7 +55,9 @@ class Estimator:
 
     @classmethod
     def _parameters(cls) -> list[str]:
-        return [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
+        several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)  # of object's own __init__
+        parameters = inspect.signature(cls.__init__).parameters.values()
+        return [each.name for each in parameters if each.name != "self" and each.kind not in several]
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The constructor's parameters."""

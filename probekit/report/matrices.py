@@ -23,17 +23,18 @@ def plot_heatmap(result: SweepResult | Scores, name: str | None = None, metric: 
     scores = Scores.of(result)
     if name is not None:
         metric = scores.metric(name, metric)
-        return _heatmap(scores.table(name, metric), scores.targets(name), scores.sites(name), metric)
+        return heatmap(scores.table(name, metric), scores.targets(name), scores.sites(name), metric)
     metric = metric or scores.metric(scores.label_sets[0])
     rows = [n for n in scores.label_sets if metric in scores.metrics(n)]
     if not rows:
         raise KeyError(f"no label set has a metric {metric!r}")
     places = scores.sites()
     found = [[scores.at(row, metric, "model", site) or Score() for site in places] for row in rows]
-    return _heatmap(np.array([values(line) for line in found]), rows, places, metric)
+    return heatmap(np.array([values(line) for line in found]), rows, places, metric)
 
 
-def _heatmap(table: np.ndarray, rows: list[str], places: list[str], metric: str) -> go.Figure:
+def heatmap(table: np.ndarray, rows: list[str], places: list[str], metric: str) -> go.Figure:
+    """A table `[row, site]` of one metric as colours."""
     import plotly.graph_objects as go
 
     height = 30 if len(rows) <= 12 else 22 if len(rows) <= 24 else 12

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -163,7 +164,8 @@ def intervene(
         sae: The SAE, whose features must add up to the stream (no normalisation of its input).
         features: The features the names are of.
         model, data: The model, and what was captured.
-        probes: A sweep over the labels of the names, at sites after the SAE's; needed for names from labels.
+        probes: A sweep over the labels of the names, at sites after the SAE's; without it names from labels are not checked,
+            which a warning says.
         groups: `[sequence]`, as `saes.name` was given them; those of `data` if left out, where it used any.
         most: Names checked, those with the highest lower end of the balanced accuracy first.
         rows: Rows looked at a name.
@@ -173,17 +175,21 @@ def intervene(
         The names, with `check` filled in where one could be made.
 
     Raises:
-        ValueError: names from labels and no probes; an SAE that normalises its input; groups or a split by which the sequences are
+        ValueError: names from labels only and no probes; an SAE that normalises its input; groups or a split by which the sequences are
             halved otherwise than they were for the names.
     """
     check_features(sae, features)
     if getattr(sae.cfg, "normalize_activations", "none") not in ("none", None):
         raise ValueError("this SAE normalises its input, so that its features are not steps in the stream")
     site = features.manifest.site
-    readable = [name for name in names if name.source != "language_model"]
+    unread = {"language_model"} if probes is not None else {"language_model", "labels"}
+    readable = [name for name in names if name.source not in unread]
     ranked = sorted(readable, key=lambda name: -np.nan_to_num(name.evidence.balanced_accuracy_low))[:most]
-    if probes is None and any(name.source == "labels" for name in ranked):
-        raise ValueError("names from labels are checked through probes at later sites: give probes=, a sweep over them")
+    if probes is None and (left := sum(name.source == "labels" for name in names)):
+        need = "names from labels are checked through probes at later sites: give probes=, a sweep over them"
+        if not ranked:
+            raise ValueError(need)
+        warnings.warn(f"{left} names are not checked ({need})", stacklevel=2)
     report = _judging_half(names, features, as_dataset(data), groups)
     matrix = features.matrix.tocsr()
     near = nearest_features(sae)

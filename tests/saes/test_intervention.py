@@ -222,6 +222,10 @@ def test_names_from_labels_need_probes(world):
     names = saes.Names((called(0, "A is yes", "labels"),), WIDTH)
     with pytest.raises(ValueError, match="probes="):
         saes.intervene(names, sae, features, model, data)
+    mixed = saes.Names((called(0, "before words like “cat”"), called(1, "A is yes", "labels")), WIDTH)
+    with pytest.warns(UserWarning, match="1 names are not checked"):
+        found = saes.intervene(mixed, sae, features, model, data)
+    assert [one.check is None for one in found] == [False, True]
 
 
 def test_an_sae_that_normalises_its_input_is_refused(world):

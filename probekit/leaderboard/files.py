@@ -1,0 +1,72 @@
+"""What is kept of a task: a JSON file a task and setting, written whole, with what it was made from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from probekit.leaderboard.settings import Pools
+from probekit.leaderboard.tasks import Task
+
+FORMAT = 1
+
+
+def digest_of(task: Task, pools: Pools, asked: Mapping[str, object]) -> str:
+    """16 hex digits that change with the task's texts and labels, with which of them are used, and with what is asked."""
+    digest = hashlib.sha256(json.dumps(dict(asked), sort_keys=True, default=str).encode())
+    for text in task.texts:
+        digest.update(text.encode() + b"\0")
+    for data in task.elsewhere.values():
+        for text in data.texts or ():
+            digest.update(text.encode() + b"\1")
+    for array in (task.values, pools.train, pools.test):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def path_of(folder: Path, task: str, setting: str) -> Path:
+    """Of the file of a task in a setting; names that are no file names are spelt otherwise."""
+    safe = "".join(c if c.isalnum() or c in "-_ ." else "-" for c in task)
+    return folder / setting / f"{safe}-{hashlib.sha256(task.encode()).hexdigest()[:6]}.json"
+
+
+def read(path: Path, digest: str) -> dict[str, Any]:
+    """What is there, `{}` where nothing is, or something that was made otherwise."""
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["format"] == FORMAT and found["digest"] == digest:
+            return dict(found["families"])
+    except (ValueError, KeyError, TypeError):
+        pass  # cut or strange: made again
+    return {}
+
+
+def write(path: Path, digest: str, task: str, setting: str, families: Mapping[str, Any]) -> None:
+    """All or nothing."""
+    document = {"format": FORMAT, "digest": digest, "task": task, "setting": setting, "families": dict(families)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(_plain(document), allow_nan=False), encoding="utf-8")
+    partial.replace(path)
+
+
+def _plain(value: Any) -> Any:
+    """As JSON holds it: NaN is null."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    return int(value) if isinstance(value, np.integer) else value

@@ -1,0 +1,390 @@
+"""`board`: many tasks, every layer, every family of probes, one model; goes on where it stopped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from probekit.activations import ActivationStore, capture
+from probekit.data import Dataset
+from probekit.leaderboard import files
+from probekit.leaderboard.fitting import Question, question_of, read_site, read_sites, read_words
+from probekit.leaderboard.result import Board
+from probekit.leaderboard.settings import SETTINGS, Condition, Pools, conditions, draw_pools
+from probekit.leaderboard.tasks import Task, read_tasks
+from probekit.models import Model, load_model
+from probekit.probes.estimator import Estimator
+from probekit.probes.grid import FAMILIES
+from probekit.versions import versions_of
+
+WORDS = "words"
+"""The family that reads the texts and not the model."""
+DEFAULT = ("difference_in_means", "lda", "ridge", "logistic", WORDS)
+GUIDE = "logistic"
+"""The family whose scores on other tasks say at which site a task is read where no site may be chosen on the task itself."""
+
+Families = Sequence[str] | Mapping[str, "str | Estimator"]
+
+
+def board(
+    source: str | Path | Task | Sequence[str | Path | Task],
+    model: Model | Any,
+    *,
+    settings: Sequence[str] = ("normal",),
+    families: Families = DEFAULT,
+    sites: Sequence[str] | None = None,
+    tasks: Sequence[str] | None = None,
+    longest: float | None = None,
+    text: str = "prompt",
+    label: str = "target",
+    train: int = 1024,
+    test: int = 300,
+    out: str | Path,
+    dtype: str = "float16",
+    compute_dtype: str | None = None,
+    n_boot: int = 1000,
+    seed: int = 0,
+    progress: bool = True,
+) -> Board:
+    """Read every task from every site of a model with every family of probes.
+
+    A task's texts are split by group into a pool to train on and one to test on, as balanced as can be; no text is in it twice, and a text
+    with two labels is in neither. The model reads the last token of each text once, whatever the number of tasks and settings that
+    share it. Penalties and sites are chosen on a fifth of the training pool (by cross-validation of fewer than 128), then the probe
+    is fitted again to all of it; the figure is of the test pool.
+
+    Each family is scored twice in the setting `normal`: at the site that is best for it (`chosen`), and at one `shared` site, which
+    is where a logistic probe reads the *other* tasks best. The other settings, and families that are no linear probe, are scored at
+    the shared site only, since a handful of texts cannot choose among thirty sites.
+
+    Args:
+        source: `"sae-probes"`, a folder of CSV files, a file, tasks, or several of these (see `read_tasks`).
+        model: From `load_model`, or what that takes.
+        settings: Some of `normal`, `scarcity`, `imbalance`, `noise`, `ood`; `normal` is always among them.
+        families: Names of linear families, `"words"` for what the text alone tells, or by name estimators of your own with `fit`,
+            `predict_log_proba` (or `predict` for numbers) and `get_params`.
+        sites: Where to read; the model's stream sites if left out.
+        tasks: Names of those to do; all if left out.
+        longest: Tasks whose texts have more tokens in the mean are left out, and said.
+        text, label: Columns of the files.
+        train, test: Texts of each task at most.
+        out: Folder: the activations, a file a task and setting, and `board.json`. The same call goes on where it stopped, and does
+            what is missing where more is asked.
+        dtype: What activations are stored as.
+        compute_dtype: `bfloat16` runs the model's matrix products in it: twice as fast on many machines (see `capture`).
+        n_boot: Bootstrap draws, over groups of test texts.
+        seed: Of the pools, the wrong labels and the bootstrap.
+        progress: Whether to draw bars (on stderr).
+
+    Returns:
+        The board. Tasks that failed are in `failures`, with the reason; the same call tries them again.
+
+    Raises:
+        FileNotFoundError: no tasks there.
+        ValueError: no such setting, family or task; every task fails.
+        KeyError: no such site.
+    """
+    asked = tuple(s for s in SETTINGS if s in {"normal", *settings})
+    if unknown := set(settings) - set(SETTINGS):
+        raise ValueError(f"there is no setting {min(unknown)!r}; there are {', '.join(SETTINGS)}")
+    chosen = _families(families)
+    model = load_model(model)
+    names = [model.site(s).name for s in sites] if sites is not None else list(model.stream_sites)
+    found = read_tasks(source, text=text, label=label)
+    if unknown := set(tasks or ()) - set(found):
+        raise ValueError(f"there is no task {min(unknown)!r}; there are {', '.join(list(found)[:10])}, ...")
+    wanted = {name: task for name, task in found.items() if tasks is None or name in tasks}
+    failures = {name: _reason(task) for name, task in wanted.items() if isinstance(task, Exception)}
+    usable = {name: task for name, task in wanted.items() if isinstance(task, Task)}
+    notes = [f"{name}: {note}" for name, task in usable.items() for note in task.notes]
+    if longest is not None:
+        usable = _short(model, usable, longest, seed, notes)
+    pools: dict[str, Pools] = {}
+    for name, task in list(usable.items()):
+        try:
+            pools[name] = draw_pools(task, train, test, seed)
+        except ValueError as error:
+            failures[name] = _reason(error)
+            del usable[name]
+    if not usable:
+        raise ValueError("no task can be read: " + "; ".join(f"{n}: {why}" for n, why in list(failures.items())[:5]))
+    folder = Path(out)
+    reading = _Reading(model, usable, pools, names, folder, dtype, compute_dtype, n_boot, seed, progress)
+    every: dict[str, dict[str, dict[str, Any]]] = {}
+    with _bar(progress, len(usable) * (1 + len(asked))) as advance:
+        at_sites: dict[str, dict[str, Any]] = {}
+        for name in usable:
+            advance(f"every site: {name}", 0)
+            at_sites[name] = _tried(partial(reading.every_site, name, chosen), name, "every site", failures)
+            advance(None, 1)
+        guide = _guide({name: families for name, families in at_sites.items() if families}, names)
+        for setting in asked:
+            for name in usable:
+                advance(f"{setting}: {name}", 0)
+                if at_sites[name]:
+                    do = partial(reading.at_site, name, setting, guide[name], chosen)
+                    every.setdefault(setting, {})[name] = _tried(do, name, setting, failures)
+                advance(None, 1)
+    result = Board(
+        rows=tuple(_rows(usable, at_sites, every)),
+        curves={name: {f: found["curve"] for f, found in each.items() if "curve" in found} for name, each in at_sites.items()},
+        sites=tuple(names),
+        failures=failures,
+        notes=tuple(notes + reading.notes),
+        manifest={
+            "model": {"name": model.name, "fingerprint": model.fingerprint},
+            "source": str(source),
+            "arguments": {
+                "settings": asked, "families": list(chosen), "train": train, "test": test, "longest": longest, "dtype": dtype,
+                "compute_dtype": compute_dtype, "n_boot": n_boot, "seed": seed,
+            },
+            "versions": versions_of("torch", "transformers", "numpy", "scikit-learn"),
+        },
+    )  # fmt: skip
+    result.save(folder)
+    return result
+
+
+@dataclass
+class _Reading:
+    """The texts of all tasks, read once by the model, and the figures of each task."""
+
+    model: Model
+    tasks: Mapping[str, Task]
+    pools: Mapping[str, Pools]
+    sites: list[str]
+    folder: Path
+    dtype: str
+    compute_dtype: str | None
+    n_boot: int
+    seed: int
+    progress: bool
+
+    def __post_init__(self) -> None:
+        self.notes: list[str] = []
+        self._row: dict[str, int] = {}
+        for name, task in self.tasks.items():
+            for i in np.concatenate([self.pools[name].train, self.pools[name].test]):
+                self._row.setdefault(task.texts[i], len(self._row))
+            for data in task.elsewhere.values():
+                for text in data.texts or ():
+                    self._row.setdefault(text, len(self._row))
+        data = Dataset("texts of the board", texts=tuple(self._row))
+        self._store: ActivationStore = capture(
+            self.model, data, self.sites, out=self.folder / "store", pool="last", dtype=self.dtype,
+            compute_dtype=self.compute_dtype, progress=self.progress,
+        )  # fmt: skip
+        self._of_row = {int(sequence): row for row, sequence in enumerate(self._store.sequence)}
+
+    def every_site(self, name: str, families: Mapping[str, str | Estimator]) -> dict[str, Any]:
+        """Each linear family at every site, and at the one that is best for it."""
+        (condition,) = conditions(self.tasks[name], self.pools[name], "normal", self.seed)
+        path, digest = files.path_of(self.folder, name, "every site"), self._digest(name, "every site", self.sites)
+        kept = files.read(path, digest)
+        missing = [f for f in _linear(families, self.tasks[name]) if f not in kept]
+        if missing:
+            question = self._question(name, condition)
+            X, X_test = (
+                torch.stack([self._read(site, rows) for site in self.sites]) for rows in self._rows_of(name, condition)
+            )
+            for family in missing:
+                linear = str(families.get(family, family))
+                curve = read_sites(linear, X, X_test, question)
+                best = int(np.nanargmax(curve.valid))
+                scored = read_site(linear, X[best], X_test[best], question)
+                kept[family] = {
+                    "curve": {"valid": curve.valid, "test": curve.test},
+                    **_figures(scored, condition, question, self.sites[best]),
+                }
+            files.write(path, digest, name, "every site", kept)
+            kept = files.read(path, digest)
+        return {family: kept[family] for family in _linear(families, self.tasks[name])}
+
+    def at_site(self, name: str, setting: str, site: str, families: Mapping[str, str | Estimator]) -> dict[str, Any]:
+        """Each family at one site, in all conditions of a setting."""
+        task = self.tasks[name]
+        path, digest = files.path_of(self.folder, name, setting), self._digest(name, setting, [site])
+        kept = files.read(path, digest)
+        missing = [f for f in families if f not in kept and _reads(families[f], task)]
+        if missing:
+            for condition in conditions(task, self.pools[name], setting, self.seed):
+                question = self._question(name, condition)
+                X, X_test = (self._read(site, rows) for rows in self._rows_of(name, condition))
+                for family in missing:
+                    if families[family] == WORDS:
+                        scored = read_words(
+                            self._texts(name, condition.train), self._test_texts(name, condition), question
+                        )
+                    else:
+                        scored = read_site(families[family], X, X_test, question)
+                    at = None if families[family] == WORDS else site
+                    kept.setdefault(family, []).append(_figures(scored, condition, question, at))
+            files.write(path, digest, name, setting, kept)
+            kept = files.read(path, digest)
+        return {family: kept[family] for family in families if family in kept}
+
+    def _digest(self, name: str, setting: str, sites: Sequence[str]) -> str:
+        manifest = self._store.manifest
+        asked = {
+            "model": manifest.model_fingerprint, "sites": list(sites), "setting": setting, "n_boot": self.n_boot, "seed": self.seed,
+            "dtype": self.dtype, "compute_dtype": self.compute_dtype,
+        }  # fmt: skip
+        return files.digest_of(self.tasks[name], self.pools[name], asked)
+
+    def _question(self, name: str, condition: Condition) -> Question:
+        task = self.tasks[name]
+        if condition.elsewhere is None:
+            truth, groups = task.values[condition.test], task.groups[condition.test]
+        else:
+            data = task.elsewhere[condition.elsewhere]
+            labels = next(iter(data.labels))
+            truth, groups = data.label_set(labels).values[condition.test, 0], data.groups[condition.test]  # type: ignore[index]
+        return question_of(
+            task.kind, task.labels.classes, condition.labels, task.groups[condition.train], truth, groups,
+            n_boot=self.n_boot, seed=self.seed,
+        )  # fmt: skip
+
+    def _texts(self, name: str, which: np.ndarray) -> list[str]:
+        return [self.tasks[name].texts[i] for i in which]
+
+    def _test_texts(self, name: str, condition: Condition) -> list[str]:
+        if condition.elsewhere is None:
+            return self._texts(name, condition.test)
+        texts = self.tasks[name].elsewhere[condition.elsewhere].texts or ()
+        return [texts[i] for i in condition.test]
+
+    def _rows_of(self, name: str, condition: Condition) -> tuple[np.ndarray, np.ndarray]:
+        texts = self._texts(name, condition.train), self._test_texts(name, condition)
+        train, test = (np.array([self._of_row[self._row[text]] for text in some]) for some in texts)
+        return train, test
+
+    def _read(self, site: str, rows: np.ndarray) -> torch.Tensor:
+        """`[row, d]` in the order asked for."""
+        ascending, place = np.unique(rows, return_inverse=True)
+        return torch.from_numpy(self._store.read(site, ascending))[place]
+
+
+def _families(given: Families) -> dict[str, str | Estimator]:
+    found: dict[str, str | Estimator] = dict(given) if isinstance(given, Mapping) else {name: name for name in given}
+    if not found:
+        raise ValueError("families is empty: name one at least")
+    for name, family in found.items():
+        if isinstance(family, str) and family not in (*FAMILIES, WORDS):
+            raise ValueError(
+                f"there is no family {family!r}; there are {', '.join((*FAMILIES, WORDS))}, or give an estimator: {{{name!r}: MLPProbe()}}"
+            )
+        if not isinstance(family, str) and not hasattr(family, "fit"):
+            raise TypeError(f"family {name!r} is {type(family).__name__}, which has no fit")
+    guide: dict[str, str | Estimator] = {} if GUIDE in found.values() else {GUIDE: GUIDE}
+    return guide | found
+
+
+def _linear(families: Mapping[str, str | Estimator], task: Task) -> list[str]:
+    """Linear families that read the task's kind; of numbers, ridge also takes the guide's place."""
+    linear = [name for name, family in families.items() if isinstance(family, str) and family != WORDS]
+    if task.kind == "continuous":
+        return [name for name in linear if name == "ridge"] or ["ridge"]
+    return linear
+
+
+def _reads(family: str | Estimator, task: Task) -> bool:
+    if task.kind != "continuous":
+        return True
+    return family in ("ridge", WORDS) or (
+        not isinstance(family, str) and getattr(family, "kind", None) in ("auto", "continuous")
+    )
+
+
+def _guide(at_sites: Mapping[str, Mapping[str, Any]], sites: Sequence[str]) -> dict[str, str]:
+    """For each task, the site where the others are read best on their validation rows; its own best where it has no others."""
+    curves = {}
+    for name, families in at_sites.items():
+        found = families.get(GUIDE) or next(iter(families.values()))
+        curve = np.array([math.nan if v is None else v for v in found["curve"]["valid"]], float)
+        curves[name] = curve - np.nanmean(curve)  # so that a hard task counts as much as an easy one
+    out = {}
+    for name in curves:
+        others = [curve for other, curve in curves.items() if other != name] or [curves[name]]
+        out[name] = sites[int(np.nanargmax(np.mean(others, axis=0)))]
+    return out
+
+
+def _figures(scored: Any, condition: Condition, question: Question, site: str | None) -> dict[str, Any]:
+    low, high = scored.estimate.interval()
+    return {
+        "setting": condition.setting, "amount": condition.amount, "elsewhere": condition.elsewhere, "site": site,
+        "metric": question.metric.name, "value": scored.value, "valid": scored.valid, "test": float(scored.estimate.value[0]),
+        "low": float(low[0]), "high": float(high[0]), "train": len(condition.train), "tested": len(condition.test),
+    }  # fmt: skip
+
+
+def _rows(
+    tasks: Mapping[str, Task], at_sites: Mapping[str, Mapping[str, Any]], every: Mapping[str, Mapping[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    for name, task in tasks.items():
+        own = {"task": name, "kind": task.kind}
+        for family, found in at_sites[name].items():
+            yield own | {"family": family, "at": "chosen"} | {k: v for k, v in found.items() if k != "curve"}
+        for by_task in every.values():
+            for family, figures in by_task.get(name, {}).items():
+                for figure in figures:
+                    yield own | {"family": family, "at": "shared"} | figure
+
+
+def _tried(do: Callable[[], dict[str, Any]], name: str, what: str, failures: dict[str, str]) -> dict[str, Any]:
+    """What it gives; a task that fails is noted, and the others go on."""
+    try:
+        return do()
+    except Exception as error:  # whatever it is, the other tasks are not to be lost
+        failures[name] = f"{what}: {_reason(error)}"
+        return {}
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error.args[0] if isinstance(error, KeyError) and error.args else error}"
+
+
+def _short(model: Model, tasks: dict[str, Task], longest: float, seed: int, notes: list[str]) -> dict[str, Task]:
+    """Tasks whose texts have no more tokens in the mean, over two hundred of them."""
+    kept = {}
+    for name, task in tasks.items():
+        some = np.random.default_rng(seed).permutation(len(task))[:200]
+        tokens, _ = model.tokenize([task.texts[i] for i in some])
+        mean = float(np.mean([len(ids) for ids in tokens]))
+        if mean <= longest:
+            kept[name] = task
+        else:
+            notes.append(f"{name} is left out: its texts have {mean:.0f} tokens in the mean, more than {longest:g}")
+    return kept
+
+
+@contextmanager
+def _bar(show: bool, total: int) -> Iterator[Callable[[str | None, int], None]]:
+    if not show:
+        yield lambda words, steps: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("board"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=total)
+
+        def advance(words: str | None, steps: int) -> None:
+            bar.update(task, advance=steps, description=words)
+
+        yield advance

@@ -1,0 +1,276 @@
+"""The board from files to ranks: planted truth is found, nothing is chosen on test, and it goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import probekit as pk
+from probekit.leaderboard import files, task_board
+from probekit.leaderboard.fitting import held_out, question_of, read_site, read_sites
+from probekit.probes.estimator import Estimator
+from tests.leaderboard.worlds import write_task, write_tasks
+from tests.models.tiny import make_model, make_tokenizer
+
+ASKED = {"train": 160, "test": 60, "n_boot": 100, "progress": False}
+SETTINGS = ("scarcity", "imbalance", "noise", "ood")
+
+
+class Nearest(Estimator):
+    """The class of the nearest class mean: an estimator of one's own."""
+
+    family = "nearest"
+
+    def fit(self, X, y):
+        X, y = np.asarray(X, np.float64), np.asarray(y)
+        self.classes_ = np.unique(y)
+        self.means_ = np.stack([X[y == c].mean(0) for c in self.classes_])
+        return self
+
+    def predict_log_proba(self, X):
+        away = np.square(np.asarray(X, np.float64)[:, None] - self.means_).sum(-1)
+        return -away - np.log(np.exp(-away).sum(1, keepdims=True) + 1e-300)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return pk.load_model(make_model("llama"), tokenizer=make_tokenizer())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = write_tasks(tmp_path_factory.mktemp("tasks"))
+    write_task(folder / "small.csv", [("the cat", 0), ("the dog", 1), ("a cat", 1)])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(model, folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("board")
+    families = {"ridge": "ridge", "logistic": "logistic", "words": "words", "nearest": Nearest()}
+    return pk.board(folder, model, settings=SETTINGS, families=families, out=out, **ASKED), out
+
+
+def test_planted_tasks_are_read_and_noise_is_not(found):
+    board, _ = found
+    best = board.best_sites().set_index("task")
+    assert best.test["last"] > 0.8
+    assert best.test["three"] > 0.75
+    assert best.low["noise"] < 0.5 < best.high["noise"]
+    ridge = board.best_sites("ridge").set_index("task")
+    assert ridge.test["number"] > 0.9
+    assert ridge.metric["number"] == "r2"
+
+
+def test_a_task_that_fails_is_said_and_the_others_go_on(found):
+    board, _ = found
+    assert list(board.failures) == ["small"]
+    assert "a task needs 16" in board.failures["small"]
+    assert set(board.curves) == {"last", "noise", "number", "three"}
+    assert "failed: small" in board.summary()
+
+
+def test_each_setting_has_its_conditions_and_families(found):
+    frame = found[0].to_frame()
+    shared = frame[frame["at"] == "shared"]
+    assert set(shared.family) == {"ridge", "logistic", "words", "nearest"}
+    last = shared[shared.task.eq("last") & shared.family.eq("nearest")]
+    assert last.groupby("setting").size().to_dict() == {
+        "normal": 1,
+        "scarcity": 5,
+        "imbalance": 7,
+        "noise": 5,
+        "ood": 1,
+    }
+    assert shared[shared.family == "words"].site.isna().all()
+    assert set(shared[shared.task.eq("number")].family) == {"ridge", "words"}
+    chosen = frame[frame["at"] == "chosen"]
+    assert set(chosen.family) == {"ridge", "logistic"}
+    assert (frame.low <= frame.test + 1e-12).all()
+    assert (frame.test <= frame.high + 1e-12).all()
+
+
+def test_the_shared_site_is_where_the_others_are_read_best(found):
+    board, _ = found
+    frame = board.to_frame()
+    curves = {
+        name: np.array(families.get("logistic", families.get("ridge"))["valid"], float)
+        for name, families in board.curves.items()
+    }
+    for name in curves:
+        others = np.mean([c - c.mean() for other, c in curves.items() if other != name], axis=0)
+        said = frame[frame.task.eq(name) & frame["at"].eq("shared") & frame.family.eq("ridge")].site.unique()
+        assert said.tolist() == [board.sites[int(others.argmax())]]
+
+
+def test_the_same_call_does_nothing_twice_and_a_larger_one_only_what_is_missing(found, model, folder, monkeypatch):
+    board, out = found
+    families = {"ridge": "ridge", "logistic": "logistic", "words": "words", "nearest": Nearest()}
+
+    def never(*args, **kwargs):
+        raise AssertionError("measured again")
+
+    with monkeypatch.context() as patched:
+        for name in ("read_sites", "read_site", "read_words"):
+            patched.setattr(task_board, name, never)
+        again = pk.board(folder, model, settings=SETTINGS, families=families, out=out, **ASKED)
+    assert again.to_frame().equals(board.to_frame())
+    assert pk.Board.load(out).to_frame().equals(board.to_frame())
+    counted = []
+    with monkeypatch.context() as patched:
+        real = task_board.read_sites
+        patched.setattr(task_board, "read_sites", lambda family, *args: counted.append(family) or real(family, *args))
+        larger = pk.board(folder, model, families={**families, "lda": "lda"}, out=out, **ASKED)
+    assert counted == ["lda"] * 3
+    assert "lda" in larger.leaderboard().family.tolist()
+
+
+def test_a_killed_board_goes_on_and_ends_the_same(model, folder, tmp_path, monkeypatch):
+    asked = {"families": ["ridge", "logistic"], "settings": ["scarcity"], **ASKED}
+    whole = pk.board(folder, model, out=tmp_path / "whole", **asked)
+    real, left = task_board.read_site, [7]
+
+    def killed(*args):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(task_board, "read_site", killed)
+        with pytest.raises(KeyboardInterrupt):
+            pk.board(folder, model, out=tmp_path / "killed", **asked)
+    assert pk.board(folder, model, out=tmp_path / "killed", **asked).to_frame().equals(whole.to_frame())
+
+
+def test_files_of_another_question_or_cut_ones_are_not_taken_for_this_one(tmp_path):
+    path = files.path_of(tmp_path, "a/b", "normal")
+    files.write(path, "digest", "a/b", "normal", {"ridge": [{"test": float("nan")}]})
+    assert files.read(path, "digest") == {"ridge": [{"test": None}]}
+    assert files.read(path, "another") == {}
+    path.write_text(path.read_text()[:-5])
+    assert files.read(path, "digest") == {}
+    assert files.path_of(tmp_path, "a-b", "normal") != path
+
+
+def test_what_cannot_be_asked_is_refused(model, folder, tmp_path):
+    for asked, message in (
+        ({"settings": ["rare"]}, "no setting 'rare'"),
+        ({"families": ["forest"]}, "no family 'forest'"),
+        ({"families": []}, "families is empty"),
+        ({"tasks": ["lost"]}, "no task 'lost'"),
+        ({"tasks": ["small"]}, "no task can be read: small"),
+        ({"longest": 1.0}, "no task can be read"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pk.board(folder, model, out=tmp_path, **ASKED | asked)
+    with pytest.raises(TypeError, match="has no fit"):
+        pk.board(folder, model, out=tmp_path, families={"mine": 3}, **ASKED)
+    with pytest.raises(FileNotFoundError, match=r"board\.json is missing"):
+        pk.Board.load(tmp_path / "nothing")
+    (tmp_path / "board.json").write_text("{}")
+    with pytest.raises(ValueError, match="is no board"):
+        pk.Board.load(tmp_path)
+
+
+def test_long_tasks_are_left_out_and_said(model, folder, tmp_path):
+    write_task(tmp_path / "long" / "long.csv", [(" ".join(["the cat runs"] * 9 + [str(i)]), i % 2) for i in range(40)])
+    board = pk.board(
+        [folder / "noise.csv", tmp_path / "long"], model, longest=15, out=tmp_path / "out", families=["ridge"], **ASKED
+    )
+    assert list(board.curves) == ["noise"]
+    assert any(note.startswith("long is left out: its texts have") for note in board.notes)
+
+
+def test_the_page_and_the_command(found, model, folder, tmp_path):
+    from typer.testing import CliRunner
+
+    from probekit.cli.app import app
+
+    board, _ = found
+    page = board.save_page(tmp_path / "page.html", command="probekit board <b>").read_text()
+    assert "critical difference" in page
+    assert "probekit board <b>" not in page
+    model.hf.save_pretrained(tmp_path / "model")
+    model.tokenizer.save_pretrained(tmp_path / "model")
+    said = CliRunner().invoke(
+        app,
+        ["board", str(folder), "-m", str(tmp_path / "model"), "-o", str(tmp_path / "out"), "--train", "100", "--test", "40", "--n-boot", "100"],
+    )  # fmt: skip
+    assert said.exit_code == 1  # one task fails
+    assert "small" in said.output
+    assert (tmp_path / "out" / "board.html").exists()
+    assert json.loads((tmp_path / "out" / "board.json").read_text())["failures"]
+    lines = (tmp_path / "out" / "board.csv").read_text().splitlines()
+    assert lines[0].startswith("task,kind,family,at,setting")
+
+
+# One condition
+
+
+def planted(n=400, d=12, sites=3, seed=0, classes=2):
+    """Activations `[site, n, d]` of which the middle site tells the class."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, classes, n)
+    X = rng.normal(size=(sites, n, d)).astype(np.float32)
+    X[1, np.arange(n), y] += 2
+    return torch.from_numpy(X), y
+
+
+def asked_of(y, test, kind="binary", classes=("a", "b")):
+    return question_of(kind, classes, y, np.arange(len(y)), test, np.arange(len(test)), n_boot=200, seed=0)
+
+
+@pytest.mark.parametrize("family", ["difference_in_means", "lda", "ridge", "logistic"])
+@pytest.mark.parametrize("n", [24, 300])
+def test_a_site_is_found_and_read_as_scikit_learn_would(family, n):
+    from sklearn.metrics import roc_auc_score
+
+    X, y = planted(n + 100)
+    question = asked_of(y[:n], y[n:])
+    curve = read_sites(family, X[:, :n], X[:, n:], question)
+    if n > 100:
+        assert curve.valid.argmax() == 1
+        assert curve.test[1] > 0.85
+    scored = read_site(family, X[1, :n], X[1, n:], question)
+    again = pk.probes.fit_grid(
+        family, X[1, :n], y[:n, None], None if scored.value == 0 else [scored.value], n_classes=2
+    ).select(0)
+    said = again.log_proba(X[1, n:])[:, 0, 1].numpy()
+    assert float(scored.estimate.value[0]) == pytest.approx(roc_auc_score(y[n:], said), abs=1e-6)
+
+
+def test_an_estimator_is_chosen_by_the_same_rule_and_keeps_the_order_of_classes():
+    X, y = planted(300, classes=3)
+    question = asked_of(y[:200], y[200:], "multiclass", ("a", "b", "c"))
+    mine = read_site(Nearest(), X[1, :200], X[1, 200:], question)
+    theirs = read_site("difference_in_means", X[1, :200], X[1, 200:], question)
+    assert abs(float(mine.estimate.value[0]) - float(theirs.estimate.value[0])) < 0.05
+    # Labels turned about change nothing of the ranking by classes.
+    assert float(mine.estimate.value[0]) > 0.85
+
+
+def test_noise_is_at_chance_over_many_draws():
+    values = []
+    for seed in range(20):
+        X, _ = planted(220, seed=seed)
+        y = np.random.default_rng([seed, 1]).integers(0, 2, 220)
+        question = asked_of(y[:120], y[120:])
+        curve = read_sites("logistic", X[:, :120], X[:, 120:], question)
+        best = int(curve.valid.argmax())
+        values.append(float(read_site("logistic", X[best, :120], X[best, 120:], question).estimate.value[0]))
+    assert abs(np.mean(values) - 0.5) < 0.04  # the best of three sites by validation is no better than chance on test
+
+
+def test_rows_of_a_group_are_held_out_together():
+    rng = np.random.default_rng(0)
+    for n in (30, 400):
+        y, groups = rng.integers(0, 2, n), np.arange(n) // 3
+        held = held_out(y, groups, "binary")
+        assert held.shape == (n, 4 if n < 128 else 1)
+        assert held.sum(1).max() <= 1
+        for fold in held.T:
+            assert not set(groups[fold]) & set(groups[~fold])
