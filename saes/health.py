@@ -11,7 +11,7 @@ import torch
 
 from probekit.data import Dataset, drop_seen_prefixes
 from probekit.models.editing import changed_at
-from saes.loading import check_fits, site_of
+from saes.loading import check_fits, check_read, site_of
 from saes.rows import held_out_sequences, padded, token_ids
 
 if TYPE_CHECKING:
@@ -143,13 +143,14 @@ def health(
 
     Raises:
         KeyError: the activations lack the site.
-        ValueError: other width or model; a model without data; activations or reconstructions that are not finite; no row to
+        ValueError: other width, model or data; a model without data; activations or reconstructions that are not finite; no row to
             measure on.
     """
     site = site_of(sae, site)
     check_fits(sae, activations, site)
     if (model is None) != (data is None):
         raise ValueError("splicing needs both the model and the data it reads")
+    check_read(activations, model, data)
     rows, held_out, seen = _rows(sae, activations)
     if len(rows) < 2:
         why = "training saw the same prefixes" if seen else "the activations hold too few sequences"

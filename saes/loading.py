@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors import SafetensorError
 
+from probekit.data import as_dataset
 from probekit.models import SHIPPED
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 WEIGHTS = "sae_weights.safetensors"
 CFG = "cfg.json"
 _ROWS = 16_384
+_PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".joblib")
 
 
 def load(source: str | Path) -> Any:
@@ -51,11 +53,11 @@ def load(source: str | Path) -> Any:
         )
     missing = [name for name in (CFG, WEIGHTS) if not (folder / name).is_file()]
     if missing:
-        pickles = sorted(p.name for p in folder.glob("*") if p.suffix in (".pt", ".pth", ".pkl", ".bin"))
+        pickles = sorted(p.name for p in folder.glob("*") if p.suffix in _PICKLES)
         if pickles:
             raise ValueError(
-                f"{folder} holds {', '.join(pickles[:3])}, which may run code when it is opened, and no {WEIGHTS}: load it "
-                "with the library that wrote it, and save it with SAELens's save_model"
+                f"{folder} holds {', '.join(pickles[:3])}, which may run code when it is opened, and no {' and no '.join(missing)}: load "
+                "it with the library that wrote it, and save it with SAELens's save_model"
             )
         hint = "; its training is not finished: call saes.train again" if (folder / "training.json").exists() else ""
         raise FileNotFoundError(f"no SAE in {folder}: {' and '.join(missing)} missing{hint}")
@@ -126,6 +128,30 @@ def check_features(sae: Any, features: Any) -> None:
     theirs = getattr(getattr(features, "manifest", None), "sae", None)
     if theirs is not None and theirs != (ours := fingerprint(sae)):
         raise ValueError(f"the features are of the SAE with fingerprint {theirs}, not of this one ({ours})")
+
+
+def check_read(activations: Any, model: Any, data: Any) -> None:
+    """Refuse a model or data that activations, or encoded features, are not of: what is read of the model would be of other texts.
+
+    Raises:
+        ValueError: says which of the two differs, and both fingerprints. Of arrays nothing is known.
+    """
+    manifest = getattr(activations, "manifest", None)
+    source = getattr(manifest, "source", None)
+    known = source if source is not None else {} if manifest is None else vars(manifest)
+    for what, given, theirs in (
+        ("model", model, known.get("model_fingerprint")),
+        ("data", None if data is None else as_dataset(data), known.get("data_fingerprint")),
+    ):
+        if given is None or not theirs:
+            continue
+        ours = given.fingerprint if what == "model" else given.fingerprint()
+        if ours != theirs:
+            called = f"{what} {known[what]!r}" if known.get(what) else f"a {what}".replace("a data", "data")
+            raise ValueError(
+                f"the activations are of {called} (fingerprint {theirs}), not of {given.name!r} (fingerprint {ours}): give the {what} that "
+                "was captured"
+            )
 
 
 def fingerprint(sae: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
@@ -171,6 +172,7 @@ class ShuffledRows:
                 f"there are {rows:,} rows to train on: give batch={rows:,} (--batch {rows}) or less, not {batch:,}"
             )
         self._blocks, self._batch, self._seed = blocks, batch, seed
+        self._lengths: dict[int, dict[str, float]] = {}
         row_bytes = 4 * sum(blocks.widths.values())
         self._buffer_rows = max(batch, BUFFER_BYTES // row_bytes)
 
@@ -205,6 +207,19 @@ class ShuffledRows:
         for number in range(first, count):
             place = order[number * self._batch : (number + 1) * self._batch]
             yield {site: values[place] for site, values in rows.items()}
+
+    def mean_lengths(self, batches: int) -> dict[str, float]:
+        """Mean length of the rows of each site, over the first batches; read once, whoever asks."""
+        if batches not in self._lengths:
+            some = list(itertools.islice(self._norms(), batches))
+            self._lengths[batches] = {
+                site: float(torch.stack([one[site] for one in some]).mean()) for site in self._blocks.sites
+            }
+        return self._lengths[batches]
+
+    def _norms(self) -> Iterator[dict[str, Tensor]]:
+        for rows in self.batches(0):
+            yield {site: values.norm(dim=1).mean() for site, values in rows.items()}
 
     @staticmethod
     def _require_finite(site: str, rows: Tensor) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import shutil
@@ -226,8 +225,7 @@ class _Run:
             self.trainer.load_trainer_state(checkpoint)
             self.log = json.loads((checkpoint / _CHECKPOINT_LOG).read_text())
         elif sae.cfg.normalize_activations == "expected_average_only_in":
-            some = itertools.islice(shuffled.batches(0), min(steps, 50))
-            length = float(torch.stack([rows[self.site].norm(dim=1).mean() for rows in some]).mean())
+            length = shuffled.mean_lengths(min(steps, 50))[self.site]
             self.trainer.activation_scaler.scaling_factor = self.d_in**0.5 / max(length, 1e-12)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._write_record()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from probekit.cli import board, capture, demo, edit, loading, models, probe, report, sae, sweep
+from probekit.cli import board, capture, demo, edit, loading, models, probe, report, sae, sae_names, sweep
 
 app = typer.Typer(
     name="probekit",
@@ -18,6 +18,7 @@ app = typer.Typer(
     "Start with `probekit demo`, then `probekit probe --help` for a CSV of your own.",
 )
 
+assert sae_names  # which adds its commands to those of sae
 for command in (probe.probe, capture.capture, sweep.sweep, report.report, board.board, models.models, demo.demo):
     app.command()(command)
 app.add_typer(sae.sae, name="sae")

@@ -1,4 +1,4 @@
-"""`probekit sae train | health | floor | score | name | compare | page`: sparse autoencoders on a store that is already there."""
+"""`probekit sae train | health | floor | score`: sparse autoencoders on a store that is already there."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Kind(StrEnum):
 @sae.command()
 def train(
     store: Store,
-    site: Annotated[str, typer.Option("--site", "-s", help="Site to train on.")],
+    site: Annotated[list[str], typer.Option("--site", "-s", help="Site to train on; repeat for several.")],
     width: Annotated[int, typer.Option("--width", "-w", min=1, help="Number of features.")],
     out: options.Out,
     kind: Annotated[Kind, typer.Option("--kind", help="Architecture.")] = Kind.topk,
@@ -64,9 +64,13 @@ def train(
     batch: Annotated[int, typer.Option("--batch", min=1, help="Rows a step.")] = 2048,
     lr: Annotated[float | None, typer.Option("--lr", help="Learning rate. Default: by the width.")] = None,
     held_out: Annotated[float, typer.Option("--held-out", help="Share of the sequences not trained on.")] = 0.1,
-    seed: options.Seed = 0,
+    seed: Annotated[
+        list[int] | None, typer.Option("--seed", help="Of the first weights; repeat for several. Default: 0.")
+    ] = None,
 ) -> None:
     """Train an SAE through SAELens; a run that was stopped goes on when the same command is given again.
+
+    Several sites or seeds are trained in one pass over the store, each in OUT/SITE/seed-N.
 
     **Example**
 
@@ -74,12 +78,14 @@ def train(
     """
     import saes
 
-    activations = _opened(store)
-    trained = saes.train(
-        activations, site=site, width=width, kind=kind.value, out=out, rows=rows, batch=batch, lr=lr, held_out=held_out,
-        seed=seed, **_options(option),
+    activations = opened(store)
+    trained = saes.train_many(
+        activations, sites=site, width=width, kind=kind.value, out=out, rows=rows, batch=batch, lr=lr, held_out=held_out,
+        seeds=seed or [0], **_options(option),
     )  # fmt: skip
-    typer.echo(f"{saes.health(trained, activations)}\n{out.resolve()}")
+    for (where, number), one in trained.items():
+        folder = out if len(trained) == 1 else out / where / f"seed-{number}"
+        typer.echo(f"{saes.health(one, activations)}\n{folder.resolve()}")
 
 
 @sae.command()
@@ -87,7 +93,7 @@ def health(folder: Folder, store: Store) -> None:
     """Sparsity, reconstruction, dead and dense features on the sequences that training held out."""
     import saes
 
-    typer.echo(saes.health(saes.load(folder), _opened(store)))
+    typer.echo(saes.health(saes.load(folder), opened(store)))
 
 
 @sae.command()
@@ -113,7 +119,7 @@ def floor(
     from probekit.data import read_csv
 
     found = saes.floor(
-        saes.load(folder), _opened(store), load(model), read_csv(data, text=text, label=[]), out=out, seed=seed
+        saes.load(folder), opened(store), load(model), read_csv(data, text=text, label=[]), out=out, seed=seed
     )
     typer.echo(
         f"{saes.health(found.sae, found.activations)}\nstore   {out.resolve() / 'store'}\nsae     {out.resolve() / 'sae'}"
@@ -135,233 +141,17 @@ def score(
     """Score every feature against every label; thresholds from one half of the sequences, figures from the other."""
     import saes
 
-    activations = _opened(store)
-    labels = _labels(activations, data, text, label, group)
+    activations = opened(store)
+    labels = labels_of(activations, data, text, label, group)
     found = saes.score(saes.encode(saes.load(folder), activations, out=features), labels, seed=seed)
     frame = found.to_frame().sort_values("f1", ascending=False)
-    _require_parent(out)
+    require_parent(out)
     frame.to_csv(out, index=False)
     value, low, high = found.coverage()
     typer.echo(f"{found}; coverage {value:.3f} ({low:.3f} to {high:.3f})\n{out.resolve()}")
 
 
-@sae.command()
-def name(
-    folder: Folder,
-    store: Store,
-    out: Annotated[Path, typer.Option("--out", "-o", help="JSON lines to write: a name a line.")],
-    data: Annotated[Path | None, typer.Option("--data", "-d", help="The table the store was captured from.")] = None,
-    text: Annotated[str | None, typer.Option("--text", "-t", help="Column of the table with the text.")] = None,
-    label: Annotated[
-        list[str] | None, typer.Option("--label", "-l", help="Column of labels to name features with; repeat.")
-    ] = None,
-    group: options.Group = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            help="The model the store was captured from: names features by words, and reads the texts for --endpoint.",
-        ),
-    ] = None,
-    words: Annotated[
-        bool, typer.Option("--words/--no-words", help="Whether --model names features by words, too.")
-    ] = True,
-    encoder: Annotated[
-        Path | None,
-        typer.Option("--encoder", help="A sentence-transformers folder, so that words are alike by meaning."),
-    ] = None,
-    endpoint: Annotated[
-        str | None,
-        typer.Option(
-            "--endpoint",
-            help="Address of a server that speaks OpenAI's chat completions, a local one too (http://localhost:8000/v1): its "
-            "model explains features. Needs --endpoint-model, --cache and --model.",
-        ),
-    ] = None,
-    endpoint_model: Annotated[
-        str | None, typer.Option("--endpoint-model", help="The name of the model at the endpoint.")
-    ] = None,
-    cache: Annotated[
-        Path | None,
-        typer.Option(
-            "--cache", help="Folder where every answer of the endpoint is kept; the same command goes on from it."
-        ),
-    ] = None,
-    key_env: Annotated[
-        str | None,
-        typer.Option("--key-env", help="Environment variable with the endpoint's key. Default: no key is sent."),
-    ] = None,
-    most: Annotated[
-        int, typer.Option("--most", min=1, help="Features the endpoint is asked about; about 40 questions each.")
-    ] = 50,
-    features: Features = None,
-    least_precision: Annotated[
-        float, typer.Option("--least-precision", help="Held-out precision that a name from labels must reach.")
-    ] = 0.8,
-    least_recall: Annotated[
-        float, typer.Option("--least-recall", help="Held-out recall that a name from labels must reach.")
-    ] = 0.2,
-    least_accuracy: Annotated[
-        float,
-        typer.Option("--least-accuracy", help="Held-out balanced accuracy that a word or an explanation must reach."),
-    ] = 0.7,
-    seed: options.Seed = 0,
-) -> None:
-    """Name features by labels (or up to three of them together), by words, by a language model, or all, with held-out evidence.
-
-    **Examples**
-
-    - `probekit sae name sae/ store/ --data reviews.csv --text text --label sentiment -o names.jsonl`
-
-    - `probekit sae name sae/ store/ --model gpt2 -o names.jsonl`
-
-    - `probekit sae name sae/ store/ --model gpt2 --endpoint http://localhost:8000/v1 --endpoint-model NAME --cache answers/ -o names.jsonl`
-    """
-    import saes
-    from probekit.cli.loading import load
-
-    if label and (data is None or text is None):
-        raise ValueError("labels come from a table: give --data and --text, too")
-    if not label and model is None:
-        raise ValueError("nothing to name features with: give --label (with --data and --text), --model, or both")
-    if endpoint is not None and (model is None or endpoint_model is None or cache is None):
-        raise ValueError(
-            "--endpoint also needs --endpoint-model, --cache and --model (whose tokenizer reads the texts)"
-        )
-    asked = (
-        saes.LanguageModel(endpoint, endpoint_model, cache, api_key_env=key_env, most=most)
-        if endpoint is not None and endpoint_model is not None and cache is not None
-        else None
-    )
-    if not label and asked is None and not words:
-        raise ValueError("nothing to name features with: --no-words leaves nothing, give --label or --endpoint")
-    _require_parent(out)
-    sae, activations = saes.load(folder), _opened(store)
-    labels = _labels(activations, data, text, label or [], group) if data and text else None
-    if group is not None and labels is None:
-        raise ValueError("--group names a column of a table: give --data and --text, too")
-    read = None if model is None else load(model)
-    meaning = None if encoder is None else saes.sentence_encoder(encoder)
-    names = saes.name(
-        sae,
-        saes.encode(sae, activations, out=features),
-        labels,
-        vocabulary=saes.Vocabulary(encoder=meaning, model=read) if read is not None and words else None,
-        language_model=asked,
-        decode=read,
-        least_precision=least_precision,
-        least_recall=least_recall,
-        least_accuracy=least_accuracy,
-        seed=seed,
-    )
-    names.save(out)
-    for one in names:
-        found = one.evidence
-        typer.echo(
-            f"{one.feature}\t{one.text}\tbalanced accuracy {found.balanced_accuracy:.2f}\t"
-            f"precision {found.precision:.2f}\trecall {found.recall:.2f}"
-        )
-    typer.echo(f"{names}\n{out.resolve()}")
-
-
-@sae.command()
-def compare(
-    folder: Folder,
-    store: Store,
-    probes: Annotated[Path, typer.Option("--probes", help="Folder of a sweep with probes at the SAE's site.")],
-    data: Data,
-    text: options.Text,
-    label: Labels,
-    out: Annotated[Path, typer.Option("--out", "-o", help="CSV to write: a row a label.")],
-    group: options.Group = None,
-    page: Annotated[
-        Path | None, typer.Option("--page", help="HTML file to write: verdicts, figures and the table.")
-    ] = None,
-    features: Features = None,
-    seed: options.Seed = 0,
-) -> None:
-    """Hold an SAE's features against probes: which tells each label better, and do their directions agree?
-
-    **Example**
-
-    - `probekit sae compare sae/ store/ --probes out/sweep/ -d reviews.csv -t text -l sentiment -o compared.csv --page compared.html`
-    """
-    import saes
-    from probekit.cli.output import command_line
-    from probekit.probes import SweepResult
-
-    _require_parent(out)
-    sae, activations = saes.load(folder), _opened(store)
-    labels = _labels(activations, data, text, label, group)
-    encoded = saes.encode(sae, activations, out=features)
-    found = saes.compare(SweepResult.load(probes), sae, activations, labels, features=encoded, seed=seed)
-    found.to_frame().to_csv(out, index=False)
-    typer.echo(f"{found.summary()}\n{out.resolve()}")
-    if page is not None:
-        typer.echo(f"page    {found.save_page(page, command=command_line())}")
-
-
-@sae.command()
-def page(
-    folder: Folder,
-    store: Store,
-    out: Annotated[Path, typer.Option("--out", "-o", help="HTML file to write.")],
-    names: Annotated[
-        Path | None, typer.Option("--names", "-n", help="Names that `probekit sae name` wrote. Default: no names.")
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            help="The model the store was captured from: shows the text around rows, and what features do to the logits.",
-        ),
-    ] = None,
-    probes: Annotated[
-        Path | None,
-        typer.Option("--probes", help="Folder of a sweep with probes at the SAE's site: shows the nearest one."),
-    ] = None,
-    features: Features = None,
-    most: Annotated[int, typer.Option("--most", min=0, help="Cards of features without a name, at most.")] = 500,
-    title: Annotated[str | None, typer.Option("--title", help="Title of the page.")] = None,
-) -> None:
-    """Write the page of an SAE's features: search, names with their evidence, and a card a feature.
-
-    A card shows the texts a feature fires on, with its activation at every token; texts where its nearest features fire
-    and it does not; its activations; the tokens it promotes; and its nearest features. The store must hold every token
-    (`--pool all`). It is one file that opens in a browser without a network.
-
-    **Examples**
-
-    - `probekit sae page sae/ store/ --model gpt2 -o features.html`
-
-    - `probekit sae page sae/ store/ --names names.jsonl --model gpt2 --probes out/sweep/ -o features.html`
-    """
-    import saes
-    from probekit.cli.loading import load
-    from probekit.cli.output import command_line
-    from probekit.probes import SweepResult
-
-    activations, read = _opened(store), saes.load(folder)
-    found = None if names is None else saes.Names.load(names)
-    sweep = None if probes is None else SweepResult.load(probes)
-    written = saes.save_page(
-        out,
-        saes.encode(read, activations, out=features),
-        read,
-        names=found,
-        model=None if model is None else load(model),
-        probes=sweep,
-        activations=activations,
-        most=most,
-        title=title,
-        command=command_line(),
-    )
-    typer.echo(f"page    {written.resolve()}")
-
-
-def _opened(store: Path) -> ActivationStore:
+def opened(store: Path) -> ActivationStore:
     """A store whose files are all whole."""
     from probekit.activations import ActivationStore
 
@@ -370,7 +160,7 @@ def _opened(store: Path) -> ActivationStore:
     return opened
 
 
-def _labels(store: ActivationStore, data: Path, text: str, label: list[str], group: str | None) -> Dataset:
+def labels_of(store: ActivationStore, data: Path, text: str, label: list[str], group: str | None) -> Dataset:
     """A table with labels and groups, which must be the one the store was captured from."""
     from probekit.data import read_csv
 
@@ -384,7 +174,7 @@ def _labels(store: ActivationStore, data: Path, text: str, label: list[str], gro
     return dataset
 
 
-def _require_parent(file: Path) -> None:
+def require_parent(file: Path) -> None:
     if file.is_dir():
         raise ValueError(f"{file} is a folder: name a file")
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -56,7 +56,7 @@ class KSparseProbe(LinearProbe):
         d = X.shape[1]
         if int(self.k) != self.k or not 1 <= self.k <= d:
             raise ValueError(f"k must be a whole number from 1 to {d}, the width of the activations; got {self.k}")
-        ranking = between_classes(X, Y, n_classes).argsort(1, descending=True, stable=True)
+        ranking = between_classes(X, Y, n_classes).argsort(dim=1, descending=True, stable=True)
         inner = LogisticProbe(self.C, tol=self.tol, max_iter=self.max_iter)
         parts = []
         for t, chosen in enumerate(ranking[:, : int(self.k)]):

@@ -15,7 +15,7 @@ from probekit.probes.intervals import Estimate
 from saes.comparing.causal import CausalAgreement, causal_agreement
 from saes.comparing.sparse_probes import SparseProbes, q_values, sparse_probes
 from saes.features import SparseFeatures, encode
-from saes.loading import check_features, fingerprint, site_of
+from saes.loading import check_features, check_read, fingerprint, site_of
 from saes.naming.names import Names
 from saes.overlap import Overlap, Stability, direction_of, overlap, stability
 from saes.scoring.columns import ColumnName, Labels, groups_of
@@ -225,12 +225,13 @@ def compare(
     max_rows: int = 20_000,
     n_boot: int = 1000,
     seed: int = 0,
+    progress: bool = True,
 ) -> Comparison:
     """Hold an SAE's features against the probes of a sweep.
 
     Directions are those of the sweep's probes at the SAE's site. AUROCs are of probes fitted here, dense and sparse on the same
     training rows with the same choice of penalties, so that neither has an advantage; figures are of test sequences. (A split that
-    comes with a data set holds for these; coverage and reconstruction halve the sequences themselves.)
+    comes with a data set is kept to throughout.)
 
     A label that shows one class only (a centre square that is empty, on Othello's board) has the verdict `not defined`; where
     the sweep's probe reads nothing, or the sweep left the target out for showing one class, the cosines are NaN.
@@ -249,10 +250,11 @@ def compare(
         max_rows: Training rows at most.
         n_boot: Bootstrap draws, over groups.
         seed: Of splits, draws and random directions.
+        progress: Whether to draw a bar (on stderr, where it is a terminal).
 
     Raises:
         KeyError: the sweep lacks the site, a label set, a target or a class.
-        ValueError: features of another SAE; a sweep of another model; labels of other data, continuous or not defined
+        ValueError: features of another SAE; a sweep, a model or data that the activations are not of; labels of other data, continuous or not defined
             everywhere; a model without data.
     """
     if (model is None) != (data is None):
@@ -260,6 +262,7 @@ def compare(
     site = site_of(sae)
     features = encode(sae, activations) if features is None else features
     check_features(sae, features)
+    check_read(activations, model, data)
     _check_same_model(probes, activations)
     scores = score(features, labels, groups=groups, seed=seed)
     directions = np.stack([_direction(probes, one, site) for one in scores.names])
@@ -283,6 +286,7 @@ def compare(
             max_rows=max_rows,
             n_boot=n_boot,
             seed=seed,
+            progress=progress,
         ),
         stability=stability([sae, *others], seed=seed) if others else None,
         named=named,

@@ -15,6 +15,7 @@ from probekit.probes import fit_grid
 from probekit.probes.intervals import Estimate, bootstrap, cluster_counts, paired_interval
 from probekit.probes.metrics import CLASS_METRICS, Predictions
 from saes.features import SparseFeatures
+from saes.progress import tracked
 from saes.scoring.columns import ColumnName, Columns, Labels, columns_at, groups_of
 from saes.scoring.feature_scores import known_mean
 from saes.scoring.parts import draw_parts
@@ -128,6 +129,7 @@ def sparse_probes(
     max_rows: int = 20_000,
     n_boot: int = 1000,
     seed: int = 0,
+    progress: bool = True,
 ) -> SparseProbes:
     """Fit probes on the k features that tell a label best, and, given activations, the dense probe on the same rows.
 
@@ -148,10 +150,13 @@ def sparse_probes(
         max_rows: Training rows at most (validation a quarter, test half as many), drawn at random.
         n_boot: Bootstrap draws, over groups.
         seed: Of the split, the rows drawn and the bootstrap.
+        progress: Whether to draw a bar (on stderr, where it is a terminal).
 
     Raises:
-        ValueError: labels of other data, or not defined everywhere; too many features asked for; too few groups.
+        ValueError: no feature ever fires; labels of other data, or not defined everywhere; too many features asked for; too few groups.
     """
+    if features.matrix.nnz == 0:
+        raise ValueError("no feature ever fires: this SAE is dead, or made for other activations")
     columns = columns_at(features, labels)
     by_sequence = groups_of(features, labels, groups)
     given = labels.split if isinstance(labels, Dataset) else None
@@ -169,7 +174,7 @@ def sparse_probes(
     parts = {name: sparse.csc_array(matrix[rows]) for name, rows in drawn.items()}
     chosen = _ranked(parts["train"], columns.of_rows(train))[:, : counts[-1]]
     log_proba: dict[str, list[torch.Tensor]] = {}
-    for column in range(len(columns)):
+    for column in tracked(range(len(columns)), "sparse probes", progress):
         dense = {name: torch.from_numpy(part[:, chosen[column]].toarray()) for name, part in parts.items()}
         truth = columns.positive[:, [column]].astype(np.int64)
         for k in counts:

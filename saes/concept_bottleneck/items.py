@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probekit.data import Dataset, LabelSet
+from saes.scoring.columns import check_aligned, has_every_row
 
 if TYPE_CHECKING:
     from saes.features import SparseFeatures
@@ -62,11 +63,7 @@ def items_of(features: SparseFeatures, labels: LabelSet | Dataset, groups: np.nd
         place = features.item
     if not len(place):
         raise ValueError("the features have no rows")
-    if place.max() >= len(found):
-        raise ValueError(
-            f"label set {found.name!r} has {len(found):,} values, but the features go up to {found.level} "
-            f"{place.max():,}: they are of other data"
-        )
+    check_aligned(found, place, has_every_row(features) and not isinstance(labels, Dataset))
     if groups is None:
         groups = np.arange(max(len(found) if found.level == "sequence" else 0, last + 1))
     if groups.ndim != 1 or len(groups) <= last:

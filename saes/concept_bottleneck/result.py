@@ -141,9 +141,10 @@ class Bottleneck:
         object.__setattr__(self, "chosen", self.chosen or self.count)
 
     def __repr__(self) -> str:
-        off = f", {len(self.off)} switched off" if self.off else ""
         at = self.estimates[CONCEPTS, self.count]["accuracy"]
-        return f"Bottleneck({self.label_set}: {self.count} concepts{off}, accuracy {float(at.value[0]):.3f})"
+        # The figure is of all concepts: what it is without some of them was not measured.
+        said = f"{len(self.off)} switched off" if self.off else f"accuracy {float(at.value[0]):.3f}"
+        return f"Bottleneck({self.label_set}: {self.count} concepts, {said})"
 
     # What it scores
 

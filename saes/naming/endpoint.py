@@ -115,7 +115,7 @@ class Endpoint:
 
         Raises:
             NoAnswer: the server gave none, after several attempts.
-            ConnectionError: no server is there at all.
+            ConnectionError: no server is there at all. Said once; then there is no answer to anything.
             PermissionError, ValueError: it refuses the first question because of the key, the address or the model.
         """
         messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
@@ -125,9 +125,13 @@ class Endpoint:
         kept = _kept(file, request)
         if kept is not None:
             return kept
-        client = self._connected()
         if self._over:
             raise NoAnswer(self._over)
+        try:
+            client = self._connected()
+        except ConnectionError as error:
+            self._over = str(error)
+            raise
         try:
             answer = self._several_times(client, request)
         except NoAnswer as error:

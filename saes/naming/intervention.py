@@ -16,7 +16,7 @@ from torch import Tensor
 from probekit.data import Dataset, as_dataset
 from probekit.models.editing import changed_at
 from saes.features import SparseFeatures
-from saes.loading import check_features
+from saes.loading import check_features, check_read
 from saes.naming.contexts import Contexts
 from saes.naming.judging import nearest_features
 from saes.naming.names import Check, Names
@@ -154,7 +154,8 @@ def intervene(
     that it does. What is tested is whether the name says what falls *most*: the same readouts are taken of up to 199 other names
     (words of the texts; as many labels of other targets), and `p` is the share of them that fall at least as far. Where there
     are fewer than 19 others, 39 other features take their place, each taken out at the same rows by a step as long. All checks of
-    a call share one correction (Benjamini-Hochberg).
+    a call share one correction (Benjamini-Hochberg), so that with 39 features `p` cannot be below 1 in 40, and at least half of the
+    names checked have to reach that for any to hold: check few names (`most`) of a small label set.
 
     Rows are of the half of the sequences that judged the names, one a sequence. Names from a language model are sentences that
     nothing reads out of the model, and are not checked.
@@ -175,10 +176,11 @@ def intervene(
         The names, with `check` filled in where one could be made.
 
     Raises:
-        ValueError: names from labels only and no probes; an SAE that normalises its input; groups or a split by which the sequences are
+        ValueError: features of another SAE, model or data; names from labels only and no probes; an SAE that normalises its input; groups or a split by which the sequences are
             halved otherwise than they were for the names.
     """
     check_features(sae, features)
+    check_read(features, model, data)
     if getattr(sae.cfg, "normalize_activations", "none") not in ("none", None):
         raise ValueError("this SAE normalises its input, so that its features are not steps in the stream")
     site = features.manifest.site
@@ -289,7 +291,10 @@ def _check(
     low, high = mean_interval(effect, rng)
     mean, unit = float(effect.mean()), readout.unit
     p = (1 + int((beside <= mean).sum())) / (1 + len(beside))
-    return Check(readout.what, mean / unit, low / unit, high / unit, float(control.mean()) / unit, len(effect), p)
+    beyond = mean_interval(effect - control, rng)[1]
+    return Check(
+        readout.what, mean / unit, low / unit, high / unit, float(control.mean()) / unit, beyond / unit, len(effect), p
+    )
 
 
 def one_a_sequence(rows: np.ndarray, sequence: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:

@@ -103,7 +103,7 @@ class LanguageModel:
 
         Raises:
             ValueError: a feature that does not exist; see `Endpoint.ask`, too.
-            ConnectionError: no server, and answers are missing.
+            ConnectionError: no server, and no answer is kept.
         """
         made, notes = self._windows(choose, report, features, contexts, neighbours, seed)
         options = {"temperature": 0, "seed": seed, "max_tokens": _MAX_TOKENS, **self.options}
@@ -178,6 +178,7 @@ class LanguageModel:
         from rich.progress import Progress
 
         done: list[_T | None] = [None] * len(tasks)
+        gone: Exception | None = None
         console = Console(stderr=True)
         with (
             ThreadPoolExecutor(self.parallel) as pool,
@@ -190,10 +191,15 @@ class LanguageModel:
                         done[running[one]] = one.result()
                     except NoAnswer as error:
                         failures[str(error)] += 1
+                    except (ConnectionError, PermissionError, ValueError) as error:
+                        failures[str(error)] += 1
+                        gone = gone or error
             except BaseException:
                 endpoint.stop()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
+        if gone is not None and all(one is None for one in done):
+            raise gone  # nothing was answered, neither now nor before
         return done
 
 

@@ -43,6 +43,7 @@ def name(
     least_accuracy: float = 0.7,
     false_names: float = 0.05,
     seed: int = 0,
+    progress: bool = True,
 ) -> Names:
     """Name features. Each source proposes names from one half of the sequences; the other half is the judge.
 
@@ -70,10 +71,11 @@ def name(
         false_names: Expected share, at most, of names with no association at all among the names given (Benjamini and Hochberg's
             rule over all features and candidates; see `Evidence.q`).
         seed: Of the halving of the sequences, of the bootstrap and of the shuffled names.
+        progress: Whether to draw bars (on stderr, where it is a terminal).
 
     Raises:
         ValueError: no source of names; labels of other data; features of another SAE; too few sequences; no feature that ever fires.
-        ConnectionError: nothing answers where the language model should be, and not all answers are kept.
+        ConnectionError: nothing answers where the language model should be, and no answer is kept.
     """
     data = labels if isinstance(labels, Dataset) else None
     if data is not None and not class_label_sets(data):
@@ -99,9 +101,9 @@ def name(
     if language_model is not None and contexts is not None:  # first, as a server that is not there is said at once
         explained, notes = language_model.propose(choose, report, features, contexts, neighbours, seed=seed)
     if labels is not None:
-        proposals += propose_labels(choose, report)
+        proposals += propose_labels(choose, report, progress)
     if vocabulary is not None and contexts is not None:
-        proposals += vocabulary.propose(sae, choose, report, contexts, neighbours, seed=seed)
+        proposals += vocabulary.propose(sae, choose, report, contexts, neighbours, seed=seed, progress=progress)
     proposals += explained
     evidence = judge(report, [proposal.claim for proposal in proposals], neighbours, seed=seed)
     evidence = [replace(found, **one.measured) for one, found in zip(proposals, evidence, strict=True)]

@@ -78,6 +78,7 @@ class Check:
         effect: Change of it, mean over rows; a name that holds has it below zero.
         low, high: 95 % interval, bootstrapped over sequences: of this feature and this readout, and no proof by itself.
         control: The same change when another feature that fires there is taken out instead, by a step as long.
+        beyond_high: Upper end of the 95 % interval of `effect - control`, paired by row: below zero where it falls further.
         rows: Rows looked at.
         p: Share of other names (or, where there are few, of other features) of which what they say falls at least as far.
         q: The same after the correction over all names checked together (Benjamini-Hochberg).
@@ -88,6 +89,7 @@ class Check:
     low: float
     high: float
     control: float
+    beyond_high: float
     rows: int
     p: float
     q: float = float("nan")
@@ -95,7 +97,7 @@ class Check:
     @property
     def holds(self) -> bool:
         """Whether what the name says falls, beyond the control and beyond what other names say, at q <= 0.05."""
-        return self.high < 0 and self.effect < self.control and self.q <= 0.05
+        return self.high < 0 and self.beyond_high < 0 and self.q <= 0.05
 
 
 @dataclass(frozen=True)

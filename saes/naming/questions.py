@@ -103,7 +103,17 @@ def answers_in(answer: str, count: int) -> list[bool | None]:
     found = _field(answer, "answers")
     if not isinstance(found, list) or len(found) != count:
         return [None] * count
-    return [bool(one) if isinstance(one, bool | int) and one in (0, 1) else None for one in found]
+    yes_or_no = {
+        "0": False,
+        "0.0": False,
+        "false": False,
+        "no": False,
+        "1": True,
+        "1.0": True,
+        "true": True,
+        "yes": True,
+    }
+    return [yes_or_no.get(str(one).strip().lower()) for one in found]
 
 
 def _field(answer: str, key: str) -> Any:

@@ -21,6 +21,7 @@ from saes.naming.judging import Claim, firing_rows, hard_rows
 from saes.naming.proposals import Proposal
 from saes.naming.templates import template_states
 from saes.overlap import unit
+from saes.progress import tracked
 from saes.scoring.feature_scores import Half
 from saes.scoring.scores import fired
 
@@ -69,6 +70,7 @@ class Vocabulary:
         neighbours: np.ndarray,
         *,
         seed: int = 0,
+        progress: bool = False,
     ) -> list[Proposal]:
         """Up to three words a feature that fires, best first.
 
@@ -86,7 +88,8 @@ class Vocabulary:
         rng = np.random.default_rng([seed, 0x90CA])
         silent = rng.choice(len(choose.rows), min(4 * _SAMPLE, len(choose.rows)), replace=False)
         proposals: list[Proposal] = []
-        for feature in np.flatnonzero(np.diff(choose.features.indptr) >= 2).tolist():
+        often = np.flatnonzero(np.diff(choose.features.indptr) >= 2).tolist()
+        for feature in tracked(often, "names from words", progress):
             threshold = float(np.median(fired(choose.features, feature)[1]))
             firing = firing_rows(choose, feature, threshold)
             kinds = (

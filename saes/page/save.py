@@ -109,6 +109,10 @@ def save_page(
             `decode` with features that are not of every token.
     """
     _check(features, sae, names, model, probes, activations)
+    if features.matrix.nnz == 0:
+        raise ValueError(
+            "no feature ever fires: this SAE is dead, or made for other activations, and there is nothing to show"
+        )
     remarks: list[str] = []
     vectors = sae.W_dec.detach().float().cpu().numpy()
     contexts, texts = _texts(features, decode, model, remarks)

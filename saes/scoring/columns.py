@@ -98,13 +98,7 @@ def columns_of(labels: Labels, sequence: np.ndarray, item: np.ndarray, *, whole:
                 "or cut it into classes first"
             )
         rows = sequence if found.level == "sequence" else item
-        last = int(rows.max(initial=-1))
-        ends_there = whole and len(np.unique(rows)) == last + 1
-        if last >= len(found) or (ends_there and last + 1 != len(found)):
-            raise ValueError(
-                f"label set {found.name!r} has {len(found):,} values, but the features go up to {found.level} "
-                f"{last:,}: they are of other data"
-            )
+        check_aligned(found, rows, whole)
         values = found.values[rows]
         classes = [1] if len(found.classes) == 2 else range(len(found.classes))
         for class_ in classes:
@@ -117,6 +111,29 @@ def columns_of(labels: Labels, sequence: np.ndarray, item: np.ndarray, *, whole:
     )
 
 
+def check_aligned(labels: LabelSet, rows: np.ndarray, whole: bool) -> None:
+    """Refuse a label set of another length than `rows` (which of its values each row has) need.
+
+    Args:
+        whole: Whether rows without gaps are all there are, so that labels must end where they do.
+    """
+    last = int(rows.max(initial=-1))
+    ends_there = whole and len(np.unique(rows)) == last + 1
+    if last >= len(labels) or (ends_there and last + 1 != len(labels)):
+        raise ValueError(
+            f"label set {labels.name!r} has {len(labels):,} values, but the features go up to {labels.level} {last:,}: they are of "
+            "other data"
+        )
+
+
+def has_every_row(features: SparseFeatures) -> bool:
+    """Whether the features are of arrays, or of a store that kept every row; False where nothing is known."""
+    source = getattr(getattr(features, "manifest", None), "source", None)
+    if source is None:
+        return False
+    return not source.get("tokens") or (source.get("every") == 1 and not source.get("selection"))
+
+
 def _told_apart(names: Sequence[ColumnName]) -> tuple[ColumnName, ...]:
     """Columns of different label sets that read the same get the names of their label sets in front."""
     sets = Counter(str(name) for name in dict.fromkeys(names))
@@ -126,17 +143,15 @@ def _told_apart(names: Sequence[ColumnName]) -> tuple[ColumnName, ...]:
 def columns_at(features: SparseFeatures, labels: Labels) -> Columns:
     """`columns_of` at the rows of features, after a check that the labels are of the same data.
 
-    Features that were encoded from arrays hold all rows there are, unless they have gaps; of those from a store it is known
-    which tokens each row saw, so that a data set of other tokens is refused.
+    Features that were encoded from arrays, or from a store that kept every row, hold all rows there are, unless they have gaps (texts
+    that were cut); of those from a store it is known which tokens each row saw, so that a data set of other tokens is refused.
 
     Raises:
         ValueError: as `columns_of`; a data set of other sequences.
     """
-    source = getattr(getattr(features, "manifest", None), "source", None)
-    captured = bool((source or {}).get("tokens"))
     if isinstance(labels, Dataset):
         check_same_data(labels, features)
-    whole = source is not None and not captured and not isinstance(labels, Dataset)
+    whole = has_every_row(features) and not isinstance(labels, Dataset)
     return columns_of(labels, features.sequence, features.item, whole=whole)
 
 

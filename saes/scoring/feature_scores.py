@@ -11,9 +11,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from scipy import sparse, stats
 
 from probekit.data import Dataset, drop_seen_prefixes, split_items
+from probekit.probes.intervals import bootstrap, cluster_counts
+from probekit.probes.metrics import CLASS_METRICS, Predictions
 from saes.scoring.columns import ColumnName, Columns, Labels, columns_at, groups_of
 from saes.scoring.scores import Ranking, at_threshold, fired, p_values, rank
 
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from saes.features import SparseFeatures
 
 DRAWS = 1000
+_AUROC = next(metric for metric in CLASS_METRICS if metric.name == "auroc")
 
 
 @dataclass(frozen=True)
@@ -180,7 +184,8 @@ class FeatureScores:
 
     @cached_property
     def q(self) -> np.ndarray:
-        """`p` after Benjamini and Hochberg (1995) over all pairs: pairs with `q <= 0.05` hold 5 % false ones."""
+        """`p` after Benjamini and Hochberg (1995) over all pairs: pairs with `q <= 0.05` hold 5 % false ones
+        at most, by expectation. With few groups the tests have little power: they may find less than there is."""
         controlled: np.ndarray = stats.false_discovery_control(self.p.ravel(), method="bh").reshape(self.p.shape)
         return controlled
 
@@ -219,11 +224,11 @@ class FeatureScores:
 
         Args:
             pairs: `[pair, 2]` feature and column; left out, each column with its best feature.
-            intervals: Whether to bootstrap the ends of 95 % intervals of precision, recall and F1.
+            intervals: Whether to bootstrap the ends of 95 % intervals of AUROC, precision, recall and F1 over groups.
 
         Returns:
-            feature, label_set, target, class, auroc, effect (2 AUROC - 1, the rank-biserial correlation), threshold,
-            precision, recall, f1 with `_low` and `_high`, p, q, positives, fired.
+            feature, label_set, target, class, auroc, effect (2 AUROC - 1, the rank-biserial correlation; its interval is that of the
+            AUROC, doubled less one), threshold, precision, recall, f1, each figure with `_low` and `_high`, p, q, positives, fired.
         """
         import pandas as pd
 
@@ -233,7 +238,10 @@ class FeatureScores:
         data: dict[str, Any] = {"feature": pairs[:, 0]}
         for field in ("label_set", "target", "class_"):
             data[field.rstrip("_")] = [getattr(self.names[c], field) for c in pairs[:, 1]]
-        data |= {"auroc": self.auroc[at], "effect": 2 * self.auroc[at] - 1, "threshold": self.chosen.threshold[at]}
+        data["auroc"] = self.auroc[at]
+        if intervals:
+            data["auroc_low"], data["auroc_high"] = auroc_ends(self._half, pairs, self._seed)
+        data |= {"effect": 2 * self.auroc[at] - 1, "threshold": self.chosen.threshold[at]}
         draws = self._draws(pairs) if intervals else {}
         for name in ("precision", "recall", "f1"):
             data[name] = getattr(self, name)[at]
@@ -247,6 +255,26 @@ class FeatureScores:
         """`[draw, pair]` precision, recall and F1 of groups drawn with replacement."""
         sums = pair_sums(self._half, pairs, self.chosen.threshold[pairs[:, 0], pairs[:, 1]])
         return drawn_figures(sums, self._seed)
+
+
+def auroc_ends(half: Half, pairs: np.ndarray, seed: int, at_a_time: int = 16) -> tuple[np.ndarray, np.ndarray]:
+    """`[pair]` ends of 95 % intervals of the AUROC, from a bootstrap over groups; NaN where a column shows one class only."""
+    cluster, columns = torch.from_numpy(half.cluster), half.columns
+    counts = cluster_counts(int(half.cluster.max()) + 1, DRAWS, seed)
+    found = np.full((2, len(pairs)), np.nan)
+    for start in range(0, len(pairs), at_a_time):
+        some = np.flatnonzero(half.occurs[pairs[start : start + at_a_time, 1]]) + start
+        if not len(some) or len(counts[0]) < 2:
+            continue
+        feature, column = pairs[some].T
+        fired_at = torch.from_numpy(half.features[:, feature].toarray())
+        truth = columns.positive[:, column].astype(np.int64)
+        if columns.defined is not None:
+            truth = np.where(columns.defined[:, column], truth, -1)
+        predictions = Predictions.of_classes(torch.stack([torch.zeros_like(fired_at), fired_at], -1), truth)
+        found[:, some] = bootstrap(_AUROC, predictions, cluster, counts).interval()
+    low, high = found
+    return low, high
 
 
 def pair_sums(half: Half, pairs: np.ndarray, threshold: np.ndarray) -> np.ndarray:

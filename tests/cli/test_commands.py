@@ -427,6 +427,14 @@ def test_sae_train_health_score_and_name(table: Path, tiny_model_folder: Path, t
     assert "dense probe against" in done.stdout
     assert "verdict" in (tmp_path / "compared.csv").read_text().splitlines()[0]
     assert (tmp_path / "compared.html").is_file()
+    second = probekit(*train, "--seed", "1", "--seed", "2", "-o", tmp_path / "seeds")
+    assert second.returncode == 0, second.stderr
+    others = [part for n in (1, 2) for part in ("--other", tmp_path / "seeds" / site / f"seed-{n}")]
+    fuller = [*held[:2], *others, "-m", tiny_model_folder, "-n", tmp_path / "names.jsonl"]
+    done = probekit("sae", "compare", tmp_path / "sae", store, *labels, *fuller, "-o", tmp_path / "fuller.csv")
+    assert done.returncode == 0, done.stderr
+    assert "features over seeds: matched cosine" in done.stdout
+    assert "causal_by_chance" in (tmp_path / "fuller.csv").read_text().splitlines()[0]
     head, *lines = table.read_text().splitlines()
     (tmp_path / "other.csv").write_text("\n".join([head, *reversed(lines)]) + "\n")
     other = ["-d", tmp_path / "other.csv", *labels[2:]]

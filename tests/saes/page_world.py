@@ -65,7 +65,15 @@ def _names(features: SparseFeatures) -> Names:
     fired = np.diff(features.matrix.indptr)
     first, second, third = sorted(np.argsort(-fired)[[2, 5, 8]].tolist())
     holds = Check(
-        what="log odds by the probes", q=0.002, effect=-1.2, low=-1.5, high=-0.9, control=-0.1, rows=50, p=0.001
+        what="log odds by the probes",
+        q=0.002,
+        effect=-1.2,
+        low=-1.5,
+        high=-0.9,
+        control=-0.1,
+        beyond_high=-0.7,
+        rows=50,
+        p=0.001,
     )
     nan = float("nan")
     fair = replace(EVIDENCE, precision=0.85, balanced_accuracy=0.99, hard_accuracy=0.95, threshold=0.5)

@@ -35,3 +35,27 @@ def test_letters_tell_like_words_from_unlike_ones():
     run, runner, table, inside = encode(["running", "runner", "table", "a green table stands"])
     assert run @ runner > 2 * abs(run @ table)
     assert table @ inside > 2 * abs(run @ inside)
+
+
+def test_vectors_are_kept_a_part_at_a_time(tmp_path):
+    from saes.naming.encoders import in_parts
+
+    asked: list[int] = []
+
+    def encode(texts):
+        asked.append(len(texts))
+        if len(asked) == killed:
+            raise KeyboardInterrupt
+        return np.array([[len(text), text.count("a")] for text in texts], np.float32).reshape(len(texts), 2)
+
+    texts, killed = [f"{'a' * (i % 5)} {i}" for i in range(250)], 2
+    wrapped = in_parts(encode, "counts", tmp_path, False, size=100)
+    with pytest.raises(KeyboardInterrupt):
+        wrapped(texts)
+    assert np.array_equal(wrapped(texts), encode(texts))
+    assert asked == [100, 100, 100, 50, 250]  # the first hundred were kept
+    file = next(tmp_path.rglob("*.npy"))
+    file.write_bytes(file.read_bytes()[:-3])
+    assert np.array_equal(wrapped(texts), encode(texts))
+    in_parts(encode, "another encoder", tmp_path, False, size=100)(texts[:100])
+    assert asked[-1] == 100

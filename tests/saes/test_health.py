@@ -53,6 +53,23 @@ def test_a_lossless_sae_costs_the_model_nothing(world):
     assert abs(found.spliced.loss - float(plain.detach())) < 1e-4
 
 
+def test_another_model_and_other_data_are_refused_with_both_named(world):
+    model, games, store = world
+    sae = lossless(store.width(SITE))
+    with pytest.raises(
+        ValueError, match=r"are of model 'othello-mini' \(fingerprint .*not of 'othello-mini \(random weights"
+    ):
+        saes.health(sae, store, site=SITE, model=model.randomized(0), data=games)
+    other = pk.testbeds.othello.sample_games(60, seed=8)
+    with pytest.raises(ValueError, match="give the data that was captured"):
+        saes.health(sae, store, site=SITE, model=model, data=other)
+    features = saes.encode(sae, store, site=SITE, progress=False)
+    names = saes.Names((), sae.cfg.d_sae)
+    for wrong in ((model.randomized(0), games), (model, other)):
+        with pytest.raises(ValueError, match="that was captured"):
+            saes.intervene(names, sae, features, *wrong)
+
+
 def test_figures_are_those_of_the_rows_that_were_held_out(world):
     model, games, store = world
     sae = saes.train(store, site=SITE, width=256, k=8, rows=40 * 512, batch=512, held_out=0.25, progress=False)

@@ -108,7 +108,7 @@ def test_checks_of_one_call_share_a_correction(world):
     alone = saes.intervene(saes.Names(names.names[:1], WIDTH), sae, features, model, data)[0].check
     assert alone.q == alone.p == checks[0].p < checks[0].q
     assert not replace(alone, q=0.06).holds
-    assert not replace(alone, control=2 * alone.effect).holds
+    assert not replace(alone, beyond_high=0.1).holds
 
 
 @pytest.mark.parametrize(

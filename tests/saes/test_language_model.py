@@ -160,7 +160,7 @@ def test_explanations_that_cannot_be_read_leave_labels_alone(tmp_path):
         ('{"answers": [1, 0, true]}', [True, False, True]),
         ('text {"a": {} then ```json\n{"answers": [0, 0, 1]}\n``` done', [False, False, True]),
         ('{"answers": [1, 1, 1]} no, {"answers": [0, 0, 0]}', [False, False, False]),
-        ('{"answers": [1, "yes", 2]}', [True, None, None]),
+        ('{"answers": [1, "yes", 2]}', [True, True, None]),
         ('{"answers": [1, 0]}', [None] * 3),
         ('{"answers": [1, 0, 1, 0]}', [None] * 3),
         ('{"answers": "101"}', [None] * 3),
@@ -416,3 +416,30 @@ def test_no_answer_after_an_endpoint_was_stopped(tmp_path):
         asked.stop()
         with pytest.raises(NoAnswer, match="stopped"):
             asked.ask("a", "b")
+
+
+@pytest.mark.parametrize("gone", ["no server", "refused"])
+def test_answers_that_are_kept_make_names_when_the_server_is_gone(tmp_path, gone):
+    with serving(oracle) as (url, _):
+        whole = named(url, tmp_path, LABELS, parallel=1)
+    explained = [one.feature for one in whole if one.source == "language_model"]
+    assert explained
+    kept = sorted((tmp_path / "cache").rglob("*.json"), key=lambda file: file.stat().st_mtime_ns)
+    for file in kept[-4:]:  # the last to be asked: controls of the last features
+        file.unlink()
+
+    def refusing(handler, n):
+        say(handler, 401, "no")
+        return True
+
+    if gone == "refused":
+        with serving(oracle, refusing) as (url, _), pytest.warns(UserWarning, match="HTTP status 401"):
+            names = named(url, tmp_path, LABELS)
+    else:
+        with pytest.warns(UserWarning, match="no server answers"):
+            names = named(url, tmp_path, LABELS)
+    assert [one.text for one in names] == [one.text for one in whole]
+    assert any("goes on from the answers that are kept" in note for note in names.notes)
+    with serving(oracle) as (url, chat):
+        assert same(named(url, tmp_path, LABELS), whole)
+    assert len(chat.asked) == 4

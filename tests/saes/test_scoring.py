@@ -251,3 +251,36 @@ def test_columns_that_would_read_the_same_name_their_label_sets():
     alone = columns_of(sets[0], rows, rows).names
     assert [str(name) for name in alone] == ["A1 is yes", "B1 is yes"]
     assert alone == both[:2], "a column is the same whatever stands beside it"
+
+
+def test_intervals_of_the_auroc_hold_it_and_are_of_sequences():
+    features, labels = planted(n=3000)
+    found = saes.score(features, labels)
+    frame = found.to_frame()
+    assert (frame.auroc_low <= frame.auroc).all()
+    assert (frame.auroc <= frame.auroc_high).all()
+    assert (frame.auroc_high - frame.auroc_low)[3] > 0.02
+    # Rows that are all alike within a sequence tell no more than one of them: the interval is as of so many sequences.
+    rng = np.random.default_rng(0)
+    short = 60
+    label, noise = rng.random((short, 1)) < 0.4, rng.normal(0, 1, (short, 1))
+    value = np.maximum(0, label + noise)
+    wide = []
+    for each in (1, 20):
+        rows = np.repeat(np.concatenate([value, value], 1), each, 0)
+        there = LabelSet("seen", np.repeat(label, each, 0).astype(int), "binary", "token", ("no", "yes"))
+        one = saes.score(Made(rows, each), there).to_frame()
+        wide.append(float((one.auroc_high - one.auroc_low).iloc[0]))
+    assert wide[1] == pytest.approx(wide[0], rel=0.25)
+
+
+def test_the_auroc_interval_covers_as_often_as_it_says():
+    covered, truth = 0, 0.7602  # of a normal feature shifted by one: Phi(1 / sqrt 2)
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        label = rng.random((240, 1)) < 0.5
+        dense = np.concatenate([5 + label + rng.normal(size=(240, 1)), rng.random((240, 1))], 1)
+        labels = LabelSet("seen", label.astype(int), "binary", "token", ("no", "yes"))
+        frame = saes.score(Made(dense, 1), labels).to_frame(np.array([[0, 0]]))
+        covered += int(frame.auroc_low[0] <= truth <= frame.auroc_high[0])
+    assert 51 <= covered <= 60

@@ -239,6 +239,21 @@ def test_rows_of_an_epoch_are_each_seen_once_and_held_out_sequences_never(monkey
         assert torch.equal(next(later)["s"], next(fresh)["s"])
 
 
+def test_the_scale_of_a_site_is_read_once_for_all_its_saes(planted, monkeypatch):
+    from saes import rows as rows_of
+
+    store, counted = planted[0], []
+    real = rows_of.StoredBlocks.read
+    monkeypatch.setattr(rows_of.StoredBlocks, "read", lambda self, block: counted.append(block) or real(self, block))
+    options = {"width": 16, "k": 2, "batch": 64, "rows": 640, "progress": False}
+    read = []
+    for seeds in ([0], [0, 1, 2, 3]):
+        counted.clear()
+        saes.train_many(store, sites=[SITE], seeds=seeds, **options)
+        read.append(len(counted))
+    assert read[0] == read[1]
+
+
 def test_a_model_gives_the_rows_its_store_has():
     import probekit as pk
 

@@ -177,7 +177,7 @@ def test_names_are_json_lines_written_whole(tmp_path, monkeypatch):
     names = saes.name(Apart(1), Read(token, (token == 7)[:, None] * 1.0), vocabulary=saes.Vocabulary(), decode=decode)
     nan = float("nan")
     unknown = replace(names[0], evidence=replace(names[0].evidence, recall=nan, hard_accuracy=nan, fuzzing=None))
-    names = replace(names, names=(replace(unknown, check=saes.Check("log odds", -1.0, nan, 0.0, 0.0, 5, nan)),))
+    names = replace(names, names=(replace(unknown, check=saes.Check("log odds", -1.0, nan, 0.0, 0.0, 0.0, 5, nan)),))
     names.save(tmp_path / "names.jsonl")
 
     def strict(constant):

@@ -1,0 +1,288 @@
+"""`TokenProbe`: what probes share that read one label of a whole text from the activations of all its tokens."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probekit.probes.arrays import as_rows, encode_classes
+from probekit.probes.base import ConvergenceWarning, log_proba
+from probekit.probes.estimator import Estimator
+from probekit.probes.lbfgs import Minimum, minimise
+
+CHUNK = 4096
+
+# (token scores [row, k]) -> (text scores [text, output], (their gradient [text, output]) -> that of the token scores)
+Pool = Callable[[Tensor], tuple[Tensor, Callable[[Tensor], Tensor]]]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Which rows are the tokens of which text, with the rows brought into the order of the texts.
+
+    In that order each text is one run of rows, so that sums and maxima over a text need no padding: memory grows with the
+    rows, however long the longest text is.
+    """
+
+    order: Tensor | None  # [row] where each sorted row stood; None where they were sorted already
+    of_row: Tensor  # [row] text of each sorted row
+    offsets: Tensor  # [text + 1] first sorted row of each text, and the end
+
+    @classmethod
+    def of(cls, sequence: object, rows: int, device: torch.device | None = None) -> Texts:
+        """From the text number of each row.
+
+        Raises:
+            TypeError: no `sequence`, or not integers.
+            ValueError: another length than the rows; numbers that are not 0..n-1, each at least once.
+        """
+        if sequence is None:
+            raise TypeError(
+                "sequence= is missing: [row] integers, the number (0..n-1) of the text each row is a token of"
+            )
+        numbers = sequence.detach().cpu().numpy() if isinstance(sequence, Tensor) else np.asarray(sequence)
+        if numbers.dtype.kind not in "iu":
+            raise TypeError(f"sequence must be integers, the number of each row's text, got dtype {numbers.dtype}")
+        if numbers.shape != (rows,):
+            raise ValueError(
+                f"sequence must have one number a row: X has {rows} rows, sequence has shape {numbers.shape}"
+            )
+        low, high = int(numbers.min()), int(numbers.max())
+        renumber = "; np.unique(sequence, return_inverse=True)[1] numbers the texts that are there"
+        if low < 0:
+            raise ValueError(f"sequence holds {low}: texts are numbered from 0{renumber}")
+        if high >= rows:
+            raise ValueError(f"sequence goes up to {high}, but {rows} rows are {rows} texts at most{renumber}")
+        counts = np.bincount(numbers.astype(np.int64), minlength=high + 1)
+        empty = np.flatnonzero(counts == 0)
+        if len(empty):
+            raise ValueError(f"{len(empty)} of {high + 1} texts have no row (first: {empty[:5].tolist()}){renumber}")
+        sorted_already = bool((np.diff(numbers.astype(np.int64)) >= 0).all())
+        order = None if sorted_already else np.argsort(numbers, kind="stable")
+        offsets = np.concatenate([[0], counts.cumsum()])
+        return cls(
+            None if order is None else torch.from_numpy(order).to(device),
+            torch.from_numpy(np.repeat(np.arange(high + 1), counts)).to(device),
+            torch.from_numpy(offsets).to(device),
+        )
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> Tensor:
+        """`[text]` rows of each."""
+        return self.offsets.diff()
+
+    def sort(self, rows: Tensor) -> Tensor:
+        """Rows in the order of the texts; tokens of a text keep theirs."""
+        return rows if self.order is None else rows[self.order]
+
+    def unsort(self, values: Tensor) -> Tensor:
+        """Values of the sorted rows, in the order in which the rows came."""
+        if self.order is None:
+            return values
+        back = torch.empty_like(values)
+        back[self.order] = values
+        return back
+
+    def sums(self, values: Tensor) -> Tensor:
+        """Sorted `[row, k]` -> `[text, k]`."""
+        return segments(values, self.offsets, "sum")
+
+    def means(self, values: Tensor) -> Tensor:
+        """Sorted `[row, k]` -> `[text, k]`."""
+        return self.sums(values) / self.lengths[:, None]
+
+
+def segments(values: Tensor, offsets: Tensor, how: str) -> Tensor:
+    """`"sum"` or `"max"` of each run of rows: `[row, k]` -> `[run, k]`."""
+    found: Tensor = torch.segment_reduce(values.contiguous(), how, offsets=offsets, axis=0)
+    return found
+
+
+def softmax_over(scores: Tensor, of_row: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+    """Softmax of `scores [row, k]` within each run of rows, `[row, k]`, and its log-partition `[run, k]`."""
+    largest = segments(scores, offsets, "max")
+    weights = (scores - largest[of_row]).exp_()
+    total = segments(weights, offsets, "sum")
+    return weights.div_(total[of_row]), total.log_() + largest
+
+
+class TokenProbe(Estimator):
+    """A read-out of one label of a text from the activations of its tokens.
+
+    Wherever rows are taken, `sequence [row]` goes with them: the number 0..n-1 of the text a row is a token of. Rows of one text
+    need not stand together, but all of them must be there; answers come one a text, in the order of the numbers.
+
+    A family is one subclass with `_fit` and `_shares`.
+
+    Attributes:
+        classes_: The class labels in order.
+        center_: `[d]` the mean token of training. Shares are counted from it, so that an ordinary token has none.
+        intercept_: `[output]`, for raw activations. There is one output for two classes, positive towards `classes_[1]`, and
+            one a class otherwise.
+        converged_, n_iter_: Whether the solver met its tolerance, and its number of iterations.
+        n_features_in_: d.
+    """
+
+    center_: np.ndarray
+    intercept_: np.ndarray
+    converged_: bool
+    n_iter_: int
+    n_features_in_: int
+
+    def _fit(self, rows: Tensor, texts: Texts, codes: Tensor, n_classes: int) -> None:
+        """Set everything learned from sorted rows `[row, d]` and class indices `[text]`; `center_` is set already."""
+        raise NotImplementedError
+
+    def _shares(self, X: Tensor, texts: Texts) -> tuple[Tensor, Tensor]:
+        """From sorted rows: what each says beyond the mean token `[row, output]`, and the score of a text of nothing else
+        `[output]`. A text's score is the sum of the shares of its rows and that constant."""
+        raise NotImplementedError
+
+    def fit(self, X: np.ndarray | Tensor, y: Any, *, sequence: Any = None) -> Self:
+        """Fit one label a text.
+
+        Args:
+            X: `[row, d]` activations of all tokens of all texts, float32 unless they are float64.
+            y: `[text]` class labels: strings, integers or booleans.
+            sequence: `[row]` integers, the text of each row. Where the order of tokens counts it is the order of the rows.
+
+        Raises:
+            TypeError: no `sequence`, or not integers; `X` not numbers.
+            ValueError: NaN or infinite values, lengths that do not fit, texts without rows, one class only.
+        """
+        rows = as_rows(X)
+        texts = Texts.of(sequence, len(rows), rows.device)
+        codes, classes = encode_classes(self._labels(y, texts), len(texts))
+        rows = texts.sort(rows)
+        mean = torch.stack([part.sum(0).double() for part in rows.split(CHUNK)]).sum(0) / len(rows)
+        self.center_ = mean.to("cpu", rows.dtype).numpy()
+        self._fit(rows, texts, codes.to(rows.device), len(classes))
+        self.n_features_in_ = rows.shape[1]
+        self.classes_ = classes
+        if not self.converged_:
+            warnings.warn(
+                f"this {self.family} probe did not meet its tolerance in {self.n_iter_} iterations ({self.get_params()}); "
+                "raise max_iter, strengthen the regularisation (lower C), or pass float64 activations",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        return self
+
+    def decision_function(self, X: np.ndarray | Tensor, *, sequence: Any = None) -> np.ndarray:
+        """Scores `[text]` for two classes (positive means `classes_[1]`), else `[text, class]`."""
+        scores = self._scores(X, sequence).numpy()
+        found: np.ndarray = scores[:, 0] if scores.shape[1] == 1 else scores
+        return found
+
+    def predict_log_proba(self, X: np.ndarray | Tensor, *, sequence: Any = None) -> np.ndarray:
+        """Log-probabilities `[text, class]`."""
+        found: np.ndarray = log_proba(self._scores(X, sequence)).numpy()
+        return found
+
+    def predict_proba(self, X: np.ndarray | Tensor, *, sequence: Any = None) -> np.ndarray:
+        """Probabilities `[text, class]`."""
+        found: np.ndarray = np.exp(self.predict_log_proba(X, sequence=sequence))
+        return found
+
+    def predict(self, X: np.ndarray | Tensor, *, sequence: Any = None) -> np.ndarray:
+        """The most likely class of each text `[text]`."""
+        found: np.ndarray = self.classes_[self.predict_log_proba(X, sequence=sequence).argmax(1)]
+        return found
+
+    def score(self, X: np.ndarray | Tensor, y: object, *, sequence: Any = None) -> float:
+        """Accuracy over texts, `y [text]`."""
+        rows, texts = self._read(X, sequence)
+        labels = self._labels(y, texts)
+        return float(np.mean(self.predict(rows, sequence=sequence) == labels))
+
+    def token_scores(self, X: np.ndarray | Tensor, sequence: Any) -> np.ndarray:
+        """Each token's share in its text's answer: `[row]` for two classes (positive speaks for `classes_[1]`), else
+        `[row, class]`, in the order of the rows.
+
+        The shares of a text sum up to its `decision_function`. What a text of ordinary tokens would score (the intercept above
+        all) is no token's doing and is spread evenly over them.
+        """
+        rows, texts = self._read(X, sequence)
+        shares, constant = self._shares(texts.sort(rows), texts)
+        found: np.ndarray = texts.unsort(shares + (constant / texts.lengths[:, None])[texts.of_row]).numpy()
+        return found[:, 0] if found.shape[1] == 1 else found
+
+    def _scores(self, X: np.ndarray | Tensor, sequence: object) -> Tensor:
+        rows, texts = self._read(X, sequence)
+        shares, constant = self._shares(texts.sort(rows), texts)
+        return texts.sums(shares) + constant
+
+    def _read(self, X: np.ndarray | Tensor, sequence: object) -> tuple[Tensor, Texts]:
+        if not hasattr(self, "classes_"):
+            raise ValueError(f"this {type(self).__name__} is not fitted yet: call fit first")
+        rows = as_rows(X, width=self.n_features_in_).cpu()
+        return rows, Texts.of(sequence, len(rows))
+
+    def _labels(self, y: object, texts: Texts) -> Any:
+        count = len(y) if hasattr(y, "__len__") else None
+        if count is not None and count != len(texts):
+            hint = "; y is one label a text, not a token" if count == len(texts.of_row) else ""
+            raise ValueError(f"sequence numbers {len(texts)} texts, y has {count} labels{hint}")
+        return y
+
+    def _beyond_center(self, X: Tensor, weights: np.ndarray) -> Tensor:
+        """`(X - center_)` times `weights [k, d]`, `[row, k]`, a few thousand rows at a time."""
+        center, columns = (torch.as_tensor(a).to(X.dtype) for a in (self.center_, weights.T))
+        return torch.cat([(part - center) @ columns for part in X.split(CHUNK)])
+
+
+def train(
+    rows: Tensor,
+    codes: Tensor,
+    pool: Pool,
+    weights: Tensor,
+    intercept: Tensor,
+    penalty: Tensor,
+    scale: Tensor,
+    *,
+    tolerance: float,
+    max_iter: int,
+) -> tuple[Tensor, Tensor, Minimum]:
+    """Minimise mean log-loss over texts plus `penalty * weights^2 / 2` by L-BFGS, from a given start.
+
+    Args:
+        rows: `[row, d]` centred.
+        codes: `[text]` class indices.
+        pool: From token scores `rows @ (weights * scale).T` to text scores, and its backward pass.
+        weights: `[k, d]` start; `intercept` `[output]`; one output stands for two classes.
+        penalty: `[k, 1]`, beside the *mean* loss.
+        scale: `[k, d]` of each weight.
+    """
+    k, d = weights.shape
+    texts, outputs = len(codes), len(intercept)
+    observed = torch.nn.functional.one_hot(codes, max(outputs, 2)).to(rows.dtype)
+
+    def objective(x: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        w, b = x[0, : k * d].view(k, d), x[0, k * d :]
+        scores, back = pool(rows @ (w * scale).T)
+        logits = scores + b
+        if outputs == 1:
+            logits = torch.cat([torch.zeros_like(logits), logits], 1)
+        log_p = torch.log_softmax(logits, 1)
+        pulled = penalty * w
+        value = -(log_p * observed).sum(dtype=torch.float64) / texts + 0.5 * (pulled * w).sum(dtype=torch.float64)
+        residual = (log_p.exp() - observed)[:, -outputs:] / texts
+        gradient = (back(residual).T @ rows) * scale + pulled
+        size = value + logits.abs().amax(1).mean(dtype=torch.float64)
+        return value[None], torch.cat([gradient.flatten(), residual.sum(0)])[None], size[None]
+
+    def as_it_is(gradient: Tensor, index: Tensor) -> Tensor:
+        return gradient
+
+    start = torch.cat([weights.flatten(), intercept])[None].to(rows.dtype)
+    found = minimise(objective, start, as_it_is, tolerance=tolerance, max_iter=max_iter)
+    return found.x[0, : k * d].view(k, d), found.x[0, k * d :], found
