@@ -97,6 +97,12 @@ class CalibratedProbe(Estimator):
             self.maps_ = self._isotonic(log_proba, truth)
         return self
 
+    def predict(self, X: np.ndarray | Tensor) -> np.ndarray:
+        """The most likely class of each row `[n]`, after calibration."""
+        index = self.predict_log_proba(X).argmax(1)
+        found: np.ndarray = self.classes_[index]
+        return found
+
     def predict_log_proba(self, X: np.ndarray | Tensor) -> np.ndarray:
         """Calibrated log-probabilities `[n, class]`."""
         if not hasattr(self, "probe_"):
@@ -116,7 +122,7 @@ class CalibratedProbe(Estimator):
     def _isotonic(self, log_proba: np.ndarray, truth: np.ndarray) -> list[Any]:
         from sklearn.isotonic import IsotonicRegression
 
-        empty = [self.classes_[k] for k in range(log_proba.shape[1]) if not (truth == k).any()]
+        empty = [name for k, name in enumerate(self.classes_.tolist()) if not (truth == k).any()]
         if empty:
             raise ValueError(
                 f"no held-out row shows class {empty[0]!r}: isotonic calibration needs every class among them (and some "
@@ -132,7 +138,7 @@ class CalibratedProbe(Estimator):
 class ConformalSets(Estimator):
     """Sets of classes (or intervals) that hold the true label of a new row with probability at least `1 - alpha`.
 
-    Split conformal prediction (Vovk et al. 2005, "Algorithmic Learning in a Random World", section 4.1): held-out rows say
+    Split conformal prediction (Vovk et al. 2005, "Algorithmic Learning in a Random World", chapter 4): held-out rows say
     how strange the true label of a row looks to the probe, and a set holds every label no stranger than nearly all of those.
     The promise needs no trust in the probe, only that the new row was drawn as the held-out ones were; it holds on average
     over rows (marginally), not for each kind of row. With groups, it is for a row of a new group drawn as the groups were, each
@@ -141,7 +147,7 @@ class ConformalSets(Estimator):
 
     How strange a label looks:
       * `"adaptive"`: the probability of all classes above it (Romano, Sesia & Candes 2020, "Classification with Valid and
-        Adaptive Coverage", section 2, without their random part). Sets are never empty and grow where the probe is unsure.
+        Adaptive Coverage", without their random part). Sets are never empty and grow where the probe is unsure.
       * `"plain"`: one minus its probability (Sadinle, Lei & Wasserman 2019, "Least Ambiguous Set-Valued Classifiers with
         Bounded Error Levels"). The smallest sets on average, some of them empty.
       * for continuous targets: the distance from the prediction.
@@ -153,7 +159,7 @@ class ConformalSets(Estimator):
         alpha: Share of rows whose set may miss their label, between 0 and 1.
         how: `"adaptive"` or `"plain"`.
         class_conditional: Keep the promise for the rows of each class (Vovk 2012, "Conditional validity of inductive
-            conformal predictors", section 4), at the price of larger sets. A class with too few held-out rows is in every set.
+            conformal predictors"), at the price of larger sets. A class with too few held-out rows is in every set.
         held_out: Share of the rows, or groups, that an unfitted probe is not fitted on, above 0 and at most 0.5.
         seed: Of which rows are held out.
 
@@ -294,7 +300,7 @@ def conformal_quantile(strange: np.ndarray, groups: np.ndarray, alpha: float) ->
     """The strangeness that that of a new row of a new group exceeds with probability at most `alpha`.
 
     Of K groups each weighs `1 / (K + 1)`, shared among its rows, and the rest is the new group's, which may be as strange as
-    it likes (Lee, Barber & Willett 2023, section 3). With every row its own group it is the `ceil((n + 1)(1 - alpha))`-th
+    it likes (hierarchical conformal prediction of Lee, Barber & Willett 2023). With every row its own group it is the `ceil((n + 1)(1 - alpha))`-th
     smallest. Infinite where there are too few groups.
     """
     _, index, sizes = np.unique(groups, return_inverse=True, return_counts=True)

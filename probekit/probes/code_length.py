@@ -83,7 +83,7 @@ def code_length(
 ) -> CodeLength:
     """The online (prequential) code length of labels given activations.
 
-    Voita & Titov 2020, "Information-Theoretic Probing with Minimum Description Length" (arXiv 2003.12298, section 2.2.2): rows
+    Voita & Titov 2020, "Information-Theoretic Probing with Minimum Description Length" (arXiv 2003.12298, on online coding): rows
     stand in blocks; the first is sent with a uniform code, each other one with the probabilities of a probe fitted on all
     rows before it. Unlike accuracy this counts how many rows a probe needs, and a probe that learns by heart pays for it.
 

@@ -19,7 +19,7 @@ from probekit.probes.spectrum import Standardisation
 class KSparseProbe(LinearProbe):
     """A `LogisticProbe` on the `k` dimensions with the greatest standardised difference of class means.
 
-    Gurnee et al. 2023, "Finding Neurons in a Haystack: Case Studies with Sparse Probing" (arXiv 2305.01610, section 3), whose
+    Gurnee et al. 2023, "Finding Neurons in a Haystack: Case Studies with Sparse Probing" (arXiv 2305.01610), whose
     simplest ranking this is, on differences measured in standard deviations, so that a dimension of large scale is not
     preferred. How accuracy grows with `k` says whether a concept sits on few dimensions of this basis (neurons, SAE
     features) or is spread over many; in the residual stream the basis itself means little.

@@ -22,7 +22,7 @@ STEPS = 16  # an epoch of few rows has so many steps all the same
 class MLPProbe(Estimator):
     """A perceptron with one or two hidden layers of rectified units on standardised activations.
 
-    Hewitt & Liang 2019 ("Designing and interpreting probes with control tasks", section 4) show what to mind: such probes
+    Hewitt & Liang 2019 ("Designing and interpreting probes with control tasks") show what to mind: such probes
     read more, but also learn more by heart, so compare selectivities and not only accuracies.
 
     Training (Adam, by scikit-learn's `MLPClassifier` and `MLPRegressor`) is stopped where the loss on rows held out from the

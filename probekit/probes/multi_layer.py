@@ -140,6 +140,12 @@ class MultiLayerProbe(Estimator):
         found: np.ndarray = log_proba(self._scores(X)).numpy()
         return found
 
+    def predict(self, X: np.ndarray | Tensor) -> np.ndarray:
+        """The most likely class of each row `[n]`."""
+        index = self.predict_log_proba(X).argmax(1)
+        found: np.ndarray = self.classes_[index]
+        return found
+
     def _scores(self, X: np.ndarray | Tensor) -> Tensor:
         if not hasattr(self, "coef_"):
             raise ValueError("this MultiLayerProbe is not fitted yet: call fit first")

@@ -11,7 +11,8 @@ import torch
 
 from probekit.data import Dataset
 from saes.features import SparseFeatures
-from saes.naming.intervention import contribution, mean_interval, one_a_sequence, places_of, runner_of
+from saes.naming.intervention import contribution, mean_interval, one_a_sequence
+from saes.naming.running import places_of, runner_of
 from saes.overlap import random_directions
 
 if TYPE_CHECKING:
@@ -76,10 +77,8 @@ def causal_agreement(
         length = step.norm(dim=1, keepdim=True)
         push = -torch.from_numpy(direction / np.linalg.norm(direction)).float()[None] * length
         places = places_of(features, chosen)
-        before = runner.run(places)[0]
-        ablated, pushed, control = (
-            runner.run(places, edit)[0] - before for edit in (step, push, random[: len(chosen)] * length)
-        )
+        before, *after = (logits for logits, _ in runner.run(places, None, step, push, random[: len(chosen)] * length))
+        ablated, pushed, control = (logits - before for logits in after)
         same, chance = _correlation(ablated, pushed), _correlation(ablated, control)
         found.append((same.mean(), *mean_interval(same, rng), chance.mean(), len(chosen)))
     correlation, low, high, chance, counted = np.array(found, float).reshape(-1, 5).T

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,115 +13,20 @@ from scipy import stats
 from torch import Tensor
 
 from probekit.data import Dataset, as_dataset
-from probekit.models.editing import changed_at
 from saes.features import SparseFeatures
 from saes.loading import check_features, check_read
 from saes.naming.contexts import Contexts
 from saes.naming.judging import nearest_features
 from saes.naming.names import Check, Names
 from saes.naming.readouts import LEAST, OTHERS, Readout, Readouts
-from saes.rows import padded, token_ids
+from saes.naming.running import Runner, places_of, runner_of
 from saes.scoring.feature_scores import Half, halves
 
 if TYPE_CHECKING:
     from probekit.models import Model
     from probekit.probes import SweepResult
 
-_BATCH = 64
 _FEATURES = 39
-
-
-@dataclass(frozen=True)
-class Runner:
-    """A model run up to single rows, with the stream changed there.
-
-    Attributes:
-        model: Which.
-        site: Where the stream is changed.
-        sequences: `[sequence]` token ids.
-        later: A site to read, or None.
-    """
-
-    model: Model
-    site: str
-    sequences: Sequence[np.ndarray]
-    later: str | None = None
-
-    @torch.no_grad()  # type: ignore[untyped-decorator]
-    def run(self, places: np.ndarray, steps: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Run the sequences up to rows, adding a step to the stream at each row itself.
-
-        Args:
-            places: `[row, 2]` sequence and position.
-            steps: `[row, d]`, or None to change nothing.
-
-        Returns:
-            Logits `[row, vocabulary]` and activations `[row, d]` (empty without a later site) at these rows, float32.
-        """
-        logits, read = [], []
-        for start in range(0, len(places), _BATCH):
-            part = places[start : start + _BATCH]
-            last = torch.from_numpy(part[:, 1].astype(np.int64))
-            batch, _ = padded([self.sequences[sequence][: position + 1] for sequence, position in part])
-            here = (torch.arange(len(part)), last)
-            step = None if steps is None else steps[start : start + _BATCH].to(self.model.device, self.model.dtype)
-            one_logits, one_read = self._run(batch.to(self.model.device), here, step)
-            logits.append(one_logits)
-            read.append(one_read)
-        return torch.cat(logits), torch.cat(read)
-
-    def _run(self, batch: Tensor, here: tuple[Tensor, Tensor], step: Tensor | None) -> tuple[Tensor, Tensor]:
-        seen: list[Tensor] = []
-
-        def change(stream: Tensor) -> Tensor:
-            if step is None:
-                return stream
-            changed = stream.clone()
-            changed[here] += step
-            return changed
-
-        def keep(stream: Tensor) -> Tensor:
-            seen.append(stream[here].float().cpu())
-            return stream
-
-        with changed_at(self.model, self.site, change), _logits_only_of(self.model, here):
-            if self.later is None:
-                output = self.model.hf(batch)
-            else:
-                with changed_at(self.model, self.later, keep):
-                    output = self.model.hf(batch)
-        logits = output if isinstance(output, Tensor) else output.logits
-        logits = logits[:, 0] if logits.shape[1] == 1 else logits[here]
-        return logits.float().cpu(), seen[0] if seen else torch.zeros(len(batch), 0)
-
-
-@contextmanager
-def _logits_only_of(model: Model, here: tuple[Tensor, Tensor]) -> Iterator[None]:
-    """While inside, the unembedding reads one position a row: logits of all would be `vocabulary / d` times the stream.
-
-    They are then `[row, 1, vocabulary]`. A model whose unembedding cannot be found computes them all.
-    """
-    hf = model.hf
-    head = hf.get_output_embeddings() if hasattr(hf, "get_output_embeddings") else getattr(hf, "unembed", None)
-    if head is None:
-        yield
-        return
-    handle = head.register_forward_pre_hook(lambda _, args: (args[0][here][:, None], *args[1:]) if args else None)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def runner_of(model: Model, data: Dataset | Sequence[str], site: str) -> Runner:
-    """A runner over the sequences of a data set."""
-    data = as_dataset(data)
-    return Runner(model, site, [np.asarray(t)[: model.context] for t in token_ids(model, data)])
-
-
-def places_of(features: SparseFeatures, rows: np.ndarray) -> np.ndarray:
-    """`[row, 2]` sequence and position of rows."""
-    return np.stack([features.sequence[rows], features.position[rows]], 1)
 
 
 def contribution(sae: Any, feature: int, values: np.ndarray) -> Tensor:
@@ -212,16 +116,16 @@ def intervene(
         if len(chosen) < 5:
             continue
         step = -contribution(sae, name.feature, column[chosen])
-        there = _Place(replace(runner, later=readout.later), readout, places_of(features, chosen), step.norm(dim=1))
-        effect = there.effect(step)
-        control = there.effect(there.along(sae, others))[:, 0]
+        here, places = replace(runner, later=readout.later), places_of(features, chosen)
+        effect, beside_it = _effects(here, readout, places, step, _taken_out(sae, others, step.norm(dim=1)))
+        control = beside_it[:, 0]
         if effect.shape[1] - 1 >= LEAST:
             beside = effect[:, 1:].mean(0)
         else:
-            some = rng.permutation(np.setdiff1d(np.arange(features.width), [name.feature, *near[name.feature]]))[
-                :_FEATURES
-            ]
-            beside = np.array([there.effect(there.along(sae, np.full(len(chosen), one)))[:, 0].mean() for one in some])
+            free = np.setdiff1d(np.arange(features.width), [name.feature, *near[name.feature]])
+            some = [np.full(len(chosen), one) for one in rng.permutation(free)[:_FEATURES]]
+            steps = [_taken_out(sae, one, step.norm(dim=1)) for one in some]
+            beside = np.array([one[:, 0].mean() for one in _effects(here, readout, places, *steps)])
         if np.isfinite(effect).all() and np.isfinite(control).all():
             checks[name.feature] = _check(effect[:, 0], control, beside[np.isfinite(beside)], readout, rng)
     if checks:
@@ -230,22 +134,16 @@ def intervene(
     return replace(names, names=tuple(replace(n, check=checks.get(n.feature, n.check)) for n in names))
 
 
-class _Place:
-    """Rows of sequences, and what readouts say there of the model as it is."""
+def _taken_out(sae: Any, features: np.ndarray, length: Tensor) -> Tensor:
+    """Steps `[row, d]` of a length that take features `[row]` out."""
+    unit = torch.nn.functional.normalize(sae.W_dec[features].detach().float().cpu(), dim=1)
+    return -unit * length[:, None]
 
-    def __init__(self, runner: Runner, readout: Readout, places: np.ndarray, length: Tensor) -> None:
-        self._runner, self._readout, self._places, self._length = runner, readout, places, length
-        self._before = readout.read(*runner.run(places))
 
-    def effect(self, step: Tensor) -> np.ndarray:
-        """`[row, 1 + others]` float64: how the readouts change by a step `[row, d]`."""
-        change: np.ndarray = (self._readout.read(*self._runner.run(self._places, step)) - self._before).double().numpy()
-        return change
-
-    def along(self, sae: Any, features: np.ndarray) -> Tensor:
-        """Steps as long that take features `[row]` out."""
-        unit = torch.nn.functional.normalize(sae.W_dec[features].detach().float().cpu(), dim=1)
-        return -unit * self._length[:, None]
+def _effects(runner: Runner, readout: Readout, places: np.ndarray, *steps: Tensor) -> list[np.ndarray]:
+    """For each step `[row, d]`, how the readouts change by it: `[row, 1 + others]` float64."""
+    before, *after = (readout.read(*found) for found in runner.run(places, None, *steps))
+    return [(one - before).double().numpy() for one in after]
 
 
 def _words(names: Names, features: SparseFeatures, model: Model, seed: int) -> tuple[str, ...]:

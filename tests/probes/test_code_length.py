@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ def test_is_the_code_written_out(classes):
     order, ends = _blocks(groups, QUARTERS, 3)
     assert ends.tolist() == [20, 50, 100, 200]
     expected = [20 * np.log2(classes)]
-    for start, end in zip(ends[:-1], ends[1:], strict=True):
+    for start, end in pairwise(ends):
         before, block = order[:start], order[start:end]
         model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, tol=1e-9, max_iter=10_000))
         proba = model.fit(X[before], y[before]).predict_proba(X[block])
@@ -70,11 +71,11 @@ def test_is_the_code_written_out(classes):
 
 
 def test_mixture_is_never_much_longer_than_its_best_member():
-    X, y = planted(300, d=40, shift=1.0)
+    X, y = planted(200, d=40, shift=1.0)
     mixed = code_length(X, y).bits
     each = [code_length(X, y, LogisticProbe(C)).bits for C in LogisticProbe.default_grid]
     assert min(each) - 0.1 < mixed < min(each) + np.log2(len(each)) + 0.1
-    assert mixed < each[4] - 50  # C = 1 is too sure of itself on few rows
+    assert mixed < each[4] - 40  # C = 1 is too sure of itself on few rows
 
 
 def test_tells_much_from_little_and_from_nothing():
@@ -149,7 +150,9 @@ def test_classes_not_seen_yet_have_their_share():
 
 def test_a_probe_that_refuses_some_blocks_and_one_that_refuses_all():
     X, y = planted(120, classes=3)
-    code = code_length(X, y, LogisticProbe(), fractions=(0.03, 0.04, 0.5, 1.0))  # 4 rows of 3 classes
+    fractions = (0.03, 0.04, 0.5, 1.0)
+    y[_blocks(np.arange(120), fractions, 0)[0][:4]] = [0, 1, 2, 0]  # four rows of three classes are too few
+    code = code_length(X, y, LogisticProbe(), fractions=fractions)
     assert any("blocks 1 (1 rows)" in note and "identifiers" in note for note in code.notes)
     with pytest.raises(ValueError, match=r"before no block: C must be positive"):
         code_length(X, y, LogisticProbe(C=-1.0), fractions=QUARTERS)

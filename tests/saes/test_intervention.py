@@ -17,12 +17,12 @@ from probekit.activations import ArrayActivations
 from probekit.data import Dataset
 from probekit.models import load_model
 from saes.comparing.causal import causal_agreement
-from saes.naming.intervention import Runner, runner_of
 from saes.naming.names import Evidence
 from saes.naming.readouts import Readouts, asked
+from saes.naming.running import Runner, runner_of
 from saes.naming.templates import template_states
 from saes.scoring.feature_scores import halves
-from tests.models.tiny import WORDS, make_model, make_tokenizer
+from tests.models.tiny import CONFIGS, WORDS, make_model, make_tokenizer
 
 SEQUENCES, LENGTH, WIDTH = 80, 10, 12
 
@@ -190,9 +190,7 @@ def test_rows_looked_at_are_of_the_half_that_judged(world, monkeypatch):
     model, data, sae, features = world
     seen = []
     run = Runner.run
-    monkeypatch.setattr(
-        Runner, "run", lambda self, places, steps=None: (seen.append(places), run(self, places, steps))[1]
-    )
+    monkeypatch.setattr(Runner, "run", lambda self, places, *edits: (seen.append(places), run(self, places, *edits))[1])
     name = (called(0, "before words like “cat”"),)
     split = np.array(["train", "test"] * (SEQUENCES // 2))
     own = replace(data, split=split)
@@ -264,13 +262,37 @@ def test_logits_are_computed_where_they_are_read_and_nowhere_else(library, world
         seen.append(tuple((output if isinstance(output, torch.Tensor) else output.logits).shape))
 
     handle = model.hf.register_forward_hook(watch)
-    found, _ = runner_of(model, data, model.stream_sites[-1]).run(places)
+    ((found, _),) = runner_of(model, data, model.stream_sites[-1]).run(places, None)
     handle.remove()
-    assert [shape[:2] for shape in seen] == [(64, 1), (6, 1)]
+    assert {shape[:2] for shape in seen} == {(1, 1)}
     with torch.no_grad():
         output = model.hf(torch.from_numpy(np.stack(data.tokens).astype(np.int64)))
     logits = output if isinstance(output, torch.Tensor) else output.logits
     torch.testing.assert_close(found, logits[places[:, 0], places[:, 1]].float(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", sorted(CONFIGS))
+def test_what_comes_before_a_row_is_computed_once_and_changes_nothing(family, monkeypatch):
+    model = load_model(make_model(family), tokenizer=make_tokenizer())
+    rng = np.random.default_rng(0)
+    data = Dataset("made", tokens=tuple(rng.integers(4, 46, n).astype(np.int32) for n in (9, 3, 12, 1)))
+    places = np.array([[0, 8], [1, 2], [2, 7], [3, 0], [2, 0]])
+    site, later = model.stream_sites[1], model.stream_sites[-1]
+    steps = torch.randn(2, len(places), model.d_model, generator=torch.Generator().manual_seed(0))
+    for read in (None, later):
+        runner = replace(runner_of(model, data, site), later=read)
+        cached = runner.run(places, None, *steps)
+        with monkeypatch.context() as patched:
+            patched.setattr(Runner, "_before", lambda self, tokens: None)
+            whole = runner.run(places, None, *steps)
+        for one, other in zip(cached, whole, strict=True):
+            for part, same in zip(one, other, strict=True):
+                torch.testing.assert_close(part, same, atol=2e-5, rtol=1e-4)
+        at = 0 if read is None else 1
+        assert (cached[1][at] - cached[0][at]).abs().max() > 1e-3
+    with torch.no_grad():
+        logits = model.hf(torch.from_numpy(data.tokens[2][:8].astype(np.int64))[None]).logits[0, -1]
+    torch.testing.assert_close(runner_of(model, data, site).run(places, None)[0][0][2], logits, atol=2e-5, rtol=1e-4)
 
 
 def test_a_conjunction_is_read_whatever_its_classes_are_called():
