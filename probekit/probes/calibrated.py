@@ -17,16 +17,16 @@ from probekit.probes.multi_layer import fit_copy, group_codes, hold_out, is_fitt
 class CalibratedProbe(Estimator):
     """A probe whose probabilities are corrected on rows that it was not fitted on.
 
-    `"temperature"` divides log-probabilities by one number, the one of least log-loss (Guo et al. 2017, "On Calibration of
-    Modern Neural Networks", section 4.2): the order of the classes stays as it is. `"isotonic"` takes any increasing
-    function of a class's log-odds against the rest (Zadrozny & Elkan 2002, "Transforming classifier scores into accurate
-    multiclass probability estimates"), class by class, scaled to sum to one where there are more than two. It needs many
-    more rows, some hundreds at least, and says no probability nearer to 0 or 1 than `1 / (rows + 2)`, which is as much as so
-    many rows can tell.
+    `"temperature"` divides log-probabilities by one number, the one of least log-loss (Guo et al. 2017, "On Calibration
+    of Modern Neural Networks", section 4.2): the order of the classes stays as it is. `"isotonic"` takes any increasing
+    function of a class's log-odds against the rest (Zadrozny & Elkan 2002, "Transforming classifier scores into
+    accurate multiclass probability estimates"), class by class, scaled to sum to one where there are more than two. It
+    needs many more rows, some hundreds at least, and says no probability nearer to 0 or 1 than `1 / (rows + 2)`, which
+    is as much as so many rows can tell.
 
     Args:
-        probe: An estimator with classes. If it is fitted, `fit` takes rows that it has *not* seen, all of which calibrate.
-            If not, `fit` holds out some rows and fits a copy on the others; `probe` itself is never changed.
+        probe: An estimator with classes. If it is fitted, `fit` takes rows that it has *not* seen, all of which
+            calibrate. If not, `fit` holds out some rows and fits a copy on the others; `probe` itself is never changed.
         method: `"temperature"` or `"isotonic"`.
         held_out: Share of the rows, or of the groups, that calibrate an unfitted probe, above 0 and at most 0.5.
         seed: Of which rows are held out.
@@ -66,8 +66,8 @@ class CalibratedProbe(Estimator):
             groups: `[n]` labels of groups; none is both fitted and calibrated on. Default: every row its own.
 
         Raises:
-            ValueError: what `probe.fit` raises; a probe of a continuous target; a label that a fitted probe does not know;
-                for `"isotonic"`, a class without a held-out row.
+            ValueError: what `probe.fit` raises; a probe of a continuous target; a label that a fitted probe does not
+                know; for `"isotonic"`, a class without a held-out row.
         """
         if self.method not in ("isotonic", "temperature"):
             raise ValueError(f"method must be 'isotonic' or 'temperature', got {self.method!r}")
@@ -125,8 +125,8 @@ class CalibratedProbe(Estimator):
         empty = [name for k, name in enumerate(self.classes_.tolist()) if not (truth == k).any()]
         if empty:
             raise ValueError(
-                f"no held-out row shows class {empty[0]!r}: isotonic calibration needs every class among them (and some "
-                "hundreds of rows); give more rows or method='temperature'"
+                f"no held-out row shows class {empty[0]!r}: isotonic calibration needs every class among them (and "
+                "some hundreds of rows); give more rows or method='temperature'"
             )
         margin = 1 / (len(truth) + 2)
         odds = _log_odds(log_proba)
@@ -138,18 +138,18 @@ class CalibratedProbe(Estimator):
 class ConformalSets(Estimator):
     """Sets of classes (or intervals) that hold the true label of a new row with probability at least `1 - alpha`.
 
-    Split conformal prediction (Vovk et al. 2005, "Algorithmic Learning in a Random World", chapter 4): held-out rows say
-    how strange the true label of a row looks to the probe, and a set holds every label no stranger than nearly all of those.
-    The promise needs no trust in the probe, only that the new row was drawn as the held-out ones were; it holds on average
-    over rows (marginally), not for each kind of row. With groups, it is for a row of a new group drawn as the groups were, each
-    group weighing the same (Lee, Barber & Willett 2023, "Distribution-free inference with hierarchical data",
-    arXiv 2306.06342).
+    Split conformal prediction (Vovk et al. 2005, "Algorithmic Learning in a Random World", chapter 4): held-out rows
+    say how strange the true label of a row looks to the probe, and a set holds every label no stranger than nearly all
+    of those. The promise needs no trust in the probe, only that the new row was drawn as the held-out ones were; it
+    holds on average over rows (marginally), not for each kind of row. With groups, it is for a row of a new group drawn
+    as the groups were, each group weighing the same (Lee, Barber & Willett 2023, "Distribution-free inference with
+    hierarchical data", arXiv 2306.06342).
 
     How strange a label looks:
-      * `"adaptive"`: the probability of all classes above it (Romano, Sesia & Candes 2020, "Classification with Valid and
-        Adaptive Coverage", without their random part). Sets are never empty and grow where the probe is unsure.
-      * `"plain"`: one minus its probability (Sadinle, Lei & Wasserman 2019, "Least Ambiguous Set-Valued Classifiers with
-        Bounded Error Levels"). The smallest sets on average, some of them empty.
+      * `"adaptive"`: the probability of all classes above it (Romano, Sesia & Candes 2020, "Classification with Valid
+        and Adaptive Coverage", without their random part). Sets are never empty and grow where the probe is unsure.
+      * `"plain"`: one minus its probability (Sadinle, Lei & Wasserman 2019, "Least Ambiguous Set-Valued Classifiers
+        with Bounded Error Levels"). The smallest sets on average, some of them empty.
       * for continuous targets: the distance from the prediction.
 
     `predict`, `predict_proba` and `score` are the probe's own.
@@ -165,8 +165,8 @@ class ConformalSets(Estimator):
 
     Attributes:
         probe_: The fitted probe.
-        quantile_: `[class]` (all alike unless class-conditional), or `[1]` for continuous targets: the greatest strangeness
-            that is let in; infinite where every label is.
+        quantile_: `[class]` (all alike unless class-conditional), or `[1]` for continuous targets: the greatest
+            strangeness that is let in; infinite where every label is.
         held_out_: Indices of the rows of `fit` that set it.
     """
 
@@ -201,7 +201,8 @@ class ConformalSets(Estimator):
             groups: `[n]` labels of groups; none is both fitted and calibrated on. Default: every row its own.
 
         Raises:
-            ValueError: what `probe.fit` raises, or fewer held-out groups than `1 / alpha - 1`, which can promise nothing.
+            ValueError: what `probe.fit` raises, or fewer held-out groups than `1 / alpha - 1`, which can promise
+                nothing.
         """
         if not 0 < self.alpha < 1:
             raise ValueError(f"alpha lies between 0 and 1, got {self.alpha}")
@@ -218,8 +219,8 @@ class ConformalSets(Estimator):
         count, needed = len(np.unique(within)), int(np.ceil(1 / self.alpha - 1 - 1e-9))
         if count < needed:
             raise ValueError(
-                f"{count} held-out groups (without groups: rows) cannot promise alpha={self.alpha}: it takes at least {needed}; "
-                "give more rows, a larger held_out or a larger alpha"
+                f"{count} held-out groups (without groups: rows) cannot promise alpha={self.alpha}: it takes at least "
+                f"{needed}; give more rows, a larger held_out or a larger alpha"
             )
         self.__dict__.pop("classes_", None)
         if not hasattr(self.probe_, "classes_"):
@@ -235,8 +236,8 @@ class ConformalSets(Estimator):
         if (truth < 0).any():
             names = np.unique(labels[truth < 0])[:5].tolist()
             warnings.warn(
-                f"{(truth < 0).sum()} of {len(truth)} held-out rows have labels the probe was not fitted on ({names}): sets "
-                "are made larger for the others, and cannot hold these",
+                f"{(truth < 0).sum()} of {len(truth)} held-out rows have labels the probe was not fitted on ({names}): "
+                "sets are made larger for the others, and cannot hold these",
                 stacklevel=2,
             )
         if self.class_conditional:
@@ -250,7 +251,7 @@ class ConformalSets(Estimator):
         return self
 
     def predict_set(self, X: np.ndarray | Tensor) -> np.ndarray:
-        """Which classes each row's set holds, `[n, class]` bool; for continuous targets lower and upper ends `[n, 2]`."""
+        """The classes in each row's set, `[n, class]` bool; for continuous targets lower and upper ends `[n, 2]`."""
         self._need_fit()
         if not hasattr(self, "classes_"):
             middle = self.probe_.predict(X)
@@ -299,9 +300,9 @@ class ConformalSets(Estimator):
 def conformal_quantile(strange: np.ndarray, groups: np.ndarray, alpha: float) -> float:
     """The strangeness that that of a new row of a new group exceeds with probability at most `alpha`.
 
-    Of K groups each weighs `1 / (K + 1)`, shared among its rows, and the rest is the new group's, which may be as strange as
-    it likes (hierarchical conformal prediction of Lee, Barber & Willett 2023). With every row its own group it is the `ceil((n + 1)(1 - alpha))`-th
-    smallest. Infinite where there are too few groups.
+    Of K groups each weighs `1 / (K + 1)`, shared among its rows, and the rest is the new group's, which may be as
+    strange as it likes (hierarchical conformal prediction of Lee, Barber & Willett 2023). With every row its own group
+    it is the `ceil((n + 1)(1 - alpha))`-th smallest. Infinite where there are too few groups.
     """
     _, index, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     order = np.argsort(strange)

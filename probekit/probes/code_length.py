@@ -35,8 +35,8 @@ class CodeLength:
         block_rows: `[block]` number of rows of each block.
         classes: The class labels in order.
         notes: Which blocks could not be read by a probe, and why, and what else was out of the ordinary.
-        shuffled: The same code of labels dealt out anew between groups: what there is to gain from class frequencies and
-            from luck. None in the control itself.
+        shuffled: The same code of labels dealt out anew between groups: what there is to gain from class frequencies
+            and from luck. None in the control itself.
     """
 
     bits: float
@@ -83,23 +83,26 @@ def code_length(
 ) -> CodeLength:
     """The online (prequential) code length of labels given activations.
 
-    Voita & Titov 2020, "Information-Theoretic Probing with Minimum Description Length" (arXiv 2003.12298, on online coding): rows
-    stand in blocks; the first is sent with a uniform code, each other one with the probabilities of a probe fitted on all
-    rows before it. Unlike accuracy this counts how many rows a probe needs, and a probe that learns by heart pays for it.
+    Voita & Titov 2020, "Information-Theoretic Probing with Minimum Description Length" (arXiv 2003.12298, on online
+    coding): rows stand in blocks; the first is sent with a uniform code, each other one with the probabilities of a
+    probe fitted on all rows before it. Unlike accuracy this counts how many rows a probe needs, and a probe that learns
+    by heart pays for it.
 
     Three things the paper leaves open. A class that the rows before a block do not show gets probability
-    `1 / (rows before + classes)` there. A block that no probe can be fitted for (those rows show one class only, or the probe
-    refuses them) is sent with the uniform code, and the notes say so. Without a `probe`, logistic probes with all values
-    of `C` of `LogisticProbe.default_grid` share the code: the labels get the mean of the probabilities that the values give
-    to all labels so far (a Bayesian mixture), which is never longer than the best value's code by more than log2 of their
-    number.
+    `1 / (rows before + classes)` there. A block that no probe can be fitted for (those rows show one class only, or the
+    probe refuses them) is sent with the uniform code, and the notes say so. Without a `probe`, logistic probes with all
+    values of `C` of `LogisticProbe.default_grid` share the code: the labels get the mean of the probabilities that the
+    values give to all labels so far (a Bayesian mixture), which is never longer than the best value's code by more than
+    log2 of their number.
 
     Args:
         X: `[n, d]` activations, or what `probe` takes.
         y: `[n]` class labels.
         probe: An estimator with classes, of which copies are fitted; one fixed setting. None: as above.
-        groups: `[n]` labels of groups (texts, say); blocks are of whole groups, in random order. Default: every row its own.
-        fractions: Shares of the rows at which blocks end, ascending, the last 1. Those that end within the same group are one.
+        groups: `[n]` labels of groups (texts, say); blocks are of whole groups, in random order. Default: every row its
+            own.
+        fractions: Shares of the rows at which blocks end, ascending, the last 1. Those that end within the same group
+            are one.
         seed: Of the order of the groups and of the control.
 
     Raises:

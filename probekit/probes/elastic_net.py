@@ -41,15 +41,16 @@ class ElasticNetPath:
 
 
 class ElasticNetProbe(LogisticProbe):
-    """Logistic regression: sum of log-losses plus `(l1_ratio * ||w||_1 + (1 - l1_ratio) * ||w||^2 / 2) / C`, on standardised
-    features.
+    """Logistic regression: sum of log-losses plus `(l1_ratio * ||w||_1 + (1 - l1_ratio) * ||w||^2 / 2) / C`, on
+    standardised features.
 
     Zou & Hastie 2005, "Regularization and variable selection via the elastic net" (section 2): sparse as the lasso, but
     features that go together are kept together. `C` and `l1_ratio` mean what they mean in scikit-learn's
     `LogisticRegression(solver="saga")` after a `StandardScaler`; with more than two classes the model is the symmetric
     multinomial one. `coef_` acts on raw activations and keeps its zeros.
 
-    The solver is the accelerated proximal gradient of `LogisticProbe(penalty="l1")`, which serves a whole path in one batch.
+    The solver is the accelerated proximal gradient of `LogisticProbe(penalty="l1")`, which serves a whole path in one
+    batch.
 
     Args:
         C: Inverse strength of the regularisation, > 0.
@@ -112,7 +113,7 @@ class ElasticNetProbe(LogisticProbe):
             torch.zeros_like(strength),
             target,
         )
-        # The loss takes the last of many classes as the origin. Here every class has weights, which the penalty keeps short.
+        # The loss takes the last of many classes as the origin; here every class has penalised weights of its own.
         start = loss.start().view(problems, n_classes - 1, width)
         if n_classes > 2:
             start = torch.cat([start, torch.zeros_like(start[:, :1])], 1)

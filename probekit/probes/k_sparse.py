@@ -24,9 +24,9 @@ class KSparseProbe(LinearProbe):
     preferred. How accuracy grows with `k` says whether a concept sits on few dimensions of this basis (neurons, SAE
     features) or is spread over many; in the residual stream the basis itself means little.
 
-    With more than two classes, dimensions are ranked by the share of their variance that lies between the classes, which for
-    two classes is the same order (and that of the ANOVA F). All outputs read the same `k`. Dimensions are chosen one by one:
-    two that only tell together, as in XOR, are not found.
+    With more than two classes, dimensions are ranked by the share of their variance that lies between the classes,
+    which for two classes is the same order (and that of the ANOVA F). All outputs read the same `k`. Dimensions are
+    chosen one by one: two that only tell together, as in XOR, are not found.
 
     Args:
         k: Number of dimensions, from 1 to d.

@@ -20,18 +20,19 @@ SAMPLE = 500  # rows that the kernel's width is guessed from
 class KernelRidgeProbe(Estimator):
     """`RidgeProbe` on features of a Gaussian kernel, `exp(-||x - x'||^2 / (2 width^2))`, of standardised activations.
 
-    It is a control, not a probe of what a model represents. Where it reads a label no better than a linear probe, what is
-    readable is readable linearly; where it does much better, the label is there but not along a direction, and directions
-    found for it (and edits along them) do not hold all of it.
+    It is a control, not a probe of what a model represents. Where it reads a label no better than a linear probe, what
+    is readable is readable linearly; where it does much better, the label is there but not along a direction, and
+    directions found for it (and edits along them) do not hold all of it.
 
-    The kernel is approximated by the rows' similarities to some of them, the landmarks (Nystroem features, Williams & Seeger
-    2001, "Using the Nystrom method to speed up kernel machines", by scikit-learn), which is exact when all rows are
-    landmarks. Features are standardised before the ridge, as everywhere in `RidgeProbe`, which also gives probabilities.
+    The kernel is approximated by the rows' similarities to some of them, the landmarks (Nystroem features, Williams &
+    Seeger 2001, "Using the Nystrom method to speed up kernel machines", by scikit-learn), which is exact when all rows
+    are landmarks. Features are standardised before the ridge, as everywhere in `RidgeProbe`, which also gives
+    probabilities.
 
     Args:
         alpha: Penalty of the ridge, >= 0, on standardised features.
-        landmarks: Number of landmarks, drawn from the rows; all of them where there are fewer. Memory is `8 * n * landmarks`
-            bytes.
+        landmarks: Number of landmarks, drawn from the rows; all of them where there are fewer. Memory:
+            `8 * n * landmarks` bytes.
         width: Of the kernel, in standard deviations of the activations; None: the median distance between rows.
         kind: `"classes"`, `"continuous"`, or `"auto"`: floating-point `y` is continuous, anything else classes.
         seed: Of the landmarks.

@@ -25,9 +25,9 @@ class MLPProbe(Estimator):
     Hewitt & Liang 2019 ("Designing and interpreting probes with control tasks") show what to mind: such probes
     read more, but also learn more by heart, so compare selectivities and not only accuracies.
 
-    Training (Adam, by scikit-learn's `MLPClassifier` and `MLPRegressor`) is stopped where the loss on rows held out from the
-    training set has not improved for `patience` epochs, and the weights of the best epoch are kept. The held-out rows teach
-    the weights nothing. Continuous targets are standardised inside.
+    Training (Adam, by scikit-learn's `MLPClassifier` and `MLPRegressor`) is stopped where the loss on rows held out
+    from the training set has not improved for `patience` epochs, and the weights of the best epoch are kept. The
+    held-out rows teach the weights nothing. Continuous targets are standardised inside.
 
     Args:
         width: Number of units of a hidden layer.
@@ -95,8 +95,8 @@ class MLPProbe(Estimator):
             groups: `[n]` labels of groups (texts, say), each either trained on or held out; default: every row its own.
 
         Raises:
-            ValueError: shapes, NaN or infinite values, one class only, parameters out of range, or rows (groups) too few to
-                hold some out.
+            ValueError: shapes, NaN or infinite values, one class only, parameters out of range, or rows (groups) too
+                few to hold some out.
         """
         self._check()
         rows = as_rows(X).cpu()
@@ -212,7 +212,7 @@ class MLPProbe(Estimator):
 
 
 def _forward(rows: Tensor, weights: list[np.ndarray], offsets: list[np.ndarray]) -> Tensor:
-    """Scores `[n, output]` of standardised rows: one output for two classes and continuous targets, else one a class."""
+    """Scores `[n, output]` of standardised rows, one output for two classes and continuous targets, or one a class."""
     for layer, (weight, offset) in enumerate(zip(weights, offsets, strict=True)):
         rows = rows.clamp(min=0) if layer else rows
         rows = rows @ torch.from_numpy(weight).to(rows.dtype) + torch.from_numpy(offset).to(rows.dtype)

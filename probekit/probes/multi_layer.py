@@ -20,11 +20,11 @@ from probekit.probes.logistic import LogisticProbe
 class MultiLayerProbe(Estimator):
     """A logistic read-out of classes from several sites of one width, `X [n, site, d]`.
 
-    `"concatenate"` fits one `LogisticProbe` on all `site * d` features. `"stack"` is stacked generalisation (Wolpert 1992,
-    "Stacked generalization", Neural Networks 5): a `LogisticProbe` a site, fitted on all folds but one and read on that
-    one, and a `LogisticProbe` on the log-odds of all sites that came of it; the probes of the sites are then fitted again on
-    all rows. Reading only rows that a site's probe has not seen keeps the combination from trusting the site that learns most
-    by heart; whole groups go into a fold, for rows of one text know each other.
+    `"concatenate"` fits one `LogisticProbe` on all `site * d` features. `"stack"` is stacked generalisation (Wolpert
+    1992, "Stacked generalization", Neural Networks 5): a `LogisticProbe` a site, fitted on all folds but one and read
+    on that one, and a `LogisticProbe` on the log-odds of all sites that came of it; the probes of the sites are then
+    fitted again on all rows. Reading only rows that a site's probe has not seen keeps the combination from trusting the
+    site that learns most by heart; whole groups go into a fold, for rows of one text know each other.
 
     Both are linear in the activations of all sites together, so both have `coef_`.
 
@@ -40,8 +40,8 @@ class MultiLayerProbe(Estimator):
         intercept_: `[output]`.
         classes_: The class labels in order.
         by_site_: `"stack"`: the fitted probes, one a site.
-        combination_: `"stack"`: the probe of their log-odds, which stand site by site (and class by class within a site,
-            where there are more than two).
+        combination_: `"stack"`: the probe of their log-odds, which stand site by site (and class by class within a
+            site, where there are more than two).
         converged_: Whether all solvers met their tolerance.
     """
 
@@ -78,8 +78,8 @@ class MultiLayerProbe(Estimator):
             groups: `[n]` labels of groups (texts, say), each kept in one fold of `"stack"`; default: every row its own.
 
         Raises:
-            ValueError: shapes, NaN or infinite values, one class only, continuous `y`; for `"stack"`, fewer than two groups,
-                or a class that is in one fold only.
+            ValueError: shapes, NaN or infinite values, one class only, continuous `y`; for `"stack"`, fewer than two
+                groups, or a class that is in one fold only.
         """
         if self.how not in ("concatenate", "stack"):
             raise ValueError(f"how must be 'concatenate' or 'stack', got {self.how!r}")
@@ -111,9 +111,9 @@ class MultiLayerProbe(Estimator):
             lacking = np.setdiff1d(np.arange(n_classes), codes[others])
             if len(lacking):
                 raise ValueError(
-                    f"the class with index {lacking[0]} (in sorted order) is in one fold only, so nothing outside it could "
-                    "teach it: stacking needs every class in two groups at least; give finer groups, another seed or "
-                    "fewer folds, or use how='concatenate'"
+                    f"the class with index {lacking[0]} (in sorted order) is in one fold only, so nothing outside it "
+                    "could teach it: stacking needs every class in two groups at least; give finer groups, another "
+                    "seed or fewer folds, or use how='concatenate'"
                 )
             for site, probe in enumerate(self._fit_sites(X, codes, others)):
                 scores[here, site] = probe.decision_function(X[here, site]).reshape(-1, outputs)
@@ -183,7 +183,7 @@ def group_codes(groups: object, n: int) -> np.ndarray:
 
 
 def fold_of_rows(codes: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> np.ndarray:
-    """The fold of each row, `[n]` from 0: whole groups, with each class spread over the folds as evenly as groups allow.
+    """The fold of each row, `[n]` from 0: whole groups, each class spread over the folds as evenly as groups allow.
 
     There are fewer folds than asked for where there are fewer groups, or fewer rows of the commonest class.
 
@@ -234,8 +234,8 @@ def hold_out(codes: np.ndarray | None, groups: np.ndarray, share: float, seed: i
     """Indices of the rows to fit on and of those held out; no group is in both.
 
     Args:
-        codes: `[n]` class indices: classes are then held out evenly, and one that would be held out altogether is not; None:
-            groups are drawn at random.
+        codes: `[n]` class indices: classes are then held out evenly, and one that would be held out altogether is not;
+            None: groups are drawn at random.
         groups: `[n]` group indices.
         share: Of the rows, about; above 0 and at most 0.5.
 
@@ -252,7 +252,7 @@ def hold_out(codes: np.ndarray | None, groups: np.ndarray, share: float, seed: i
     held &= ~np.isin(groups, groups[np.isin(codes, lost)])
     if not held.any():
         raise ValueError(
-            f"nothing can be held out of {len(codes)} rows in {len(np.unique(groups))} groups without taking a whole class "
-            "away: give more rows a class, or finer groups"
+            f"nothing can be held out of {len(codes)} rows in {len(np.unique(groups))} groups without taking a whole "
+            "class away: give more rows a class, or finer groups"
         )
     return np.flatnonzero(~held), np.flatnonzero(held)

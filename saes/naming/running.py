@@ -65,8 +65,9 @@ class Runner:
         before = self._before(tokens[:, :-1])
         options: dict[str, Any] = {}
         if before is not None:
-            before.batch_repeat_interleave(len(edits))
-            tokens, options = tokens[:, -1:], {"past_key_values": before, "use_cache": True}
+            name, cache = before
+            cache.batch_repeat_interleave(len(edits))
+            tokens, options = tokens[:, -1:], {name: cache, "use_cache": True}
         seen: list[Tensor] = []
 
         def change(stream: Tensor) -> Tensor:
@@ -92,13 +93,14 @@ class Runner:
         logits = output if isinstance(output, Tensor) else output.logits
         return logits[:, -1].float().cpu(), torch.zeros(len(edits), 0)
 
-    def _before(self, tokens: Tensor) -> Any:
-        """The model's cache after these tokens; None where there are none, or the model has no cache that can be repeated."""
+    def _before(self, tokens: Tensor) -> tuple[str, Any] | None:
+        """The model's cache after these tokens, and what it calls it; None where there are none, or no cache that can be repeated."""
         if tokens.shape[1] == 0 or not hasattr(self.model.hf, "prepare_inputs_for_generation"):
             return None
         with _last_logits_only(self.model):
-            cache = getattr(self.model.hf(tokens, use_cache=True), "past_key_values", None)
-        return cache if hasattr(cache, "batch_repeat_interleave") else None
+            output = self.model.hf(tokens, use_cache=True)
+        found = ((name, output.get(name)) for name in ("cache", "past_key_values") if isinstance(output, dict))
+        return next((each for each in found if hasattr(each[1], "batch_repeat_interleave")), None)
 
 
 @contextmanager

@@ -25,7 +25,7 @@ def xor(n: int, seed: int = 0, d: int = 4):
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "continuous"])
 def test_training_is_scikit_learns(kind, layers):
-    """With all rows in one batch their order is nothing but rounding, so the same number of epochs gives the same weights."""
+    """With all rows in one batch their order is but rounding, so as many epochs give the same weights."""
     rng = np.random.default_rng(0)
     X = rng.normal(size=(120, 5)) * [1, 10, 0.1, 3, 1] + 7
     score = X[:, 0] + 0.1 * X[:, 1] ** 2 + rng.normal(size=120)
@@ -88,7 +88,7 @@ def test_continuous_targets():
 
 
 def test_stopping_is_decided_on_other_groups():
-    """Ten rows a group, nearly alike, and a label a group: told by heart only, and the held-out rows must not know it."""
+    """Ten rows a group, nearly alike, and a label a group: told by heart only, which held-out rows must not be."""
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(40), 10)
     X = rng.normal(size=(40, 20))[groups] + 0.01 * rng.normal(size=(400, 20))

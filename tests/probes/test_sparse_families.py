@@ -128,7 +128,7 @@ def test_ends_of_the_ratio_are_the_logistic_probes(classes):
 
 @pytest.mark.parametrize("l1_ratio", [0.2, 0.9])
 def test_every_point_of_the_path_is_an_optimum(l1_ratio):
-    """Where a weight is not zero the gradient balances the penalty's; where it is, the gradient is within the L1 penalty."""
+    """Where a weight is not zero the gradient balances the penalty's; elsewhere it is within the L1 penalty."""
     X, y = planted(200)
     Z = StandardScaler().fit_transform(X)
     path = ElasticNetProbe(l1_ratio=l1_ratio, tol=1e-7, max_iter=20_000).path(X, y, [0.003, 0.03, 0.3, 3.0])
