@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from probekit.probes.intervals import cluster_counts, interval
-from probekit.probes.metrics import CLASS_METRICS, VALUE_METRICS, Metric
+from probekit.probes.metrics import CLASS_METRICS, VALUE_METRICS
 
 Distance = Literal["cosine", "euclidean"]
 DISTANCES: tuple[Distance, ...] = ("cosine", "euclidean")
@@ -37,7 +37,7 @@ Figure = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
-class TestRows:
+class RowsTested:
     """Which rows are scored, the same for every pair of sites.
 
     Attributes:
@@ -46,23 +46,25 @@ class TestRows:
         pool: Which of the rows are looked for, and among which.
     """
 
-    __test__ = False  # no test class, for pytest
-
     cluster: Tensor
     counts: Tensor
     pool: Tensor
 
     @staticmethod
-    def of(group: np.ndarray, n_boot: int, seed: int) -> TestRows:
+    def of(group: np.ndarray, n_boot: int, seed: int) -> RowsTested:
         cluster = np.unique(group, return_inverse=True)[1]
         rng = np.random.default_rng([seed, 0xCA9D])
         pool = np.sort(rng.permutation(len(group))[:CANDIDATES])
         counts = cluster_counts(int(cluster.max()) + 1, n_boot, seed)
-        return TestRows(torch.from_numpy(cluster), counts, torch.from_numpy(pool))
+        return RowsTested(torch.from_numpy(cluster), counts, torch.from_numpy(pool))
 
     def chance(self, k: int) -> float:
         """Share of rows whose own is among the k nearest by luck."""
         return min(1.0, k / len(self.pool))
+
+    def clusters(self) -> int:
+        """Groups that have a row among those looked for."""
+        return len(self.cluster[self.pool].unique())
 
     def added(self, rows: Tensor) -> Tensor:
         """`[cluster, ...]` float64 sums of `[row, ...]`."""
@@ -70,7 +72,7 @@ class TestRows:
         return out.index_add_(0, self.cluster, rows.double())
 
 
-class TestTarget:
+class TargetTested:
     """Test rows of B at one site, and everything that does not depend on the map.
 
     Args:
@@ -78,9 +80,7 @@ class TestTarget:
         mean, std: `[d_b]` of the training rows.
     """
 
-    __test__ = False
-
-    def __init__(self, rows: TestRows, Y: Tensor, mean: Tensor, std: Tensor, distance: Distance) -> None:
+    def __init__(self, rows: RowsTested, Y: Tensor, mean: Tensor, std: Tensor, distance: Distance) -> None:
         self.rows, self.Y, self.mean, self.std, self.distance = rows, Y, mean, std, distance
         centred = Y.double() - Y.double().mean(0)
         spread = centred.square().sum(0)
@@ -109,7 +109,7 @@ class TestTarget:
         drawn = torch.cat(
             [1 - (rows.counts @ error) / self.spread_drawn, (rows.counts @ found) / (rows.counts @ self.pooled)], 1
         )
-        return as_figures(value[0].numpy(), drawn.numpy())
+        return as_figures(value[0].numpy(), drawn.numpy(), rows.clusters())
 
     def hits(self, mapped: Tensor) -> Tensor:
         """`[pool, k of NEAR]`: chance that the right candidate is among the k nearest, 0 or 1 unless there are ties."""
@@ -135,12 +135,11 @@ class TestTarget:
         return torch.where(length > 0, scaled / length.clamp(min=1e-30), 0.0)
 
 
-def as_figures(value: np.ndarray, drawn: np.ndarray) -> dict[str, Figure]:
-    """Intervals of `value [metric]` from `drawn [draw, metric]`, for `METRICS` in order."""
+def as_figures(value: np.ndarray, drawn: np.ndarray, clusters: int) -> dict[str, Figure]:
+    """Intervals of `value [metric]` from `drawn [draw, metric]`, for `METRICS` in order; none from a single cluster."""
+    drawn = drawn if clusters > 1 else np.full_like(drawn, np.nan)
     out = {}
     for i, name in enumerate(METRICS):
-        like: Metric = _LIKE[name]
-        clusters = np.array([len(drawn)])
-        low, high = interval(like, value[i : i + 1], drawn[:, i : i + 1], clusters)
+        low, high = interval(_LIKE[name], value[i : i + 1], drawn[:, i : i + 1], np.array([clusters]))
         out[name] = (float(value[i]), float(low[0]), float(high[0]))
     return out

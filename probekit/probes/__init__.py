@@ -13,6 +13,15 @@ _HOME = {
     "RidgeProbe": "ridge",
     "LogisticProbe": "logistic",
     "Direction": "direction",
+    "CalibratedProbe": "calibrated",
+    "ConformalSets": "conformal",
+    "CodeLength": "code_length",
+    "ElasticNetProbe": "elastic_net",
+    "Estimator": "estimator",
+    "KernelRidgeProbe": "kernel_ridge",
+    "KSparseProbe": "k_sparse",
+    "MLPProbe": "mlp",
+    "MultiLayerProbe": "multi_layer",
     "ProbeStack": "stack",
     "fit_grid": "grid",
     "sweep": "layer_sweep",  # a module called sweep would hide the function
@@ -20,12 +29,21 @@ _HOME = {
 }
 
 __all__ = [
+    "CalibratedProbe",
+    "CodeLength",
+    "ConformalSets",
     "ConvergenceWarning",
     "DifferenceInMeans",
     "Direction",
+    "ElasticNetProbe",
+    "Estimator",
+    "KSparseProbe",
+    "KernelRidgeProbe",
     "LDAProbe",
     "LinearProbe",
     "LogisticProbe",
+    "MLPProbe",
+    "MultiLayerProbe",
     "ProbeStack",
     "RidgeProbe",
     "SweepResult",
@@ -35,12 +53,21 @@ __all__ = [
 
 if TYPE_CHECKING:
     from probekit.probes.base import ConvergenceWarning, LinearProbe
+    from probekit.probes.calibrated import CalibratedProbe
+    from probekit.probes.code_length import CodeLength
+    from probekit.probes.conformal import ConformalSets
     from probekit.probes.difference_in_means import DifferenceInMeans
     from probekit.probes.direction import Direction
+    from probekit.probes.elastic_net import ElasticNetProbe
+    from probekit.probes.estimator import Estimator
     from probekit.probes.grid import fit_grid
+    from probekit.probes.k_sparse import KSparseProbe
+    from probekit.probes.kernel_ridge import KernelRidgeProbe
     from probekit.probes.layer_sweep import sweep
     from probekit.probes.lda import LDAProbe
     from probekit.probes.logistic import LogisticProbe
+    from probekit.probes.mlp import MLPProbe
+    from probekit.probes.multi_layer import MultiLayerProbe
     from probekit.probes.result import SweepResult
     from probekit.probes.ridge import RidgeProbe
     from probekit.probes.stack import ProbeStack

@@ -132,3 +132,9 @@ def as_targets(Y: object, n: int, n_classes: int | None) -> Tensor:
     if empty:
         raise ValueError(f"targets {empty[:10]} have no labelled row at all; drop them before fitting")
     return targets
+
+
+def class_index(labels: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Place of each label in `classes`, -1 where it is not there."""
+    place = {label: k for k, label in enumerate(classes.tolist())}
+    return np.array([place.get(label, -1) for label in labels.tolist()])

@@ -16,7 +16,7 @@ from probekit.probes.base import ConvergenceWarning
 from probekit.probes.controls import shuffle_labels
 from probekit.probes.estimator import Estimator
 from probekit.probes.grid import fit_grid
-from probekit.probes.multi_layer import fit_copy, group_codes
+from probekit.probes.held_out import fit_copy, group_codes
 
 if TYPE_CHECKING:
     import pandas as pd

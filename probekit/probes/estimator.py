@@ -41,7 +41,8 @@ class Estimator:
 
     def predict(self, X: np.ndarray | Tensor) -> np.ndarray:
         """The most likely class of each row `[n]`."""
-        found: np.ndarray = self.classes_[self.predict_log_proba(X).argmax(1)]
+        index = self.predict_log_proba(X).argmax(1)  # first, as it says where the probe is not fitted
+        found: np.ndarray = self.classes_[index]
         return found
 
     def score(self, X: np.ndarray | Tensor, y: object) -> float:

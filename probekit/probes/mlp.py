@@ -12,7 +12,7 @@ from torch import Tensor
 from probekit.probes.arrays import as_rows, as_vector, encode_classes
 from probekit.probes.base import ConvergenceWarning, log_proba
 from probekit.probes.estimator import Estimator
-from probekit.probes.multi_layer import group_codes, hold_out
+from probekit.probes.held_out import group_codes, hold_out
 from probekit.probes.spectrum import Standardisation
 
 IMPROVEMENT = 1e-3  # of the held-out loss that is worth going on for: nats, or squared standard deviations

@@ -16,7 +16,8 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.model_selection import cross_val_score
 
 from probekit.probes import LogisticProbe, RidgeProbe
-from probekit.probes.calibrated import CalibratedProbe, ConformalSets, conformal_quantile
+from probekit.probes.calibrated import CalibratedProbe
+from probekit.probes.conformal import ConformalSets, conformal_quantile
 from probekit.probes.estimator import Estimator
 from probekit.probes.mlp import MLPProbe
 from probekit.probes.multi_layer import MultiLayerProbe

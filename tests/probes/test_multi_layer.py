@@ -14,7 +14,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from probekit.probes import LogisticProbe
-from probekit.probes.multi_layer import MultiLayerProbe, fold_of_rows, group_codes, hold_out
+from probekit.probes.held_out import fold_of_rows, group_codes, hold_out
+from probekit.probes.multi_layer import MultiLayerProbe
 
 both = pytest.mark.parametrize("how", ["concatenate", "stack"])
 

@@ -1,0 +1,383 @@
+"""`transfer`: a probe of one model reads another model through a map, beside a probe of that model's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probekit.activations import Activations
+from probekit.data import Dataset, LabelSet
+from probekit.mapping.maps import Maps
+from probekit.mapping.pairs import TEST, TRAIN, VALID, as_activations, groups_of, require_pairs, split_rows
+from probekit.probes.base import LinearProbe
+from probekit.probes.direction import model_of
+from probekit.probes.fitting import fit_chosen
+from probekit.probes.grid import FAMILIES
+from probekit.probes.intervals import bootstrap, cluster_counts
+from probekit.probes.label_choice import choose_labels, same_labels
+from probekit.probes.metrics import CLASS_METRICS, VALUE_METRICS, Metric, Predictions, measure
+from probekit.probes.result import SweepResult
+from probekit.probes.rows import draw_evenly
+from probekit.probes.scoring import predict
+from probekit.probes.stack import ProbeStack
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+Probes = SweepResult | ProbeStack | Mapping[str, ProbeStack] | str | LinearProbe
+COLUMNS = ("source", "site_a", "site_b", "target", "metric", "value", "low", "high", "valid", "n")
+MOST = {TRAIN: 20_000, VALID: 5_000, TEST: 10_000}  # rows of each part that are used at most
+
+
+@dataclass(frozen=True, repr=False)
+class Transfer:
+    """How well probes of B (where the maps lead) read A (where they lead from) through the maps.
+
+    Attributes:
+        figures: A dict a figure, with the keys of `to_frame`.
+        sites_a, sites_b: Of the maps that were used.
+        labels: The label set.
+        metric: What is chosen and drawn by: accuracy, or R2 of numbers.
+        names: Of the two models, A's first.
+        notes: What was left out, and what is not known.
+    """
+
+    figures: tuple[Mapping[str, Any], ...]
+    sites_a: tuple[str, ...]
+    sites_b: tuple[str, ...]
+    labels: str
+    metric: str
+    names: tuple[str, str]
+    notes: tuple[str, ...] = ()
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a figure.
+
+        `source` is `map` (B's probe at `site_b` reads A's activations at `site_a` through the map between the two), `own` (a probe
+        trained on A at `site_a`), `home` (B's probe reads B), or `chance` (the commonest class, or the mean). `metric` is accuracy
+        and auroc, or r2 and spearman; `low` and `high` the 95 % interval over groups on test; `valid` the value on validation;
+        `n` the number of test rows.
+        """
+        import pandas as pd
+
+        return pd.DataFrame(list(self.figures), columns=list(COLUMNS))
+
+    def best(self, metric: str | None = None, target: str | None = None, source: str = "map") -> Mapping[str, Any]:
+        """The figure of the pair of sites with the highest value on validation.
+
+        Raises:
+            KeyError: there is no such figure.
+        """
+        metric = metric or self.metric
+        some = [
+            f for f in self.figures if f["source"] == source and f["metric"] == metric and target in (None, f["target"])
+        ]
+        if not some:
+            raise KeyError(f"no figure of {source!r} with metric {metric!r} and target {target!r}")
+        return max(some, key=lambda f: -np.inf if np.isnan(f["valid"]) else float(f["valid"]))
+
+    def table(self, metric: str | None = None, target: str | None = None) -> np.ndarray:
+        """`[site_a, site_b]` of a metric on test, through the maps; the first target's unless named."""
+        metric = metric or self.metric
+        out = np.full((len(self.sites_a), len(self.sites_b)), np.nan)
+        target = target or next(f["target"] for f in self.figures)
+        for f in self.figures:
+            if (f["source"], f["metric"], f["target"]) == ("map", metric, target):
+                out[self.sites_a.index(f["site_a"]), self.sites_b.index(f["site_b"])] = f["value"]
+        return out
+
+    def __repr__(self) -> str:
+        return f"<Transfer of {self.labels} from {self.names[1]} to {self.names[0]}; .summary() reads it out>"
+
+    def summary(self) -> str:
+        """A few lines: the best pair of sites, beside the model's own probe, the probe at home, and chance."""
+        lines = [repr(self)[1:].split(";")[0]]
+        words = {
+            "map": "{1}'s probe through the map",
+            "own": "{0}'s own probe",
+            "home": "{1}'s probe at home",
+            "chance": "chance",
+        }
+        for source, said in words.items():
+            for metric in dict.fromkeys(f["metric"] for f in self.figures):
+                if not any(f["source"] == source and f["metric"] == metric for f in self.figures):
+                    continue
+                f = self.best(metric, source=source)
+                at = " to ".join(site for site in (f["site_a"], f["site_b"]) if site)
+                lines.append(
+                    f"  {metric:<9} {f['value']:.3f} ({f['low']:.3f} to {f['high']:.3f})  {said.format(*self.names)}"
+                    f"{f', {at}' if at else ''}"
+                )
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+
+    def plot(self, metric: str | None = None, target: str | None = None) -> go.Figure:
+        """A heat map: where the probe reads down, whose probe it is across."""
+        from probekit.report.mapping_page import plot_transferred
+
+        return plot_transferred(self, metric or self.metric, target)
+
+
+def transfer(
+    maps: Maps,
+    probes: Probes,
+    activations: Activations | Mapping[str, Any],
+    labels: LabelSet | Mapping[str, Any] | Sequence[Any] | np.ndarray,
+    *,
+    home: Activations | Mapping[str, Any] | None = None,
+    groups: object = None,
+    n_boot: int = 1000,
+) -> Transfer:
+    """Read model A with a probe that was trained on model B.
+
+    Which way the map goes: a probe reads what is brought into *its* space. `probes` are of the model that the maps lead *to*,
+    `activations` of the one they lead *from*. So where `maps = fit(store_a, store_b)`, probes of B read A. (To read B with a probe
+    of A, fit the other way round, `fit(store_b, store_a)`; the transpose of a map is not its inverse.) The probe and the map
+    together are one linear probe of A, `LinearMap.pull_back`; no row of A with a label is used to make it. Accuracy uses the
+    probe's own threshold, AUROC needs none.
+
+    Beside it: a probe trained on A itself (`own`), B's probe on B (`home`, where B's activations are given), and `chance`. All are
+    scored on the same test rows: those of the maps' split where these are the maps' rows, else of a new split by group.
+
+    Args:
+        maps: From the model that is read to the model of the probes.
+        probes: A `SweepResult` of B (its label set of the labels' name, or its only one); a `ProbeStack` of one site or several,
+            or stacks by site; or a family (`"logistic"`) or an estimator, which is then trained on the training rows of `home`.
+            Probes that were trained elsewhere may have seen the texts of the test rows: sweep with the maps' groups and seed,
+            or let them be trained here.
+        activations: Of A.
+        labels: A sequence-level or token-level label set of the rows' data, a mapping from one name to values, or values.
+        home: Activations of B, whose rows pair up with `activations`.
+        groups: As in `fit`; the maps' own where these are their rows.
+        n_boot: Bootstrap draws over groups.
+
+    Raises:
+        KeyError: no map, or no label set, fits.
+        TypeError: probes or labels of another type.
+        ValueError: maps of the other direction; activations and labels that do not fit.
+    """
+    rows_of = as_activations(activations, "activations")
+    at_home = None if home is None else as_activations(home, "home")
+    if at_home is not None:
+        require_pairs(rows_of, at_home, "home")
+    if n_boot < 100:
+        raise ValueError(f"n_boot must be at least 100, got {n_boot}")
+    _check_direction(maps, probes, rows_of, at_home)
+    label_set = _labels(labels, rows_of)
+    parts, group, notes = _split(maps, rows_of, groups)
+    item = rows_of.item if label_set.level == "token" else rows_of.sequence
+    if item.max() >= len(label_set):
+        raise ValueError(f"{len(label_set):,} labels for rows of {int(item.max()) + 1:,} {label_set.level}s")
+
+    def truth(part: int) -> np.ndarray:
+        found: np.ndarray = label_set.values[item[parts[part]]]
+        return found
+
+    sites_a = tuple(site for site in maps.sites_a if site in rows_of.sites)
+    if not sites_a:
+        raise KeyError(f"these activations have none of the sites that the maps lead from: {', '.join(maps.sites_a[:4])}")
+    if isinstance(probes, str | LinearProbe):
+        if at_home is None:
+            raise ValueError("a probe that is to be trained here needs home=, the activations of its model")
+        stacks = _trained(probes, at_home, maps.sites_b, parts, truth, label_set)
+    else:
+        stacks, said = _given(probes, label_set, maps)
+        notes += said
+        first = next(iter(stacks.values()))
+        label_set = _in_terms_of(first, label_set)
+    metrics = VALUE_METRICS if label_set.kind == "continuous" else _CLASSES
+    scorer = _Scorer(label_set, metrics, truth(TEST), truth(VALID), group[parts[TEST]], n_boot, int(maps.manifest["seed"]))
+    family: str | LinearProbe = probes if isinstance(probes, LinearProbe) else next(iter(stacks.values())).family
+    family = family if isinstance(family, LinearProbe) or family in FAMILIES else "logistic"
+    for site_a in sites_a:
+        X = {part: torch.from_numpy(rows_of.read(site_a, rows)) for part, rows in parts.items()}
+        for site_b, stack in stacks.items():
+            scorer.add("map", site_a, site_b, maps[site_a, site_b].pull_back(stack), X)
+        own = fit_chosen(family, X[TRAIN], truth(TRAIN), X[VALID], truth(VALID), None, label_set, site_a)
+        scorer.add("own", site_a, None, own, X)
+    for site_b, stack in stacks.items() if at_home is not None else ():
+        assert at_home is not None
+        scorer.add("home", None, site_b, stack, {p: torch.from_numpy(at_home.read(site_b, parts[p])) for p in (TEST, VALID)})
+    scorer.add_chance(truth(TRAIN))
+    names = (maps.name("a"), maps.name("b"))
+    return Transfer(tuple(scorer.figures), sites_a, tuple(stacks), label_set.name, metrics[0].name, names, tuple(notes))
+
+
+_CLASSES = tuple(metric for metric in CLASS_METRICS if metric.name in ("accuracy", "auroc"))
+
+
+class _Scorer:
+    """Scores stacks on the same rows and keeps the figures."""
+
+    def __init__(
+        self, labels: LabelSet, metrics: Sequence[Metric], test: np.ndarray, valid: np.ndarray, group: np.ndarray,
+        n_boot: int, seed: int,
+    ) -> None:  # fmt: skip
+        self.labels, self.metrics, self.truth = labels, tuple(metrics), {TEST: test, VALID: valid}
+        cluster = np.unique(group, return_inverse=True)[1]
+        self.cluster = torch.from_numpy(cluster)
+        self.counts = cluster_counts(int(cluster.max()) + 1, n_boot, seed)
+        self.figures: list[dict[str, Any]] = []
+
+    def add(
+        self, source: str, site_a: str | None, site_b: str | None, stack: ProbeStack, X: Mapping[int, Tensor]
+    ) -> None:
+        test, valid = (predict(stack, X[part], self.truth[part]) for part in (TEST, VALID))
+        self._add(source, site_a, site_b, test, measure(valid, self.metrics))
+
+    def add_chance(self, train: np.ndarray) -> None:
+        """The commonest class of training, or its mean, for every row."""
+        test = self.truth[TEST]
+        if self.labels.kind == "continuous":
+            guess = np.broadcast_to(np.nanmean(train, 0), test.shape)
+            predictions = Predictions.of_values(guess, test)
+        else:
+            share = np.stack([(train == k).sum(0) for k in range(len(self.labels.classes))], -1) + 1e-9
+            known = np.log(share / share.sum(-1, keepdims=True))
+            predictions = Predictions.of_classes(np.broadcast_to(known, (len(test), *known.shape)).copy(), test)
+        self._add("chance", None, None, predictions, {m.name: np.full(test.shape[1], np.nan) for m in self.metrics})
+
+    def _add(
+        self, source: str, site_a: str | None, site_b: str | None, test: Predictions, valid: Mapping[str, np.ndarray]
+    ) -> None:
+        n = test.defined.sum(0).tolist()
+        for metric in self.metrics:
+            found = bootstrap(metric, test, self.cluster, self.counts)
+            low, high = found.interval()
+            for i, target in enumerate(self.labels.targets):
+                self.figures.append(
+                    {
+                        "source": source, "site_a": site_a, "site_b": site_b, "target": target, "metric": metric.name,
+                        "value": float(found.value[i]), "low": float(low[i]), "high": float(high[i]),
+                        "valid": float(valid[metric.name][i]), "n": int(n[i]),
+                    }
+                )  # fmt: skip
+
+
+def _check_direction(maps: Maps, probes: Probes, read: Activations, home: Activations | None) -> None:
+    """Refuse maps that lead the other way, where the models are known."""
+    known = [(maps.manifest.get(f"model_{whose}") or {}).get("fingerprint") for whose in "ab"]
+    of_probes = (probes.manifest.get("model") or {}).get("fingerprint") if isinstance(probes, SweepResult) else None
+    for what, model, wanted, other in (
+        ("the activations", model_of(read), *known),
+        ("the probes", of_probes, *reversed(known)),
+        ("home", None if home is None else model_of(home), *reversed(known)),
+    ):
+        if model is None or wanted is None or model == wanted:
+            continue
+        if model == other:
+            raise ValueError(
+                f"these maps lead the other way: {what} are of the model at their other end. A probe reads what is mapped into its "
+                "own space, so fit(activations of the model that is read, activations of the probe's model)"
+            )
+        raise ValueError(f"{what} are of another model (fingerprint {model}) than the maps ({wanted})")
+
+
+def _labels(labels: object, activations: Activations) -> LabelSet:
+    if isinstance(labels, LabelSet):
+        return labels
+    if isinstance(labels, str):
+        raise TypeError("labels is one string; give a LabelSet (dataset.label_set(name)) or the values")
+    named: Mapping[str, Any] = labels if isinstance(labels, Mapping) else {"label": labels}
+    if len(named) != 1:
+        raise TypeError(f"give one label set at a time, not {len(named)}")
+    manifest = getattr(activations, "manifest", None)
+    count = int(activations.sequence.max()) + 1 if manifest is None else int(manifest.sequences)
+    tokens = None if len(activations) <= count else int(activations.item.max()) + 1
+    return choose_labels(dict(named), None, count, tokens, at_least=manifest is not None)[0]
+
+
+def _split(maps: Maps, activations: Activations, groups: object) -> tuple[dict[int, np.ndarray], np.ndarray, list[str]]:
+    """Row numbers by part, `[row]` group, and notes."""
+    data = (maps.manifest.get("data") or {}).get("fingerprint")
+    manifest = getattr(activations, "manifest", None)
+    other = manifest is not None and data is not None and manifest.data_fingerprint != data
+    seed, notes = int(maps.manifest["seed"]), []
+    if len(activations) == len(maps.part) and not other:
+        part = maps.part
+        group = maps.group if groups is None else groups_of(activations, groups)[activations.sequence]
+    else:
+        of_sequence = groups_of(activations, groups)
+        given = groups.split if isinstance(groups, Dataset) else None
+        part, said = split_rows(activations.sequence, of_sequence, [activations.prefix], given=given, seed=seed)
+        group, notes = of_sequence[activations.sequence], [*said, "these are not the maps' rows: they were split anew"]
+    rows, rng = {}, np.random.default_rng([seed, 0x71A5])
+    for number, most in MOST.items():
+        found = np.flatnonzero(part == number)
+        if not len(found):
+            raise ValueError("a part of the split has no rows: give more texts")
+        rows[number] = draw_evenly(found, activations.sequence[found], most, rng)
+        if len(rows[number]) < len(found):
+            notes.append(f"{len(rows[number]):,} of {len(found):,} rows of a part are used, drawn evenly over the sequences")
+    return rows, group, notes
+
+
+def _trained(
+    probe: str | LinearProbe, home: Activations, sites: Sequence[str], parts: Mapping[int, np.ndarray], truth: Any, labels: LabelSet
+) -> dict[str, ProbeStack]:  # fmt: skip
+    if isinstance(probe, str) and probe not in FAMILIES:
+        raise ValueError(f"no probe family {probe!r}; there are {', '.join(FAMILIES)}")
+    if labels.kind == "continuous":
+        probe = "ridge"
+    out = {}
+    for site in sites:
+        if site in home.sites:
+            train, valid = (torch.from_numpy(home.read(site, parts[part])) for part in (TRAIN, VALID))
+            out[site] = fit_chosen(probe, train, truth(TRAIN), valid, truth(VALID), None, labels, site)
+    if not out:
+        raise KeyError(f"home has none of the sites that the maps lead to: {', '.join(sites[:4])}")
+    return out
+
+
+def _given(probes: Probes, labels: LabelSet, maps: Maps) -> tuple[dict[str, ProbeStack], list[str]]:
+    """Stacks by site, and a note where they may have been trained on test rows."""
+    notes = []
+    if isinstance(probes, SweepResult):
+        names = list(probes.probes)
+        if labels.name not in names and len(names) > 1:
+            raise KeyError(f"the sweep has no label set {labels.name!r}; it has {', '.join(names)}")
+        found: Mapping[str, ProbeStack] = probes.probes[labels.name if labels.name in names else names[0]]
+        if probes.manifest.get("seed") != maps.manifest["seed"]:
+            notes.append(
+                f"the probes' sweep was split with seed {probes.manifest.get('seed')}, the maps with {maps.manifest['seed']}: the "
+                "probes may have been trained on texts of test rows"
+            )
+    elif isinstance(probes, ProbeStack):
+        found = dict(_by_site(probes))
+        notes.append("where the probes were trained is not known: they may have seen texts of test rows")
+    elif isinstance(probes, Mapping) and all(isinstance(each, ProbeStack) for each in probes.values()):
+        found = probes
+        notes.append("where the probes were trained is not known: they may have seen texts of test rows")
+    else:
+        raise TypeError(f"probes is a {type(probes).__name__}; give a SweepResult, a ProbeStack, or the name of a family")
+    fitting = {site: found[site] for site in maps.sites_b if site in found}
+    if not fitting:
+        raise KeyError(
+            f"no map leads to a site of these probes ({', '.join(list(found)[:4])}); the maps lead to {', '.join(maps.sites_b[:4])}"
+        )
+    for site, stack in fitting.items():
+        if stack.axes:
+            raise ValueError(f"the probes at {site} still have axes {stack.axes}: select a grid value first")
+    return fitting, notes
+
+
+def _by_site(stack: ProbeStack) -> Iterator[tuple[str, ProbeStack]]:
+    if not stack.sites:
+        raise ValueError("these probes name no site: give them by site, {site: stack}")
+    for site in stack.sites:
+        yield site, stack.at(site) if "site" in stack.axes else stack
+
+
+def _in_terms_of(stack: ProbeStack, labels: LabelSet) -> LabelSet:
+    """The labels with the classes and targets of the probes, in their order."""
+    continuous = stack.kind == "continuous"
+    if continuous != (labels.kind == "continuous"):
+        raise ValueError(f"the probes read {stack.kind} labels, these are {labels.kind}")
+    values = np.zeros((1, len(stack.targets)), np.float32 if continuous else np.int16)
+    like = LabelSet(labels.name, values, stack.kind, labels.level, stack.classes, stack.targets)
+    return replace(same_labels(like, labels, "the labels given"), reason=labels.reason)
