@@ -35,7 +35,7 @@ _HOME = {
     "board": "probekit.leaderboard",
     "Board": "probekit.leaderboard",
 }
-_PACKAGES = ("data", "models", "activations", "probes", "surgery", "testbeds", "leaderboard", "report")
+_PACKAGES = ("data", "models", "activations", "probes", "surgery", "testbeds", "leaderboard", "mapping", "report")
 
 __all__ = [
     "ActivationStore",
@@ -57,6 +57,7 @@ __all__ = [
     "data",
     "leaderboard",
     "load_model",
+    "mapping",
     "models",
     "probes",
     "read_csv",
@@ -67,7 +68,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from probekit import activations, data, leaderboard, models, probes, report, surgery, testbeds
+    from probekit import activations, data, leaderboard, mapping, models, probes, report, surgery, testbeds
     from probekit.activations import ActivationStore, ArrayActivations
     from probekit.activations.capture import capture
     from probekit.data import Dataset, LabelSet, read_csv

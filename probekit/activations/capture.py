@@ -203,6 +203,7 @@ def _write_shards(
     memory = spaces * largest * row_bytes + most * max(sites.values()) * 4
     places = f"{len(sites)} site{'s' * (len(sites) > 1)}"
     bar = Bar(progress, total, f"{left_rows:,} rows at {places} of {manifest.model}")
+    bar.announce(Estimate(memory, disk), path)
     try:
         for stale in path.glob(".*.tmp"):
             stale.unlink()
@@ -220,7 +221,7 @@ def _write_shards(
                     keep = functools.partial(_copy_rows, plan, start, shard, place)
                     run_batch(model, plan, batch, list(sites), computing, keep)
                     seconds = (time.perf_counter() - began) / tokens
-                    bar.announce(Estimate(seconds * total, memory, disk), path)
+                    bar.time(seconds * total)
                     bar.advance(tokens)
                 if written is not None:
                     written.result()

@@ -196,12 +196,13 @@ def capture_moments(
             raise ValueError(f"site {site}: {error}") from error
 
     bar = Bar(progress, total, f"moments of {plan.rows:,} rows at {len(names)} sites of {model.name}")
+    bar.announce(Estimate(memory, 0), None)
     try:
         for batch in [batch for shard in plan.batches for batch in shard]:
             began, tokens = time.perf_counter(), plan.padded_tokens(batch)
             of_rows = targets.values[item[plan.rows_of(batch)]]
             run_batch(model, plan, batch, names, computing, functools.partial(add, of_rows))
-            bar.announce(Estimate((time.perf_counter() - began) / tokens * total, memory, 0), None)
+            bar.time((time.perf_counter() - began) / tokens * total)
             bar.advance(tokens)
     finally:
         bar.close()

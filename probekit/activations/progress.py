@@ -9,18 +9,18 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a capture will take: seconds at the first batch's speed, bytes of memory beside the model, bytes of disk."""
+    """What a capture will take: bytes of memory beside the model, bytes of disk."""
 
-    seconds: float
     memory: int
     disk: int
 
 
 class Bar:
-    """What is said while capturing: one line before, a bar during, nothing if not wanted."""
+    """What is said while capturing: memory and disk before, the time as soon as one batch has shown how fast it goes, then a bar;
+    nothing if not wanted."""
 
     def __init__(self, wanted: bool, total: int, what: str) -> None:
-        self._wanted, self._what, self._announced = wanted, what, False
+        self._wanted, self._what, self._timed = wanted, what, False
         if wanted:
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -35,18 +35,20 @@ class Bar:
             self._task = self._progress.add_task("capture", total=total)
 
     def announce(self, estimate: Estimate, path: Path | None) -> None:
-        """Say, once, what it will take; the first batch has shown how fast it goes."""
-        if self._wanted and not self._announced:
-            disk = "nothing stored" if path is None else f"{readable_size(estimate.disk)} of disk in {_place(path)}"
-            self._progress.console.print(
-                f"capture: {self._what}; about {_duration(estimate.seconds)}, "
-                f"{readable_size(estimate.memory)} of memory beside the model, {disk}",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
-            )
+        """Say what it will take, before it starts."""
+        disk = "nothing stored" if path is None else f"{readable_size(estimate.disk)} of disk in {_place(path)}"
+        self._say(f"capture: {self._what}; {readable_size(estimate.memory)} of memory beside the model, {disk}")
+
+    def time(self, seconds: float) -> None:
+        """Say, once, how long it will take, and draw the bar."""
+        if self._wanted and not self._timed:
+            self._say(f"capture: about {_duration(seconds)}, by the first batch")
             self._progress.start()
-        self._announced = True
+        self._timed = True
+
+    def _say(self, words: str) -> None:
+        if self._wanted:
+            self._progress.console.print(words, highlight=False, markup=False, soft_wrap=True)
 
     def advance(self, tokens: int) -> None:
         if self._wanted:

@@ -6,12 +6,15 @@ from typing import Annotated
 
 import typer
 
+from probekit.cli import options
+
 
 def models(
     source: Annotated[
         str | None,
         typer.Argument(help="A shipped name, a folder, a .gguf file, or a Hub id. Default: list what ships."),
     ] = None,
+    blocks: options.Blocks = None,
 ) -> None:
     """List the shipped models, or the sites of one model.
 
@@ -31,7 +34,7 @@ def models(
             typer.echo(f"{name:16} {folder}")
         typer.echo("\n`probekit models NAME` lists the sites of one.")
         return
-    model = load(source)
+    model = load(source, blocks)
     parameters = sum(p.numel() for p in model.hf.parameters())
     typer.echo(f"{model.name}: {model.n_layers} layers, width {model.d_model}, {parameters:,} parameters")
     typer.echo(

@@ -37,6 +37,8 @@ class Dataset:
         split: Optional `[sequence]` of `"train"`, `"valid"`, `"test"` or `"ood"` where the data comes with its own
             split.
         facts: What produced the data (seeds, file hashes), copied into manifests.
+        group_names: Optional `[sequence]` value of the column that the groups are from, None where it has none: by these a test set of
+            another file is kept apart from training, where groups have other numbers.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Dataset:
     spans: Mapping[str, np.ndarray] | np.ndarray | None = None
     split: np.ndarray | None = None
     facts: Mapping[str, object] = field(default_factory=dict)
+    group_names: tuple[str | None, ...] | None = None
 
     def __post_init__(self) -> None:
         if (self.texts is None) == (self.tokens is None):
@@ -85,7 +88,13 @@ class Dataset:
         spans = {"span": spans} if not isinstance(spans, Mapping) else spans
         spans = {str(name): np.asarray(array, dtype=np.int64) for name, array in spans.items()}
         split = None if self.split is None else np.asarray(self.split).astype(str)
-        for what, array in (("groups", groups), ("split", split), *((f"span {n!r}", a) for n, a in spans.items())):
+        named = None if self.group_names is None else np.array(self.group_names, dtype=object)
+        for what, array in (
+            ("groups", groups),
+            ("group_names", named),
+            ("split", split),
+            *((f"span {n!r}", a) for n, a in spans.items()),
+        ):
             if array is not None and len(array) != len(self):
                 raise ValueError(f"{what} has {len(array)} entries for {len(self)} sequences")
         for name, array in spans.items():

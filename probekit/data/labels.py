@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -144,6 +145,18 @@ class LabelSet:
         kind, reason = _decide(form, distinct, kind, where)
         if kind == "continuous":
             _refuse_row_numbers(form, distinct, present, reason, where)
+            if (
+                form == "whole numbers"
+                and "asked" not in reason
+                and len(present) >= 20
+                and len(distinct) >= 0.95 * len(present)
+            ):
+                warnings.warn(
+                    f"{where}: {len(distinct)} different whole numbers in {len(present)} examples ({_some(distinct, 3)}, ...) are taken "
+                    "as amounts, to be read by regression; if they are ids, leave the column out (kind='continuous', --kind "
+                    "COLUMN=continuous, says that they are meant)",
+                    stacklevel=3,
+                )
             numbers = np.full(columns.shape, np.nan, dtype=np.float32)
             numbers[~absent] = present.astype(np.float64)
             return cls(name, numbers, kind, level, (), tuple(targets), reason)

@@ -29,6 +29,10 @@ def find_files(path: str | Path | Sequence[str | Path]) -> list[Path]:
             siblings = [p.name for p in folder.iterdir() if p.is_file()] if folder.is_dir() else []
             near = difflib.get_close_matches(Path(one).name, siblings, n=3)
             pattern = any(c in str(one) for c in "*?[")
+            if Path(one).is_dir():
+                raise IsADirectoryError(
+                    f"{str(one)!r} is a folder: give a file in it, or a pattern such as {str(Path(one) / '*.csv')!r}"
+                )
             raise FileNotFoundError(
                 (f"the pattern {str(one)!r} matches no file" if pattern else f"there is no file {str(one)!r}")
                 + (f"; near it: {', '.join(near)}" if near else "")

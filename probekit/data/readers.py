@@ -195,6 +195,7 @@ def _build(
         spans={column: _locate(name, places, texts, table[column], column) for column in spans} or None,
         split=None if split is None else _splits(name, places, table[split], split),
         facts=facts,
+        group_names=None if group is None else tuple(None if is_missing(v) else str(v) for v in table[group]),
     )
     first = dataset.first_occurrence()
     repeats = np.flatnonzero(first != np.arange(len(first)))

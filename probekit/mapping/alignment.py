@@ -87,7 +87,8 @@ def _last_of(ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def ends_of_words(text: str, ends: np.ndarray) -> np.ndarray:
     """Which of the ends (> 0) are where a run of letters, marks and digits ends, bool."""
     inside = np.array([unicodedata.category(character)[0] in "LMN" for character in text] + [False])
-    return inside[ends - 1] & ~inside[ends]
+    found: np.ndarray = inside[ends - 1] & ~inside[ends]
+    return found
 
 
 def paired_tokens(

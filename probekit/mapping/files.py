@@ -25,7 +25,7 @@ RECORD, TENSORS = "maps.json", "maps.safetensors"
 def write_maps(maps: Maps, folder: Path) -> Path:
     """See `Maps.save`. `maps.json`, which names the checksum of the tensors, comes last."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {"part": torch.from_numpy(maps.part.copy())}
+    tensors = {name: torch.from_numpy(getattr(maps, name).copy()) for name in ("part", "group")}
     for i, each in enumerate(maps.maps.values()):
         tensors |= {f"{i}/matrix": each.matrix.contiguous(), f"{i}/bias": each.bias.contiguous()}
     waiting = folder / f".{TENSORS}.{os.getpid()}"
@@ -55,7 +55,9 @@ def read_maps(folder: Path) -> Maps:
     """See `Maps.load`."""
     path = folder / RECORD
     if not path.is_file():
-        raise FileNotFoundError(f"there are no maps in {folder}: {RECORD} is missing; give the folder that Maps.save wrote to")
+        raise FileNotFoundError(
+            f"there are no maps in {folder}: {RECORD} is missing; give the folder that Maps.save wrote to"
+        )
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(document, dict) or document.get("format") != FORMAT:
@@ -72,7 +74,8 @@ def read_maps(folder: Path) -> Maps:
             figures=figures,
             sites_a=tuple(document["sites_a"]),
             sites_b=tuple(document["sites_b"]),
-            part=np.asarray(tensors["part"].numpy()),
+            part=tensors["part"].numpy(),
+            group=tensors["group"].numpy(),
             notes=tuple(document["notes"]),
             manifest=document["manifest"],
         )

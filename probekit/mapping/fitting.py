@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from probekit.activations import Activations
 from probekit.mapping.linear_map import LinearMap
 from probekit.mapping.maps import Maps
-from probekit.mapping.pairs import TRAIN, VALID, Pairs, pair_up
-from probekit.mapping.scoring import DISTANCES, NEAR, Distance, Figure, RowsTested, TargetTested
+from probekit.mapping.pairs import PARTS, TRAIN, VALID, Pairs, pair_up
+from probekit.mapping.scoring import DISTANCES, NEAR, Distance, RowsTested, TargetTested
 from probekit.mapping.solving import GRID, KINDS, Kind, Solution, Source, Target, solve
 from probekit.mapping.sums import Column, Sums, read_rows, slices_of, sum_rows
+from probekit.mapping.tiling import require_memory, tiles
+from probekit.probes.activation_source import digest_of
 from probekit.probes.direction import model_of
 from probekit.versions import versions_of
 
@@ -80,69 +82,34 @@ def fit(
         ValueError: other kinds or ranks than there can be; activations of other texts; too few rows; NaN.
         MemoryError: more maps than the machine could hold.
     """
-    penalties = _checked(kind, rank, grid, distance, n_boot)
+    penalties = _checked(kind, rank, grid, distance, n_boot, seed)
     pairs = pair_up(a, b, twin, sites_a, sites_b, groups, seed)
-    _check_sizes(pairs, rank)
+    _check_rank(pairs, rank)
+    require_memory(pairs)
     tested = pairs.tested(seed)
     rows = RowsTested.of(pairs.group[tested], n_boot, seed)
     targets: list[Column] = [("b", s) for s in pairs.sites_b] + [("twin", s) for s in pairs.sites_b if pairs.twin]
-    maps: dict[tuple[str, str], LinearMap] = {}
-    figures: dict[tuple[str, str], dict[str, Any]] = {}
-    facts = {"seed": seed, "rows": int((pairs.part == TRAIN).sum()), "data": _data(pairs.a)}
-    tiles = list(_tiles(pairs, targets, memory, 2 * (1 + controls)))
-    fitted = pairs.part[(pairs.part == TRAIN) | (pairs.part == VALID)]
-    passes = sum(len(each) for _, each in tiles) * len(fitted)
-    with _bar(progress, passes + len(pairs.sites_a) * len(targets)) as advance:
-        for sites, tile in tiles:
-            sources: dict[str, Source] = {}
-            X = {site: read_rows(pairs, "a", site, tested).double() for site in sites}
-            for some in tile:
-                train, valid = (
-                    sum_rows(
-                        pairs, pairs.rows(part), sites, some, grams=not sources, shuffle=controls, seed=seed, advance=advance
-                    )
-                    for part in (TRAIN, VALID)
-                )
-                at_a = slices_of([pairs.a.width(site) for site in sites])
-                at_b = slices_of([pairs.b.width(site) for _, site in some])
-                if not sources:
-                    sources = {site: _source(train, valid, i, at_a[i]) for i, site in enumerate(sites)}
-                for (who, site_b), y in zip(some, at_b, strict=True):
-                    target = _target(train, valid, y)
-                    scored = TargetTested(rows, read_rows(pairs, who, site_b, tested), target.mean, target.std, distance)
-                    for site_a, x in zip(sites, at_a, strict=True):
-                        source = sources[site_a]
-
-                        def solved(shuffled: bool, source: Source = source, target: Target = target,
-                                   x: slice = x, y: slice = y, train: Sums = train, valid: Sums = valid) -> Solution:  # fmt: skip
-                            crosses = (
-                                s.cross_about(x, y, source.mean, target.mean, shuffled=shuffled) for s in (train, valid)
-                            )
-                            return solve(kind, source, target, *crosses, penalties, rank)
-
-                        found = figures.setdefault((site_a, site_b), {"site_a": site_a, "site_b": site_b})
-                        own = solved(False)
-                        found["map" if who == "b" else "random_weights"] = _score(own, X[site_a], scored)
-                        if who == "b":
-                            found |= {name: getattr(own, name) for name in ("valid_r2", "alpha", "rank", "scale")}
-                            found["mean"] = scored.score(target.mean.expand(len(tested), -1))
-                            if controls:
-                                found["shuffled"] = _score(solved(True), X[site_a], scored)
-                            maps[site_a, site_b] = _as_map(own, kind, site_a, site_b, pairs, facts)
-                        advance(1)
+    fitting = _Fitting(kind, rank, penalties, pairs, tested, rows, distance, controls, seed)
+    tiled = list(tiles(pairs, targets, memory, 2 * (1 + controls)))
+    summed = int(((pairs.part == TRAIN) | (pairs.part == VALID)).sum())
+    steps = sum(len(each) for _, each in tiled) * summed + len(pairs.sites_a) * len(targets)
+    with _bar(progress, steps) as advance:
+        for sites, columns in tiled:
+            fitting.fit_tile(sites, columns, advance)
     order = [(site_a, site_b) for site_a in pairs.sites_a for site_b in pairs.sites_b]
     return Maps(
-        maps={key: maps[key] for key in order},
-        figures=tuple(figures[key] for key in order),
+        maps={key: fitting.maps[key] for key in order},
+        figures=tuple(fitting.figures[key] for key in order),
         sites_a=pairs.sites_a,
         sites_b=pairs.sites_b,
         part=pairs.part,
+        group=pairs.group,
         notes=(*pairs.notes, *_of_few_rows(pairs, kind)),
         manifest={
             "kind": kind,
-            "rank": rank,
-            "seed": seed,
-            "grid": list(penalties),
+            "rank": None if rank is None else int(rank),
+            "seed": int(seed),
+            "grid": [] if kind == "orthogonal" else list(penalties),
             "distance": distance,
             "controls": controls,
             "n_boot": n_boot,
@@ -151,7 +118,7 @@ def fit(
             "model_b": _model(pairs.b),
             "twin": None if pairs.twin is None else _model(pairs.twin),
             "data": _data(pairs.a),
-            "rows": {name: int((pairs.part == i).sum()) for i, name in enumerate(("train", "valid", "test"))},
+            "rows": {name: int((pairs.part == number).sum()) for name, number in PARTS.items()},
             "tested": len(tested),
             "candidates": len(rows.pool),
             "chance": {f"top_{k}": rows.chance(k) for k in NEAR},
@@ -160,7 +127,86 @@ def fit(
     )
 
 
-def _checked(kind: str, rank: object, grid: Sequence[float] | None, distance: str, n_boot: int) -> tuple[float, ...]:
+@dataclass
+class _Fitting:
+    """What is asked, and what is found so far."""
+
+    kind: Kind
+    rank: int | None
+    penalties: tuple[float, ...]
+    pairs: Pairs
+    tested: np.ndarray
+    rows: RowsTested
+    distance: Distance
+    controls: bool
+    seed: int
+    maps: dict[tuple[str, str], LinearMap] = field(default_factory=dict)
+    figures: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+
+    def fit_tile(
+        self, sites: Sequence[str], columns: Sequence[Sequence[Column]], advance: Callable[[int], None]
+    ) -> None:
+        """Some sites of A with all targets, some of these at a time; A's sites are decomposed once."""
+        pairs, sources = self.pairs, list[Source]()
+        X = [read_rows(pairs, "a", site, self.tested).double() for site in sites]
+        at_a = slices_of([pairs.a.width(site) for site in sites])
+        for targets in columns:
+            train, valid = (
+                sum_rows(
+                    pairs, pairs.rows(part), sites, targets,
+                    grams=not sources, shuffle=self.controls, seed=self.seed, advance=advance,
+                )
+                for part in (TRAIN, VALID)
+            )  # fmt: skip
+            sources = sources or [_source(train, valid, i, at) for i, at in enumerate(at_a)]
+            at_b = slices_of([pairs.b.width(site) for _, site in targets])
+            for (who, site_b), y in zip(targets, at_b, strict=True):
+                target = _target(train, valid, y)
+                values = read_rows(pairs, who, site_b, self.tested)
+                scored = TargetTested(self.rows, values, target.mean, target.std, self.distance)
+                for i, site_a in enumerate(sites):
+                    pair = _Pair(sources[i], target, train, valid, at_a[i], y)
+                    self._fit_pair(site_a, site_b, who, pair, X[i], scored)
+                    advance(1)
+
+    def _fit_pair(self, site_a: str, site_b: str, who: str, pair: _Pair, X: Tensor, scored: TargetTested) -> None:
+        own = pair.solve(self.kind, self.penalties, self.rank)
+        found = self.figures.setdefault((site_a, site_b), {"site_a": site_a, "site_b": site_b})
+        found["map" if who == "b" else "random_weights"] = scored.score(own.apply(X))
+        if who != "b":
+            return
+        found |= {name: getattr(own, name) for name in ("valid_r2", "alpha", "rank", "scale")}
+        found["mean"] = scored.score(pair.target.mean.expand(len(X), -1))
+        if self.controls:
+            found["shuffled"] = scored.score(pair.solve(self.kind, self.penalties, self.rank, shuffled=True).apply(X))
+        chosen = {n: v for n in ("alpha", "rank", "scale") if (v := getattr(own, n)) is not None}
+        facts = {**chosen, "rows": pair.train.n, "seed": self.seed, "data": _data(self.pairs.a)}
+        models = model_of(self.pairs.a), model_of(self.pairs.b)
+        self.maps[site_a, site_b] = LinearMap(own.matrix, own.bias, self.kind, site_a, site_b, *models, facts)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A site of A and one of B, with the sums they stand in and where in these."""
+
+    source: Source
+    target: Target
+    train: Sums
+    valid: Sums
+    x: slice
+    y: slice
+
+    def solve(self, kind: Kind, penalties: Sequence[float], rank: int | None, *, shuffled: bool = False) -> Solution:
+        crosses = [
+            sums.cross_about(self.x, self.y, self.source.mean, self.target.mean, shuffled=shuffled)
+            for sums in (self.train, self.valid)
+        ]
+        return solve(kind, self.source, self.target, crosses[0], crosses[1], penalties, rank)
+
+
+def _checked(
+    kind: str, rank: object, grid: Sequence[float] | None, distance: str, n_boot: int, seed: object
+) -> tuple[float, ...]:
     if kind not in KINDS:
         raise ValueError(f"no kind of map {kind!r}; there are {', '.join(KINDS)}")
     if distance not in DISTANCES:
@@ -172,6 +218,8 @@ def _checked(kind: str, rank: object, grid: Sequence[float] | None, distance: st
             raise ValueError(f"rank must be a whole number of at least 1, got {rank!r}")
     if n_boot < 100:
         raise ValueError(f"n_boot must be at least 100, got {n_boot}")
+    if not isinstance(seed, int | np.integer) or seed < 0:
+        raise ValueError(f"seed must be a whole number >= 0, got {seed!r}")
     if kind == "orthogonal" and grid is not None:
         raise ValueError("an orthogonal map has no penalty: leave grid out")
     penalties = tuple(float(value) for value in (GRID if grid is None else grid))
@@ -180,44 +228,15 @@ def _checked(kind: str, rank: object, grid: Sequence[float] | None, distance: st
     return penalties
 
 
-def _check_sizes(pairs: Pairs, rank: int | None) -> None:
-    widths_a, widths_b = ({s: x.width(s) for s in sites} for x, sites in ((pairs.a, pairs.sites_a), (pairs.b, pairs.sites_b)))
-    if rank is not None:
-        narrow = min(*widths_a.values(), *widths_b.values())
-        train = int((pairs.part == TRAIN).sum())
-        if rank > narrow:
-            raise ValueError(f"rank {rank} is more than the {narrow} dimensions of the narrowest site")
-        if rank >= train:
-            raise ValueError(f"rank {rank} needs more than the {train} training rows there are")
-    needed = 4 * sum(widths_a.values()) * sum(widths_b.values())
-    there = _memory_of_machine()
-    if there is not None and needed > there:
-        raise MemoryError(
-            f"{len(widths_a)} x {len(widths_b)} maps take {needed / 1e9:.0f} GB, and this machine has {there / 1e9:.0f} GB: name "
-            "fewer sites with sites_a= and sites_b="
-        )
-
-
-def _memory_of_machine() -> int | None:
-    import os
-
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not every system says
-        return None
-
-
-def _tiles(
-    pairs: Pairs, targets: Sequence[Column], memory: int, copies: int
-) -> Iterator[tuple[tuple[str, ...], list[tuple[Column, ...]]]]:
-    """Sites of A, and with each some targets after others, so that their cross products fit the memory."""
-    wide_a, wide_b = (max(x.width(s) for s in sites) for x, sites in ((pairs.a, pairs.sites_a), (pairs.b, pairs.sites_b)))
-    several = max(1, memory // (8 * copies * wide_a * wide_b))  # pairs of sites at a time
-    count_a = min(len(pairs.sites_a), several)
-    count_b = max(1, several // count_a)
-    for i in range(0, len(pairs.sites_a), count_a):
-        each = [tuple(targets[j : j + count_b]) for j in range(0, len(targets), count_b)]
-        yield pairs.sites_a[i : i + count_a], each
+def _check_rank(pairs: Pairs, rank: int | None) -> None:
+    if rank is None:
+        return
+    narrow = min(x.width(s) for x, sites in ((pairs.a, pairs.sites_a), (pairs.b, pairs.sites_b)) for s in sites)
+    train = int((pairs.part == TRAIN).sum())
+    if rank > narrow:
+        raise ValueError(f"rank {rank} is more than the {narrow} dimensions of the narrowest site")
+    if rank >= train:
+        raise ValueError(f"rank {rank} needs more than the {train} training rows there are")
 
 
 def _source(train: Sums, valid: Sums, i: int, at: slice) -> Source:
@@ -228,19 +247,6 @@ def _source(train: Sums, valid: Sums, i: int, at: slice) -> Source:
 def _target(train: Sums, valid: Sums, at: slice) -> Target:
     mean = train.y_shift[at] + train.y[at] / train.n
     return Target(train.n, mean, train.squares_about(at, mean), valid.squares_about(at, mean))
-
-
-def _score(solution: Solution, X: Tensor, scored: TargetTested) -> Mapping[str, Figure]:
-    return scored.score(X @ solution.matrix.T + solution.bias)
-
-
-def _as_map(
-    found: Solution, kind: str, site_a: str, site_b: str, pairs: Pairs, facts: Mapping[str, object]
-) -> LinearMap:
-    chosen = {n: v for n in ("alpha", "rank", "scale") if (v := getattr(found, n)) is not None}
-    return LinearMap(
-        found.matrix, found.bias, kind, site_a, site_b, model_of(pairs.a), model_of(pairs.b), {**chosen, **facts}
-    )
 
 
 def _of_few_rows(pairs: Pairs, kind: str) -> list[str]:
@@ -261,9 +267,10 @@ def _model(activations: Activations) -> dict[str, object]:
 
 def _data(activations: Activations) -> dict[str, object]:
     manifest = getattr(activations, "manifest", None)
+    rows = {"rows": len(activations), "sequences": digest_of(activations.sequence)}
     if manifest is None:
-        return {"rows": len(activations)}
-    return {"name": manifest.data, "fingerprint": manifest.data_fingerprint, "pool": manifest.pool}
+        return rows
+    return {"name": manifest.data, "fingerprint": manifest.data_fingerprint, "pool": manifest.pool, **rows}
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -81,14 +81,13 @@ class LinearMap:
         Raises:
             ValueError: X has another width.
         """
-        tensor = isinstance(X, Tensor)
         rows = X if isinstance(X, Tensor) else torch.from_numpy(np.ascontiguousarray(X))
         if rows.shape[-1:] != self.matrix.shape[1:]:
             raise ValueError(f"X is {tuple(rows.shape)}; this map takes [..., {self.widths[0]}]")
         dtype = torch.float64 if rows.dtype == torch.float64 else torch.float32
         matrix, bias = (part.to(rows.device, dtype) for part in (self.matrix, self.bias))
         out = rows.to(dtype) @ matrix.T + bias
-        return out if tensor else out.numpy()  # type: ignore[return-value]
+        return cast(Rows, out if isinstance(X, Tensor) else out.numpy())
 
     def direction(self, direction: Direction) -> Direction:
         """Where a step along a direction of A leads in B: `matrix v`, made of length one.
@@ -112,7 +111,9 @@ class LinearMap:
         vector = self.matrix.double() @ direction.vector.double()
         length = float(vector.norm())
         if length <= 1e-7 * float(self.matrix.double().norm()):
-            raise ValueError("the map takes this direction to nothing: B has no such direction, as far as the map knows")
+            raise ValueError(
+                "the map takes this direction to nothing: B has no such direction, as far as the map knows"
+            )
         mapped = {"kind": self.kind, "from": self.site_a, "model": self.model_a, "length": length}
         provenance = {**direction.provenance, "mapped": mapped}
         return Direction(vector, self.site_b, model=self.model_b, provenance=provenance)

@@ -31,6 +31,7 @@ class Maps:
         sites_a, sites_b: In the order asked for.
         part: `[row]` int8: 0 where a pair of rows was trained on, 1 where it chose the penalty, 2 where it is for tests, -1 where
             it counts nowhere.
+        group: `[row]` group of each pair of rows.
         notes: What was left out.
         manifest: Models, data, arguments, chance, versions.
     """
@@ -40,11 +41,13 @@ class Maps:
     sites_a: tuple[str, ...]
     sites_b: tuple[str, ...]
     part: np.ndarray
+    group: np.ndarray
     notes: tuple[str, ...]
     manifest: Mapping[str, Any]
 
     def __post_init__(self) -> None:
         self.part.setflags(write=False)
+        self.group.setflags(write=False)
 
     def __getitem__(self, key: tuple[str, str]) -> LinearMap:
         if not isinstance(key, tuple) or len(key) != 2:

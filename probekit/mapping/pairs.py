@@ -189,7 +189,9 @@ def split_rows(
             new &= drop_seen_prefixes(prefix[known], prefix[rows])
         part[rows[new]] = PARTS[name]
         if not new.all():
-            notes.append(f"{(~new).sum():,} of {len(rows):,} {name} rows do not count: their whole prefix occurs before")
+            notes.append(
+                f"{(~new).sum():,} of {len(rows):,} {name} rows do not count: their whole prefix occurs before"
+            )
         known = np.concatenate([known, rows])
     return part, tuple(notes)
 

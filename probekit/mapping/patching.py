@@ -81,24 +81,22 @@ class PatchedPerplexity:
 
         def share(means: dict[str, np.ndarray]) -> np.ndarray:
             costs = means["mean"] - means["plain"]
-            found: np.ndarray = np.where(costs > 0, (means["mean"] - means[condition]) / np.where(costs > 0, costs, 1), np.nan)
+            found: np.ndarray = np.where(
+                costs > 0, (means["mean"] - means[condition]) / np.where(costs > 0, costs, 1), np.nan
+            )
             return found
 
         whole = np.ones((1, len(self.tokens)))
         value, drawn = (share({n: self._mean(n, w) for n in CONDITIONS}) for w in (whole, self.draws))
-        return (float(value[0]), *_interval(drawn))
+        return (float(value[0]), *paired_interval(drawn))
 
     def _perplexity(self, condition: str) -> tuple[float, float, float]:
         value, drawn = (np.exp(self._mean(condition, w)) for w in (np.ones((1, len(self.tokens))), self.draws))
-        return (float(value[0]), *_interval(drawn))
+        return (float(value[0]), *paired_interval(drawn))
 
     def _mean(self, condition: str, weights: np.ndarray) -> np.ndarray:
         mean: np.ndarray = (weights @ self.losses[condition]) / (weights @ self.tokens)
         return mean
-
-
-def _interval(drawn: np.ndarray) -> tuple[float, float]:
-    return paired_interval(drawn)
 
 
 def patched_perplexity(
@@ -114,7 +112,8 @@ def patched_perplexity(
     """Perplexity of B when its activations at the map's site are replaced by the mapped activations of A at the same places.
 
     Tokens are matched by the character they end at, so that the tokenizers may differ. Where no token of A ends where one of B
-    does, B keeps its own activation; so do B's special tokens. The share replaced is given.
+    does, B keeps its own activation; so do B's special tokens. The share replaced is given. Since all kinds of places are
+    replaced, fit the map on all kinds (`paired_tokens(..., at="tokens")`), not on the last tokens of texts.
 
     Conditions: `plain` (nothing replaced), `mapped`, and at the same places `mean` (B's own mean over all the places) and
     `shuffled` (mapped activations of another text, from as far through it). Every text's own tokens are predicted but the first,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from probekit.activations import Activations
 from probekit.data import Dataset, LabelSet
 from probekit.mapping.maps import Maps
 from probekit.mapping.pairs import TEST, TRAIN, VALID, as_activations, groups_of, require_pairs, split_rows
+from probekit.mapping.transfer_result import Transfer
+from probekit.probes.activation_source import digest_of
 from probekit.probes.base import LinearProbe
 from probekit.probes.direction import model_of
 from probekit.probes.fitting import fit_chosen
@@ -26,101 +28,8 @@ from probekit.probes.rows import draw_evenly
 from probekit.probes.scoring import predict
 from probekit.probes.stack import ProbeStack
 
-if TYPE_CHECKING:
-    import pandas as pd
-    import plotly.graph_objects as go
-
 Probes = SweepResult | ProbeStack | Mapping[str, ProbeStack] | str | LinearProbe
-COLUMNS = ("source", "site_a", "site_b", "target", "metric", "value", "low", "high", "valid", "n")
 MOST = {TRAIN: 20_000, VALID: 5_000, TEST: 10_000}  # rows of each part that are used at most
-
-
-@dataclass(frozen=True, repr=False)
-class Transfer:
-    """How well probes of B (where the maps lead) read A (where they lead from) through the maps.
-
-    Attributes:
-        figures: A dict a figure, with the keys of `to_frame`.
-        sites_a, sites_b: Of the maps that were used.
-        labels: The label set.
-        metric: What is chosen and drawn by: accuracy, or R2 of numbers.
-        names: Of the two models, A's first.
-        notes: What was left out, and what is not known.
-    """
-
-    figures: tuple[Mapping[str, Any], ...]
-    sites_a: tuple[str, ...]
-    sites_b: tuple[str, ...]
-    labels: str
-    metric: str
-    names: tuple[str, str]
-    notes: tuple[str, ...] = ()
-
-    def to_frame(self) -> pd.DataFrame:
-        """A row a figure.
-
-        `source` is `map` (B's probe at `site_b` reads A's activations at `site_a` through the map between the two), `own` (a probe
-        trained on A at `site_a`), `home` (B's probe reads B), or `chance` (the commonest class, or the mean). `metric` is accuracy
-        and auroc, or r2 and spearman; `low` and `high` the 95 % interval over groups on test; `valid` the value on validation;
-        `n` the number of test rows.
-        """
-        import pandas as pd
-
-        return pd.DataFrame(list(self.figures), columns=list(COLUMNS))
-
-    def best(self, metric: str | None = None, target: str | None = None, source: str = "map") -> Mapping[str, Any]:
-        """The figure of the pair of sites with the highest value on validation.
-
-        Raises:
-            KeyError: there is no such figure.
-        """
-        metric = metric or self.metric
-        some = [
-            f for f in self.figures if f["source"] == source and f["metric"] == metric and target in (None, f["target"])
-        ]
-        if not some:
-            raise KeyError(f"no figure of {source!r} with metric {metric!r} and target {target!r}")
-        return max(some, key=lambda f: -np.inf if np.isnan(f["valid"]) else float(f["valid"]))
-
-    def table(self, metric: str | None = None, target: str | None = None) -> np.ndarray:
-        """`[site_a, site_b]` of a metric on test, through the maps; the first target's unless named."""
-        metric = metric or self.metric
-        out = np.full((len(self.sites_a), len(self.sites_b)), np.nan)
-        target = target or next(f["target"] for f in self.figures)
-        for f in self.figures:
-            if (f["source"], f["metric"], f["target"]) == ("map", metric, target):
-                out[self.sites_a.index(f["site_a"]), self.sites_b.index(f["site_b"])] = f["value"]
-        return out
-
-    def __repr__(self) -> str:
-        return f"<Transfer of {self.labels} from {self.names[1]} to {self.names[0]}; .summary() reads it out>"
-
-    def summary(self) -> str:
-        """A few lines: the best pair of sites, beside the model's own probe, the probe at home, and chance."""
-        lines = [repr(self)[1:].split(";")[0]]
-        words = {
-            "map": "{1}'s probe through the map",
-            "own": "{0}'s own probe",
-            "home": "{1}'s probe at home",
-            "chance": "chance",
-        }
-        for source, said in words.items():
-            for metric in dict.fromkeys(f["metric"] for f in self.figures):
-                if not any(f["source"] == source and f["metric"] == metric for f in self.figures):
-                    continue
-                f = self.best(metric, source=source)
-                at = " to ".join(site for site in (f["site_a"], f["site_b"]) if site)
-                lines.append(
-                    f"  {metric:<9} {f['value']:.3f} ({f['low']:.3f} to {f['high']:.3f})  {said.format(*self.names)}"
-                    f"{f', {at}' if at else ''}"
-                )
-        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
-
-    def plot(self, metric: str | None = None, target: str | None = None) -> go.Figure:
-        """A heat map: where the probe reads down, whose probe it is across."""
-        from probekit.report.mapping_page import plot_transferred
-
-        return plot_transferred(self, metric or self.metric, target)
 
 
 def transfer(
@@ -180,7 +89,9 @@ def transfer(
 
     sites_a = tuple(site for site in maps.sites_a if site in rows_of.sites)
     if not sites_a:
-        raise KeyError(f"these activations have none of the sites that the maps lead from: {', '.join(maps.sites_a[:4])}")
+        raise KeyError(
+            f"these activations have none of the sites that the maps lead from: {', '.join(maps.sites_a[:4])}"
+        )
     if isinstance(probes, str | LinearProbe):
         if at_home is None:
             raise ValueError("a probe that is to be trained here needs home=, the activations of its model")
@@ -191,7 +102,9 @@ def transfer(
         first = next(iter(stacks.values()))
         label_set = _in_terms_of(first, label_set)
     metrics = VALUE_METRICS if label_set.kind == "continuous" else _CLASSES
-    scorer = _Scorer(label_set, metrics, truth(TEST), truth(VALID), group[parts[TEST]], n_boot, int(maps.manifest["seed"]))
+    scorer = _Scorer(
+        label_set, metrics, truth(TEST), truth(VALID), group[parts[TEST]], n_boot, int(maps.manifest["seed"])
+    )
     family: str | LinearProbe = probes if isinstance(probes, LinearProbe) else next(iter(stacks.values())).family
     family = family if isinstance(family, LinearProbe) or family in FAMILIES else "logistic"
     for site_a in sites_a:
@@ -202,7 +115,9 @@ def transfer(
         scorer.add("own", site_a, None, own, X)
     for site_b, stack in stacks.items() if at_home is not None else ():
         assert at_home is not None
-        scorer.add("home", None, site_b, stack, {p: torch.from_numpy(at_home.read(site_b, parts[p])) for p in (TEST, VALID)})
+        scorer.add(
+            "home", None, site_b, stack, {p: torch.from_numpy(at_home.read(site_b, parts[p])) for p in (TEST, VALID)}
+        )
     scorer.add_chance(truth(TRAIN))
     names = (maps.name("a"), maps.name("b"))
     return Transfer(tuple(scorer.figures), sites_a, tuple(stacks), label_set.name, metrics[0].name, names, tuple(notes))
@@ -294,11 +209,11 @@ def _labels(labels: object, activations: Activations) -> LabelSet:
 
 def _split(maps: Maps, activations: Activations, groups: object) -> tuple[dict[int, np.ndarray], np.ndarray, list[str]]:
     """Row numbers by part, `[row]` group, and notes."""
-    data = (maps.manifest.get("data") or {}).get("fingerprint")
-    manifest = getattr(activations, "manifest", None)
-    other = manifest is not None and data is not None and manifest.data_fingerprint != data
+    data, manifest = maps.manifest["data"], getattr(activations, "manifest", None)
+    known = None if manifest is None else manifest.data_fingerprint
+    same = digest_of(activations.sequence) == data["sequences"] and data.get("fingerprint") in (None, known)
     seed, notes = int(maps.manifest["seed"]), []
-    if len(activations) == len(maps.part) and not other:
+    if same:
         part = maps.part
         group = maps.group if groups is None else groups_of(activations, groups)[activations.sequence]
     else:
@@ -313,7 +228,9 @@ def _split(maps: Maps, activations: Activations, groups: object) -> tuple[dict[i
             raise ValueError("a part of the split has no rows: give more texts")
         rows[number] = draw_evenly(found, activations.sequence[found], most, rng)
         if len(rows[number]) < len(found):
-            notes.append(f"{len(rows[number]):,} of {len(found):,} rows of a part are used, drawn evenly over the sequences")
+            notes.append(
+                f"{len(rows[number]):,} of {len(found):,} rows of a part are used, drawn evenly over the sequences"
+            )
     return rows, group, notes
 
 
@@ -354,7 +271,9 @@ def _given(probes: Probes, labels: LabelSet, maps: Maps) -> tuple[dict[str, Prob
         found = probes
         notes.append("where the probes were trained is not known: they may have seen texts of test rows")
     else:
-        raise TypeError(f"probes is a {type(probes).__name__}; give a SweepResult, a ProbeStack, or the name of a family")
+        raise TypeError(
+            f"probes is a {type(probes).__name__}; give a SweepResult, a ProbeStack, or the name of a family"
+        )
     fitting = {site: found[site] for site in maps.sites_b if site in found}
     if not fitting:
         raise KeyError(

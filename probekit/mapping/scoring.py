@@ -89,10 +89,9 @@ class TargetTested:
         even = torch.where(varies, 1 / spread.clamp(min=1e-300), 0.0) / varies.sum().clamp(min=1)
         self.weights = torch.stack([even, varies.double()], 1)  # [d_b, 2]: of r2, of r2_weighted
         self.spread = (spread @ self.weights).unsqueeze(0)  # [1, 2]
-        # Of every draw about its own mean.
-        counts, drawn = rows.counts, rows.counts @ rows.added(torch.ones(len(Y), 1))
-        moved = (counts @ rows.added(centred)).square() / drawn
-        self.spread_drawn = counts @ rows.added(centred.square() @ self.weights) - moved @ self.weights
+        # About the mean of all test rows in every draw: about its own, a draw's spread would be too small by one part in as many
+        # as it has clusters, and its R2 too low by as much.
+        self.spread_drawn = rows.counts @ rows.added(centred.square() @ self.weights)
         self.candidates = self._prepared(Y[rows.pool])
         pooled = torch.zeros(len(Y), 1)
         pooled[rows.pool] = 1
@@ -105,7 +104,9 @@ class TargetTested:
         hits = torch.zeros(len(self.Y), len(NEAR))
         hits[rows.pool] = self.hits(mapped[rows.pool])
         found = rows.added(hits)
-        value = torch.cat([1 - error.sum(0, keepdim=True) / self.spread, found.sum(0, keepdim=True) / self.pooled.sum()], 1)
+        value = torch.cat(
+            [1 - error.sum(0, keepdim=True) / self.spread, found.sum(0, keepdim=True) / self.pooled.sum()], 1
+        )
         drawn = torch.cat(
             [1 - (rows.counts @ error) / self.spread_drawn, (rows.counts @ found) / (rows.counts @ self.pooled)], 1
         )

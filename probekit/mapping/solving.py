@@ -38,14 +38,14 @@ class Source:
     valid: Tensor
 
     @cached_property
-    def std(self) -> Tensor:
-        """`[d_a]`; 1 where a feature does not vary."""
-        return Standardisation.of_moments(self.mean, self.scatter.diagonal().clamp(min=0) / self.n).std
+    def inverse_std(self) -> Tensor:
+        """`[d_a]` one over the standard deviation; 0 where a feature does not vary, so that its rounding is not taken for signal."""
+        return _inverse(self.mean, self.scatter.diagonal() / self.n).sqrt()
 
     @cached_property
     def basis(self) -> Eigenbasis:
         """Of the standardised features, without directions in which nothing varies."""
-        found = Eigenbasis.of_gram(self.scatter / self.std / self.std[:, None])
+        found = Eigenbasis.of_gram(self.scatter * self.inverse_std * self.inverse_std[:, None])
         least = found.values[-1] * len(found.values) * torch.finfo(torch.float64).eps
         kept = found.values > least.clamp(min=1e-300)
         kept[-1] = True
@@ -54,16 +54,20 @@ class Source:
     @cached_property
     def valid_rotated(self) -> Tensor:
         """`[r, r]`: `valid`, standardised and in the basis."""
-        scaled = self.basis.vectors / self.std[:, None]
-        return scaled.T @ self.valid @ scaled
+        return self._scaled.T @ self.valid @ self._scaled
+
+    @cached_property
+    def _scaled(self) -> Tensor:
+        """`[d_a, r]`."""
+        return self.basis.vectors * self.inverse_std[:, None]
 
     def rotated(self, cross: Tensor) -> Tensor:
         """`[r, d_b]`: a cross product `[d_a, d_b]`, standardised and in the basis."""
-        return (self.basis.vectors / self.std[:, None]).T @ cross
+        return self._scaled.T @ cross
 
     def unrotated(self, weights: Tensor) -> Tensor:
         """`[d_b, d_a]` matrix on raw activations of weights `[r, d_b]` in the basis."""
-        return ((self.basis.vectors / self.std[:, None]) @ weights).T
+        return (self._scaled @ weights).T
 
 
 @dataclass(frozen=True)
@@ -89,9 +93,7 @@ class Target:
     @cached_property
     def weights(self) -> Tensor:
         """`[d_b]`: makes every dimension count the same; 0 for one that does not vary."""
-        variance = self.squares.clamp(min=0) / self.n
-        noise = (4 * torch.finfo(torch.float32).eps * self.mean.abs()).square()
-        return torch.where(variance > noise, 1 / variance.clamp(min=1e-300), 0.0)
+        return _inverse(self.mean, self.squares / self.n)
 
     @property
     def valid_spread(self) -> float:
@@ -115,6 +117,10 @@ class Solution:
     alpha: float | None = None
     rank: int | None = None
     scale: float | None = None
+
+    def apply(self, X: Tensor) -> Tensor:
+        """`[row, d_b]` of float64 rows `[row, d_a]`."""
+        return X @ self.matrix.T + self.bias
 
 
 def solve(
@@ -151,7 +157,8 @@ def _low_rank(
     """Reduced-rank (ridge) regression: the map of full rank, projected on the first principal axes of what it predicts.
 
     Of the rows with the penalty's own put below them, the predictions have the Gram matrix `rotated' shrink rotated`, whose
-    eigenvectors are these axes (Izenman 1975; with the penalty Mukherjee & Zhu 2011, "Reduced Rank Ridge Regression and Its Kernel Extensions").
+    eigenvectors are these axes (Izenman 1975; with a penalty Mukherjee & Zhu 2011, "Reduced Rank Ridge Regression and Its
+    Kernel Extensions").
     """
     half = shrink.sqrt()[:, None] * rotated
     small = half.shape[0] < half.shape[1]
@@ -178,9 +185,12 @@ def _orthogonal(source: Source, target: Target, cross: Tensor, valid: Tensor) ->
 
     Between spaces of different widths it is the part of a rotation that lies in both: the one that maximises the inner product.
     """
+    varies = source.inverse_std > 0
+    cross = cross * varies[:, None]
     left, _, right = torch.linalg.svd(cross, full_matrices=False)
     turn = left @ right  # [d_a, d_b]
-    spread = float(((source.scatter @ turn) * turn).sum())
+    turned = turn * varies[:, None]
+    spread = float(((source.scatter @ turned) * turned).sum())
     scale = float((turn * cross).sum()) / spread if spread > 0 else 0.0
     matrix = scale * turn.T
     moved = matrix @ source.valid
@@ -191,3 +201,9 @@ def _orthogonal(source: Source, target: Target, cross: Tensor, valid: Tensor) ->
 def _r2(gained: Tensor, target: Target) -> float:
     spread = target.valid_spread
     return float(gained) / spread if spread > 0 else float("nan")
+
+
+def _inverse(mean: Tensor, variance: Tensor) -> Tensor:
+    """One over each variance; 0 where there is none beyond a few roundings of the mean."""
+    noise = (4 * torch.finfo(torch.float32).eps * mean.abs()).square()
+    return torch.where(variance > noise, 1 / variance.clamp(min=1e-300), 0.0)

@@ -5,6 +5,7 @@ All are float64 and about a shift near the mean, so that little is lost when the
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -53,9 +54,7 @@ class Sums:
         """`[d_a, d_b]`: sum of `(x - x_center)(y - y_center)'` of one pair of sites, in pairs as they are or shuffled."""
         cross = self.shuffled if shuffled else self.cross
         assert cross is not None
-        return _moved(
-            cross[x, y], self.x[x], self.y[y], self.n, x_center - self.x_shift[x], y_center - self.y_shift[y]
-        )
+        return _moved(cross[x, y], self.x[x], self.y[y], self.n, x_center - self.x_shift[x], y_center - self.y_shift[y])
 
     def squares_about(self, y: slice, center: Tensor) -> Tensor:
         """`[d_b]`: sum of `(y - center)^2`."""
@@ -88,19 +87,14 @@ def sum_rows(
         shuffle: Whether Y is also summed in another order.
         advance: Told how many rows are done.
     """
-    width_x = sum(pairs.a.width(site) for site in sites)
-    width_y = sum(_activations(pairs, who).width(site) for who, site in targets)
+    from_a, to_b = [(pairs.a, site) for site in sites], [(_activations(pairs, who), site) for who, site in targets]
     total: Sums | None = None
-    ends = np.linspace(0, len(rows), -(-len(rows) // CHUNK) + 1).round().astype(int)
-    for number, (start, stop) in enumerate(zip(ends[:-1], ends[1:], strict=True)):
+    ends = np.linspace(0, len(rows), -(-len(rows) // CHUNK) + 1).round().astype(int).tolist()
+    for number, (start, stop) in enumerate(itertools.pairwise(ends)):
         taken = rows[start:stop]
-        X = _read([(pairs.a, site) for site in sites], taken)
-        Y = _read([(_activations(pairs, who), site) for who, site in targets], taken)
+        X, Y = _read(from_a, taken), _read(to_b, taken)
         if total is None:
-            zeros = [torch.zeros(w, dtype=torch.float64) for w in (width_x, width_y, width_y)]
-            cross = torch.zeros(width_x, width_y, dtype=torch.float64)
-            each = [torch.zeros(pairs.a.width(s), pairs.a.width(s), dtype=torch.float64) for s in sites if grams]
-            total = Sums(0, X.mean(0), Y.mean(0), *zeros, cross, torch.zeros_like(cross) if shuffle else None, each)
+            total = _empty(X, Y, [pairs.a.width(site) for site in sites] if grams else [], shuffle)
         X, Y = X - total.x_shift, Y - total.y_shift
         total.n += len(taken)
         total.x += X.sum(0)
@@ -109,8 +103,7 @@ def sum_rows(
         total.cross.addmm_(X.T, Y)
         if total.shuffled is not None:
             other = _partners(rows, start, stop, np.random.default_rng([seed, 0x5FF1E, number]))
-            columns = [(_activations(pairs, who), site) for who, site in targets]
-            total.shuffled.addmm_(X.T, _read(columns, other) - total.y_shift)
+            total.shuffled.addmm_(X.T, _read(to_b, other) - total.y_shift)
         at = 0
         for gram in total.grams:
             part = X[:, at : at + len(gram)]
@@ -119,6 +112,22 @@ def sum_rows(
         advance(len(taken))
     assert total is not None
     return total
+
+
+def _empty(X: Tensor, Y: Tensor, widths: Sequence[int], shuffle: bool) -> Sums:
+    """Nothing summed yet, about the means of the first rows; with grams of sites of these widths."""
+    cross = torch.zeros(X.shape[1], Y.shape[1], dtype=torch.float64)
+    return Sums(
+        n=0,
+        x_shift=X.mean(0),
+        y_shift=Y.mean(0),
+        x=torch.zeros_like(cross[:, 0]),
+        y=torch.zeros_like(cross[0]),
+        yy=torch.zeros_like(cross[0]),
+        cross=cross,
+        shuffled=torch.zeros_like(cross) if shuffle else None,
+        grams=[torch.zeros(width, width, dtype=torch.float64) for width in widths],
+    )
 
 
 def _partners(rows: np.ndarray, start: int, stop: int, rng: np.random.Generator) -> np.ndarray:

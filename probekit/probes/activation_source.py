@@ -15,7 +15,7 @@ from probekit.activations.stream import names_of_sites
 from probekit.data import Dataset, LabelSet
 from probekit.data.dataset import as_groups
 from probekit.probes.label_choice import Labels, choose_labels, labels_elsewhere
-from probekit.probes.rows import Part, parts_of, plan_elsewhere, plan_rows, seen_prefixes
+from probekit.probes.rows import Part, Seen, parts_of, plan_elsewhere, plan_rows
 
 
 class ActivationSource:
@@ -131,10 +131,17 @@ class ActivationSource:
         given = None if self.data is None else self.data.split
         plan = plan_rows(a.sequence, self._groups, a.prefix, given=given, seed=self._seed, max_rows=self._max_rows)
         parts, notes = parts_of(a, self.data, self._groups, plan), plan.notes
-        seen = seen_prefixes(parts)
+        seen = Seen.of(parts)
         for number, (name, (other, of)) in enumerate(self.ood.items()):
             rows, more = plan_elsewhere(
-                name, other.sequence, other.prefix, seen, seed=self._seed, number=number, max_rows=self._max_rows
+                name,
+                of if isinstance(of, Dataset) else None,
+                other.sequence,
+                other.prefix,
+                seen,
+                seed=self._seed,
+                number=number,
+                max_rows=self._max_rows,
             )
             data = of if isinstance(of, Dataset) else None
             group = other.sequence[rows] if data is None or data.groups is None else data.groups[other.sequence[rows]]
@@ -184,7 +191,8 @@ def as_activations(source: object, data: Dataset | None, where: str) -> Activati
     if isinstance(source, str | Path):
         if not Path(source).is_dir() or (Path(source) / "config.json").is_file():
             raise FileNotFoundError(
-                f"no activation store at {str(source)!r}; a model is given as an object: sweep(probekit.load_model({str(source)!r}), ...)"
+                f"no activation store at {str(source)!r}; a model is given as an object: sweep(probekit.load_model({str(source)!r}), ...), in a "
+                "shell `probekit probe`"
             )
         source = ActivationStore.open(source)
     elif isinstance(source, Mapping):

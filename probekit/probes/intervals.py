@@ -22,6 +22,7 @@ from torch import Tensor
 from probekit.probes.metrics import Metric, Predictions
 
 LEVEL = 0.95
+FEWEST = 3  # clusters below which resampling says nothing of a figure without bounds (R2 of two rows is the same in most draws)
 EXACT_WORK = 4_000_000  # draws x targets x rows up to which rank statistics are redrawn exactly
 
 
@@ -108,7 +109,7 @@ def interval(
         slack = 1 - tail ** (1 / np.maximum(clusters, 1))
         low = np.where((value >= 1) & (low >= 1), 1 - slack, low)
         high = np.where((value <= 0) & (high <= 0), slack, high)
-    undefined = np.isnan(value)
+    undefined = np.isnan(value) | (~np.asarray(metric.unit_range) & (np.asarray(clusters) < FEWEST))
     return np.where(undefined, np.nan, np.minimum(low, value)), np.where(undefined, np.nan, np.maximum(high, value))
 
 

@@ -6,6 +6,7 @@ import shlex
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ import torch
 from probekit.data import Dataset, LabelSet, as_dataset
 from probekit.probes.activation_source import digest_of
 from probekit.probes.base import LinearProbe
-from probekit.probes.grid import FAMILIES
+from probekit.probes.grid import FAMILIES, fit_grid
 from probekit.probes.label_choice import Labels
 from probekit.probes.logistic import LogisticProbe
 from probekit.probes.question import Question
@@ -63,8 +64,9 @@ def sweep(
     validation, the best site by its score on validation; test is only reported. Rows whose whole prefix occurs in
     training count neither in validation nor in test.
 
-    Controls: `majority` (the class frequencies of training, or its mean); `shuffled` (labels dealt out again between
-    training sequences); `control_task` (a random label for each type; Hewitt & Liang 2019) with its
+    Controls: `majority` (the class frequencies of training, or its mean); `shuffled` (labels dealt out again
+    between training sequences, up to ten times where there are few: the mean, and the interval in which one such probe lies);
+    `control_task` (a random label for each type; Hewitt & Liang 2019) with its
     `selectivity`; `random_weights` (the same architecture, never trained); `surface` (the text or the tokens alone). The
     shuffled and control-task probes use the penalty that was chosen for the real labels; the others choose their own.
 
@@ -110,6 +112,7 @@ def sweep(
         raise ValueError(f"seed must be a whole number >= 0, got {seed!r}")
     if n_boot < 100 or max_rows < 8:
         raise ValueError(f"n_boot must be at least 100 and max_rows at least 8, got {n_boot} and {max_rows}")
+    _try_settings(probe, grid)
     data = None if data is None else as_dataset(data)
     figures = Figures()
     notes = [] if data is None else _of_the_file(data)
@@ -152,7 +155,7 @@ def sweep(
         "probe": probe if isinstance(probe, str) else repr(probe),
         "grid": None if grid is None else list(grid),
         "pool": pool,
-        "groups": None if groups is None else "given",
+        "groups": None if groups is None else digest_of(np.asarray(groups).astype(str)),
         "controls": controls,
         "max_rows": max_rows,
         "n_boot": n_boot,
@@ -166,7 +169,7 @@ def sweep(
             c.name: {"kind": c.kind, "classes": list(c.classes), "fingerprint": digest_of(c.values)} for c in chosen
         },
         "versions": versions_of("torch", "numpy", "transformers", "scikit-learn"),
-        "command": shlex.join(sys.argv),
+        "command": command_of(sys.argv),
         "started": datetime.fromtimestamp(began, UTC).isoformat("T", "seconds"),
         "seconds": round(time.time() - began, 1),
     }
@@ -182,6 +185,25 @@ def sweep(
         notes=tuple(dict.fromkeys(notes)),
         manifest=manifest,
     )
+
+
+def _try_settings(probe: str | LinearProbe, grid: Sequence[float] | None) -> None:
+    """Fit a handful of made-up rows, so that settings which cannot be are refused before anything is captured."""
+    rows = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if getattr(probe, "kind", None) == "continuous":
+            fit_grid(probe, rows, rows[:, :1].astype(np.float64), grid, kind="continuous")
+        else:
+            fit_grid(probe, rows, np.arange(12)[:, None] % 2, grid, n_classes=2)
+
+
+def command_of(argv: Sequence[str]) -> str:
+    """The command line that this program was started with; nothing where typing it again would not run the same (a notebook, an
+    interpreter, `python -c`)."""
+    first = Path(argv[0]).name if argv else ""
+    again = first not in ("", "-c", "-m") and "launcher" not in first and first not in ("ipython", "ipython3")
+    return shlex.join(argv) if again else ""
 
 
 def _question(

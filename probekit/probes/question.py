@@ -25,6 +25,11 @@ from probekit.probes.rows import Part
 from probekit.probes.scoring import Scorer, TableMaker, predict, with_thresholds
 from probekit.probes.stack import ProbeStack
 
+SHUFFLES = 10
+"""Times that labels are dealt out again for the control of shuffled labels, at most."""
+DEALT = 20_000
+"""Shuffled labels in all, above which once is enough."""
+
 
 class Question:
     """A label set, the rows it is asked of, and what has been found so far.
@@ -62,7 +67,7 @@ class Question:
         self.control_task = ""
         self._control: dict[str, np.ndarray] | None = None
         if with_controls:
-            self._shuffled = control.shuffle_labels(self.truth["train"], parts["train"].sequence, seed)
+            self._shuffled = _dealt_again(self.truth["train"], parts["train"].sequence, seed)
             self._make_control_task()
 
     def _truth(self, part: Part) -> np.ndarray:
@@ -142,28 +147,34 @@ class Question:
     def _ask_fake_labels(
         self, X: Mapping[str, Tensor], chosen: Tensor, accuracy: Estimate, where: dict[str, Any]
     ) -> None:
-        fake = [self._shuffled] + ([self._control["train"]] if self._control is not None else [])
+        fake = [*self._shuffled] + ([self._control["train"]] if self._control is not None else [])
         stack = fit_like(self.probe, X["train"], np.concatenate(fake, 1), chosen.repeat(len(fake)), self.labels)
         count = len(self.labels.targets)
-        shuffled = targets_of(stack, slice(0, count), self.labels.targets)
-        validation = predict(shuffled, X["valid"], self.truth["valid"])
+        dealt = [
+            targets_of(stack, slice(i * count, (i + 1) * count), self.labels.targets)
+            for i in range(len(self._shuffled))
+        ]
+        validation = [predict(one, X["valid"], self.truth["valid"]) for one in dealt]
         for part in self.tested:
-            said = with_thresholds(predict(shuffled, X[part.name], self.truth[part.name]), validation)
-            self.scorer.score(said, part, self.labels, source="shuffled", **where)
+            said = [
+                with_thresholds(predict(one, X[part.name], self.truth[part.name]), valid)
+                for one, valid in zip(dealt, validation, strict=True)
+            ]
+            self.scorer.score_together(said, part, self.labels, source="shuffled", **where)
         if self._control is None:
             return
-        task = targets_of(stack, slice(count, None), self.labels.targets)
-        validation = predict(task, X["valid"], self._control["valid"])
-        said = with_thresholds(predict(task, X["test"], self._control["test"]), validation)
+        task = targets_of(stack, slice(len(dealt) * count, None), self.labels.targets)
+        guess = predict(task, X["test"], self._control["test"])
+        told = with_thresholds(guess, predict(task, X["valid"], self._control["valid"]))
         test = self.parts["test"]
-        learned = self.scorer.score(said, test, self.labels, source="control_task", **where)[self.main]
+        learned = self.scorer.score(told, test, self.labels, source="control_task", **where)[self.main]
         difference = Estimate(
             replace(accuracy.metric, name="selectivity", unit_range=False),
             accuracy.value - learned.value,
             accuracy.draws - learned.draws,
             accuracy.clusters,
         )
-        defined = said.defined.sum(0).numpy()
+        defined = told.defined.sum(0).numpy()
         self.scorer.figures.add(
             difference, self.labels, defined, data="test", metric="selectivity", source="model", **where
         )
@@ -275,6 +286,13 @@ class Question:
             self.control_task,
             self._majority(),
         )
+
+
+def _dealt_again(values: np.ndarray, sequence: np.ndarray, seed: int) -> list[np.ndarray]:
+    """Labels `[row, target]` shuffled several times where there are few: what one dealing gives is then a matter of luck."""
+    times = int(np.clip(-(-DEALT // values.size), 1, SHUFFLES))
+    seeds = [seed, *(int(s) for s in np.random.SeedSequence([seed, 0x5481]).generate_state(times - 1))]
+    return [control.shuffle_labels(values, sequence, one) for one in seeds]
 
 
 def _sequences(part: Part) -> list[str | np.ndarray]:

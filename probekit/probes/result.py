@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -98,7 +99,7 @@ class SiteTables:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """Probes over sites x label sets, scored on test. Its figures cannot be written over.
+    """Probes over sites x label sets, scored on test. It cannot be written over.
 
     Attributes:
         sites: Names in forward order.
@@ -126,6 +127,8 @@ class SweepResult:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "figures", {name: tuple(column) for name, column in self.figures.items()})
+        for name in ("figures", "validation", "draws", "tables", "probes", "manifest"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
         arrays = [array for by in (*self.validation.values(), *self.draws.values()) for array in by.values()]
         arrays += [array for by in self.tables.values() for one in by.values() for array in (one.confusion, one.bins)]
         for array in arrays:

@@ -137,40 +137,75 @@ def _drop_seen(split: Split, prefix: np.ndarray) -> dict[str, np.ndarray]:
     return parts
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What was trained or chosen on: prefixes of rows, and names of groups where the data set knows them."""
+
+    prefix: np.ndarray
+    groups: frozenset[str]
+
+    @classmethod
+    def of(cls, parts: Mapping[str, Part]) -> Seen:
+        used = (parts["train"], parts["valid"])
+        names: set[str] = set()
+        for part in used:
+            of_sequence = None if part.data is None else part.data.group_names
+            if of_sequence is not None:
+                names |= {name for i in np.unique(part.sequence).tolist() if (name := of_sequence[i]) is not None}
+        return cls(np.concatenate([p.activations.prefix[p.rows] for p in used]), frozenset(names))
+
+    def group_of(self, data: Dataset | None, sequence: np.ndarray) -> np.ndarray:
+        """`[row]` bool: rows of another data set, of these sequences, whose group is among those seen."""
+        names = None if data is None else data.group_names
+        if names is None or not self.groups:
+            return np.zeros(len(sequence), bool)
+        known: np.ndarray = np.array([name in self.groups for name in names], bool)[sequence]
+        return known
+
+
 def plan_elsewhere(
-    name: str, sequence: np.ndarray, prefix: np.ndarray, seen: np.ndarray, *, seed: int, number: int, max_rows: int
+    name: str,
+    data: Dataset | None,
+    sequence: np.ndarray,
+    prefix: np.ndarray,
+    seen: Seen,
+    *,
+    seed: int,
+    number: int,
+    max_rows: int,
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Rows of an out-of-distribution set whose prefix is not in `seen`, at most as many as test may have, and notes.
+    """Rows of an out-of-distribution set whose prefix and group are not in `seen`, at most as many as test may have, and notes.
 
     Args:
         sequence, prefix: `[row]` of the set, as in `plan_rows`.
-        seen: Prefixes of the rows that were trained or chosen on.
+        data: The set, whose groups may have names.
+        seen: Of the rows that were trained or chosen on.
         number: Of the set among the others, for its own random draw.
 
     Raises:
         ValueError: no row is left.
     """
-    rows = np.flatnonzero(drop_seen_prefixes(seen, prefix))
+    fresh, of_seen = drop_seen_prefixes(seen.prefix, prefix), seen.group_of(data, sequence)
+    rows = np.flatnonzero(fresh & ~of_seen)
     if not len(rows):
-        raise ValueError(
-            f"out-of-distribution set {name!r}: every row also occurs in training; nothing is left to test on"
+        why = (
+            "every row also occurs in training"
+            if not fresh.any()
+            else "every row is of a group that is in training, too"
         )
+        raise ValueError(f"out-of-distribution set {name!r}: {why}; nothing is left to test on")
     most = max(1, max_rows // TEST_SHARE)
     kept = draw_evenly(rows, sequence[rows], most, np.random.default_rng([seed, 0x00D, number]))
     notes = []
-    if len(rows) < len(sequence):
-        notes.append(
-            f"{len(sequence) - len(rows):,} of {len(sequence):,} rows of {name!r} do not count: their whole prefix also "
-            "occurs in training or validation"
-        )
+    for count, why in (
+        (int((~fresh).sum()), "their whole prefix also occurs in training or validation"),
+        (int((fresh & of_seen).sum()), "their group is also in training or validation"),
+    ):
+        if count:
+            notes.append(f"{count:,} of {len(sequence):,} rows of {name!r} do not count: {why}")
     if len(kept) < len(rows):
         notes.append(f"{len(kept):,} of {len(rows):,} rows of {name!r} are used (max_rows={max_rows:,})")
     return kept, tuple(notes)
-
-
-def seen_prefixes(parts: Mapping[str, Part]) -> np.ndarray:
-    """Prefixes of the rows that probes are trained or chosen on."""
-    return np.concatenate([p.activations.prefix[p.rows] for p in (parts["train"], parts["valid"])])
 
 
 def draw_evenly(rows: np.ndarray, sequence: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
@@ -220,12 +255,12 @@ class Capturing:
         return parts, (*self._say_cut(data), *plan.notes, *kept)
 
     def part_elsewhere(
-        self, name: str, data: Dataset, labels: Mapping[str, LabelSet], seen: np.ndarray, number: int
+        self, name: str, data: Dataset, labels: Mapping[str, LabelSet], seen: Seen, number: int
     ) -> tuple[Part, tuple[str, ...]]:
         """The rows of an out-of-distribution set, as `plan_elsewhere` chooses them."""
         index = self._rows(data)
         kept, notes = plan_elsewhere(
-            name, index["sequence"], index["prefix"], seen, seed=self.seed, number=number, max_rows=self.max_rows
+            name, data, index["sequence"], index["prefix"], seen, seed=self.seed, number=number, max_rows=self.max_rows
         )
         parts, said = self._capture(data, f"ood-{number}", index, {name: kept})
         return replace(parts[name], labels=labels), (*self._say_cut(data, f" of {name!r}"), *notes, *said)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,6 +75,24 @@ class Scorer:
         out = {}
         for each in usable(predictions, metrics_for(labels.kind)):
             out[each.name] = bootstrap(each, predictions, cluster, counts)
+            self.figures.add(out[each.name], labels, defined, data=part.name, metric=each.name, **where)
+        return out
+
+    def score_together(
+        self, predictions: Sequence[Predictions], part: Part, labels: LabelSet, **where: Any
+    ) -> dict[str, Estimate]:
+        """Like `score`, of several probes of one kind: their mean, and an interval that holds what differs between them, too."""
+        cluster, counts = torch.from_numpy(part.cluster), self.counts(part)
+        defined = predictions[0].defined.sum(0).numpy()
+        out = {}
+        for each in usable(predictions[0], metrics_for(labels.kind)):
+            found = [bootstrap(each, one, cluster, counts) for one in predictions]
+            out[each.name] = Estimate(
+                each,
+                np.mean([one.value for one in found], 0),
+                np.concatenate([one.draws for one in found]),
+                found[0].clusters,
+            )
             self.figures.add(out[each.name], labels, defined, data=part.name, metric=each.name, **where)
         return out
 

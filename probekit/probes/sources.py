@@ -13,7 +13,7 @@ from probekit.activations.stream import names_of_sites
 from probekit.data import Dataset, LabelSet
 from probekit.probes.activation_source import ActivationSource, as_activations, check_pool, data_facts
 from probekit.probes.label_choice import Labels, choose_labels, labels_elsewhere
-from probekit.probes.rows import Capturing, Part, seen_prefixes
+from probekit.probes.rows import Capturing, Part, Seen
 
 if TYPE_CHECKING:
     from probekit.models import Model
@@ -78,7 +78,7 @@ class ModelSource:
         options = self._capture | {"folder": self._capture["folder"] / level}
         capturing = Capturing(self.model, self._random, self.sites, pool, **options)
         parts, notes = capturing.parts(self.data)
-        seen = seen_prefixes(parts)
+        seen = Seen.of(parts)
         for number, (name, data) in enumerate(self.ood.items()):
             parts[name], more = capturing.part_elsewhere(name, data, self._labels[name], seen, number)
             notes += more
@@ -115,7 +115,7 @@ def open_source(
         FileNotFoundError: a path where there is no store.
     """
     if groups is not None and data is not None:
-        data = replace(data, groups=np.asarray(groups))
+        data = replace(data, groups=np.asarray(groups), group_names=None)
     if ood is not None and not isinstance(ood, Dataset | Mapping):
         raise TypeError(
             f"ood is a {type(ood).__name__}; give a Dataset or a mapping from names to Datasets, and with activations a "

@@ -351,7 +351,8 @@ def test_it_says_what_it_will_take_and_is_silent_when_asked(model, capsys, tmp_p
     count = len(capture(model, TEXTS, out=tmp_path / "loud"))
     said = " ".join(capsys.readouterr().err.split())
     assert re.search(
-        rf"{count} rows at 4 sites of .*; about \d+ s, .* of memory beside the model, .* of disk in .*loud", said
+        rf"{count} rows at 4 sites of .*; .* of memory beside the model, .* of disk in .*loud capture: about \d+ s",
+        said,
     )
     capture(model, TEXTS, out=tmp_path / "quiet", progress=False)
     assert capsys.readouterr() == ("", "")
