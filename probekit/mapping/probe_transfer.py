@@ -149,7 +149,7 @@ class _Scorer:
         """The commonest class of training, or its mean, for every row."""
         test = self.truth[TEST]
         if self.labels.kind == "continuous":
-            guess = np.broadcast_to(np.nanmean(train, 0), test.shape)
+            guess = np.repeat(np.nanmean(train, 0)[None], len(test), 0)
             predictions = Predictions.of_values(guess, test)
         else:
             share = np.stack([(train == k).sum(0) for k in range(len(self.labels.classes))], -1) + 1e-9

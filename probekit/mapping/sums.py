@@ -63,7 +63,7 @@ class Sums:
 
 
 def _moved(products: Tensor, x: Tensor, y: Tensor, n: int, x_by: Tensor, y_by: Tensor) -> Tensor:
-    return products - torch.outer(x, y_by) - torch.outer(x_by, y) + n * torch.outer(x_by, y_by)
+    return torch.addr(products, x, y_by, alpha=-1).addr_(x_by, y - n * y_by, alpha=-1)
 
 
 def sum_rows(

@@ -1,0 +1,115 @@
+"""What a probe reads while the model runs: a number a token, and one activation a text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probekit.models import Model
+from probekit.models.model import normalize
+from probekit.monitoring.passages import TOKEN_BUDGET, Passage, batches, padded
+
+
+@dataclass(frozen=True)
+class Readout:
+    """A probe of two classes as one affine map.
+
+    Attributes:
+        weights: `[d]` float32; `activation @ weights + bias` is the log-odds of the alarm class, as the probe has them.
+        bias: In the same unit.
+        site: Where.
+    """
+
+    weights: np.ndarray
+    bias: float
+    site: str
+
+    def scores(self, activations: Tensor) -> Tensor:
+        """Log-odds `[...]` float32 of activations `[..., d]`, on their device."""
+        weights = torch.from_numpy(self.weights).to(activations.device)
+        return activations.float() @ weights + self.bias
+
+
+@dataclass(frozen=True)
+class Read:
+    """A text, read.
+
+    Attributes:
+        scores: `[pos]` float64 log-odds of each token, by its own activation alone.
+        pooled: `[d]` float32: the last token's activation, or, unless the pool is `last`, the mean over its own tokens.
+    """
+
+    scores: np.ndarray
+    pooled: np.ndarray
+
+
+def read(
+    model: Model, readout: Readout, passages: Sequence[Passage], pool: str, first: int = 0, budget: int = TOKEN_BUDGET
+) -> list[Read]:
+    """Run the model over some texts; of the activations only what a `Read` has is kept.
+
+    Raises:
+        ValueError: activations that are not finite.
+    """
+    found: dict[int, Read] = {}
+    for members in batches(passages, budget):
+        some = [passages[i] for i in members]
+        tokens, mask = padded(some)
+
+        def receive(site: str, activations: Tensor, some: list[Passage] = some, members: list[int] = members) -> None:
+            scores = readout.scores(activations).double().cpu().numpy()
+            pooled = _pooled(activations, some, pool)
+            for row, (i, passage) in enumerate(zip(members, some, strict=True)):
+                own = scores[row, : len(passage.ids)]
+                if not np.isfinite(own[passage.start :]).all() or not np.isfinite(pooled[row]).all():
+                    raise ValueError(f"activations at {site} are not finite in texts[{first + i}]")
+                found[i] = Read(own.copy(), pooled[row])
+
+        model.visit(tokens, mask, [readout.site], receive)
+    return [found[i] for i in range(len(passages))]
+
+
+def _pooled(activations: Tensor, passages: Sequence[Passage], pool: str) -> np.ndarray:
+    rows = torch.arange(len(passages), device=activations.device)
+    if pool == "last":
+        last = torch.tensor([len(p.ids) - 1 for p in passages], device=activations.device)
+        found: np.ndarray = activations[rows, last].float().cpu().numpy()
+        return found
+    position = torch.arange(activations.shape[1], device=activations.device)
+    start, stop = (torch.tensor([getattr(p, name) for p in passages], device=activations.device)[:, None] for name in ("start", "stop"))  # fmt: skip
+    outside = (position < start) | (position >= stop)
+    total = activations.float().masked_fill(outside[..., None], 0).sum(dim=1)
+    mean: np.ndarray = (total / (stop - start)).cpu().numpy()
+    return mean
+
+
+@contextmanager
+def listening(model: Model, site: str, receive: Callable[[Tensor], None]) -> Iterator[None]:
+    """While inside, `receive` is handed what passes a site in every call of the model, `generate` included; it changes nothing.
+
+    What comes is the model's own memory, `[batch, pos, d]`; of a few sites (OPT's `mlp.hook_post`) `[batch * pos, d]`.
+    """
+    place = model.site(site)
+    module = model.hf.get_submodule(place.module)
+
+    def after(module: Any, args: Any, output: Any) -> None:
+        receive(output if isinstance(output, Tensor) else output[0])
+
+    def before(module: Any, args: Any, kwargs: Any) -> None:
+        value = args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values()), None))
+        receive(normalize(module, value) if place.at == "normalized" else value)
+
+    if place.at == "output":
+        handle = module.register_forward_hook(after)
+    else:
+        handle = module.register_forward_pre_hook(before, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
