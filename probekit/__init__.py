@@ -35,7 +35,18 @@ _HOME = {
     "board": "probekit.leaderboard",
     "Board": "probekit.leaderboard",
 }
-_PACKAGES = ("data", "models", "activations", "probes", "surgery", "testbeds", "leaderboard", "mapping", "report")
+_PACKAGES = (
+    "data",
+    "models",
+    "activations",
+    "probes",
+    "surgery",
+    "testbeds",
+    "leaderboard",
+    "mapping",
+    "monitoring",
+    "report",
+)
 
 __all__ = [
     "ActivationStore",
@@ -59,6 +70,7 @@ __all__ = [
     "load_model",
     "mapping",
     "models",
+    "monitoring",
     "probes",
     "read_csv",
     "report",
@@ -68,7 +80,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from probekit import activations, data, leaderboard, mapping, models, probes, report, surgery, testbeds
+    from probekit import activations, data, leaderboard, mapping, models, monitoring, probes, report, surgery, testbeds
     from probekit.activations import ActivationStore, ArrayActivations
     from probekit.activations.capture import capture
     from probekit.data import Dataset, LabelSet, read_csv

@@ -15,10 +15,8 @@ from __future__ import annotations
 
 import argparse
 import csv
-import hashlib
-import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,22 +114,6 @@ def _token_labels(ids: Sequence[np.ndarray], model: pk.Model) -> list[pk.LabelSe
         pk.LabelSet("the token's first letter", capital, "binary", "token", ("no capital", "a capital")),
         pk.LabelSet("the position", step, "multiclass", "token", tuple(PLACES)),
     ]
-
-
-def kept_on_disk(encode: Callable[[Sequence[str]], np.ndarray], folder: Path) -> Callable[[Sequence[str]], np.ndarray]:
-    """The same encoder, with what it has read before taken from a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-
-    def vectors(texts: Sequence[str]) -> np.ndarray:
-        path = folder / f"{hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()[:16]}.npy"
-        if not path.exists():
-            partial = path.with_suffix(".partial.npy")
-            np.save(partial, encode(texts))
-            partial.replace(path)
-        found: np.ndarray = np.load(path)
-        return found
-
-    return vectors
 
 
 @dataclass(frozen=True)
@@ -395,7 +377,17 @@ def checks_of(made: Made) -> pd.DataFrame:
     if "check_effect" not in frame:
         return pd.DataFrame()
     frame = frame[frame.check_effect.notna()]
-    columns = ["feature", "text", "check_effect", "check_low", "check_high", "check_control", "check_rows", "check_q"]
+    columns = [
+        "feature",
+        "text",
+        "check_effect",
+        "check_low",
+        "check_high",
+        "check_control",
+        "check_beyond_high",
+        "check_rows",
+        "check_q",
+    ]
     return frame[columns].round(3)
 
 
@@ -418,7 +410,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Made]:
     data, ids = mixed(args.data, model, args.tokens, args.seed)
     encoder = None
     if args.encoder is not None:
-        encoder = kept_on_disk(saes.sentence_encoder(args.encoder, device="cpu"), args.out / "vectors")
+        encoder = saes.sentence_encoder(args.encoder, device="cpu", cache=args.out / "vectors")
     made = {"real": pipeline(model, data, ids, args.out / "real", encoder, args)}
     if not (args.out / "features.html").exists():
         page = args.out / "features.html"

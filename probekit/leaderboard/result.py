@@ -136,10 +136,17 @@ class Board:
             except ValueError:
                 continue
             what = "each at its own site" if at == "chosen" else "all at one site"
-            lines.append(f"  {metric}, {what}, {ranks.tasks} tasks (ranks differ from {ranks.difference:.2f} on):")
+            count = f"{ranks.tasks} task{'s' * (ranks.tasks != 1)}"
+            differ = f" (ranks differ from {ranks.difference:.2f} on)" if len(ranks.families) > 1 else ""
+            lines.append(f"  {metric}, {what}, {count}{differ}:")
             for i, family in enumerate(ranks.families):
                 lines.append(
-                    f"    {family:<22} {ranks.mean[i]:.3f} ({ranks.low[i]:.3f} to {ranks.high[i]:.3f}), rank {ranks.rank[i]:.2f}"
+                    f"    {family:<22} {ranks.mean[i]:.3f}"
+                    + (
+                        f" ({ranks.low[i]:.3f} to {ranks.high[i]:.3f}), rank {ranks.rank[i]:.2f}"
+                        if ranks.tasks > 1
+                        else ""
+                    )
                 )
         lines += [f"  failed: {name}: {why}" for name, why in self.failures.items()]
         return "\n".join(lines)

@@ -66,15 +66,17 @@ def token_ends(model: Model, texts: Sequence[str]) -> list[TokenEnds]:
     return out
 
 
-def common_ends(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Positions in two lists of ends (-1: none) where tokens end at the same character, ascending.
+def common_ends(a: np.ndarray, b: np.ndarray, *, first: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """Positions in two lists of ends (-1: none) where tokens end at the same character, ascending; `first`: position 0 too.
 
     Several tokens may end at the same character: the bytes of one that is not in the vocabulary. The last of them is taken, since
     only it has read all of the character.
     """
     (ends_a, last_a), (ends_b, last_b) = _last_of(a), _last_of(b)
     _, in_a, in_b = np.intersect1d(ends_a, ends_b, assume_unique=True, return_indices=True)
-    return last_a[in_a], last_b[in_b]
+    found_a, found_b = last_a[in_a], last_b[in_b]
+    kept = first | ((found_a > 0) & (found_b > 0))
+    return found_a[kept], found_b[kept]
 
 
 def _last_of(ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -92,7 +94,7 @@ def ends_of_words(text: str, ends: np.ndarray) -> np.ndarray:
 
 
 def paired_tokens(
-    model_a: Model, model_b: Model, data: Dataset | Sequence[str], at: Where = "words"
+    model_a: Model, model_b: Model, data: Dataset | Sequence[str], at: Where = "words", *, first: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
     """Which tokens of two models to capture so that rows pair up: those that end at the same characters of the texts.
 
@@ -102,6 +104,8 @@ def paired_tokens(
     Args:
         data: Texts, or a `Dataset` of texts.
         at: `"words"`: only where a word (or number) ends; `"tokens"`: wherever a token of both ends, marks and spaces too.
+        first: Whether tokens at position 0 count. Where no special token stands before a text, its first token is one that all
+            others attend to, with activations that in many models are hundreds of times larger than any other.
 
     Returns:
         Two masks, `[token of A]` and `[token of B]` over the concatenated sequences, as `capture(rows=)` takes them; both pick the
@@ -117,7 +121,7 @@ def paired_tokens(
         raise ValueError(f"at must be 'words' or 'tokens', got {at!r}")
     masks: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     for text, one, two in zip(texts, token_ends(model_a, texts), token_ends(model_b, texts), strict=True):
-        in_a, in_b = common_ends(one.ends, two.ends)
+        in_a, in_b = common_ends(one.ends, two.ends, first=first)
         if at == "words":
             kept = ends_of_words(text, one.ends[in_a])
             in_a, in_b = in_a[kept], in_b[kept]

@@ -172,27 +172,34 @@ def split_rows(
     """`[row]` part of each row, and notes.
 
     Args:
-        prefixes: `[row]` each: rows of validation whose prefix occurs in training in any of these, and rows of test whose
-            prefix occurs in training or validation, count nowhere.
+        prefixes: `[row]` each, of each model's tokens. Rows of validation whose prefix occurs in training in any of these, and
+            rows of test whose prefix occurs in training or validation, count nowhere. Of rows of one part with the same
+            prefix in all of these the first counts: they are one row, met again ("The city of ...").
         given: `[sequence]` a split that came with the data.
     """
     split = split_items(sequence, groups, seed, given=given)
     part = np.full(len(sequence), OUT, np.int8)
-    part[split.train] = TRAIN
     notes = []
     if split.left_out:
         notes.append(f"{split.left_out:,} rows are in no part: their group is in another part of the given split")
-    known = split.train
-    for name, rows in (("valid", split.valid), ("test", split.test)):
+    known = np.zeros(0, np.int64)
+    for name, number in PARTS.items():
+        rows: np.ndarray = getattr(split, name)
         new = np.ones(len(rows), bool)
         for prefix in prefixes:
             new &= drop_seen_prefixes(prefix[known], prefix[rows])
-        part[rows[new]] = PARTS[name]
-        if not new.all():
-            notes.append(
-                f"{(~new).sum():,} of {len(rows):,} {name} rows do not count: their whole prefix occurs before"
-            )
         known = np.concatenate([known, rows])
+        kept = rows[new]
+        first = np.unique(np.stack([prefix[kept] for prefix in prefixes], 1), axis=0, return_index=True)[1]
+        part[kept[first]] = number
+        if len(kept) < len(rows):
+            notes.append(
+                f"{len(rows) - len(kept):,} of {len(rows):,} {name} rows do not count: their whole prefix occurs before"
+            )
+        if len(first) < len(kept):
+            notes.append(
+                f"{len(kept) - len(first):,} of {len(kept):,} {name} rows repeat another of them, which counts once"
+            )
     return part, tuple(notes)
 
 

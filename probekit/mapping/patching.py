@@ -105,6 +105,7 @@ def patched_perplexity(
     linear_map: LinearMap,
     texts: Sequence[str],
     *,
+    first: bool = True,
     groups: object = None,
     n_boot: int = 1000,
     seed: int = 0,
@@ -126,6 +127,7 @@ def patched_perplexity(
         model_a: Whose activations are mapped.
         linear_map: From a site of A to a site of B, such as `maps[site_a, site_b]`, with both named.
         texts: Two or more. What lies beyond a model's context is left out, and said.
+        first: Whether tokens at position 0 are replaced; as in `paired_tokens`, with which the map was fitted.
         groups: `[text]`: drawn together by the bootstrap; each text its own if left out.
 
     Raises:
@@ -145,7 +147,7 @@ def patched_perplexity(
     if len(group) != len(texts):
         raise ValueError(f"groups has {len(group)} entries for {len(texts)} texts")
     in_a, in_b = token_ends(model_a, texts), token_ends(model_b, texts)
-    matched = [common_ends(one.ends, two.ends) for one, two in zip(in_a, in_b, strict=True)]
+    matched = [common_ends(one.ends, two.ends, first=first) for one, two in zip(in_a, in_b, strict=True)]
     places_a, places_b = [m[0] for m in matched], [m[1] for m in matched]
     if sum(len(p) > 0 for p in places_a) < 2:
         raise ValueError(

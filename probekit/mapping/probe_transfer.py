@@ -87,6 +87,7 @@ def transfer(
         found: np.ndarray = label_set.values[item[parts[part]]]
         return found
 
+    _require_two_values(truth(TRAIN), label_set)
     sites_a = tuple(site for site in maps.sites_a if site in rows_of.sites)
     if not sites_a:
         raise KeyError(
@@ -205,6 +206,14 @@ def _labels(labels: object, activations: Activations) -> LabelSet:
     count = int(activations.sequence.max()) + 1 if manifest is None else int(manifest.sequences)
     tokens = None if len(activations) <= count else int(activations.item.max()) + 1
     return choose_labels(dict(named), None, count, tokens, at_least=manifest is not None)[0]
+
+
+def _require_two_values(train: np.ndarray, labels: LabelSet) -> None:
+    """Refuse labels of which the training rows show one class, or one value, only."""
+    known = [column[~np.isnan(column)] if labels.kind == "continuous" else column[column >= 0] for column in train.T]
+    if all(len(np.unique(column)) < 2 for column in known):
+        unit = "value" if labels.kind == "continuous" else "class"
+        raise ValueError(f"the training rows show one {unit} of {labels.name!r} only: there is nothing to tell apart")
 
 
 def _split(maps: Maps, activations: Activations, groups: object) -> tuple[dict[int, np.ndarray], np.ndarray, list[str]]:

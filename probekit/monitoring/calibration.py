@@ -126,4 +126,5 @@ class Reliability:
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> Reliability:
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()})
+        bins = (tuple(facts[name]) for name in ("confidence", "accuracy", "count"))
+        return cls(facts["error"], facts["log_loss"], *bins)

@@ -14,26 +14,7 @@ from torch import Tensor
 from probekit.models import Model
 from probekit.models.model import normalize
 from probekit.monitoring.passages import TOKEN_BUDGET, Passage, batches, padded
-
-
-@dataclass(frozen=True)
-class Readout:
-    """A probe of two classes as one affine map.
-
-    Attributes:
-        weights: `[d]` float32; `activation @ weights + bias` is the log-odds of the alarm class, as the probe has them.
-        bias: In the same unit.
-        site: Where.
-    """
-
-    weights: np.ndarray
-    bias: float
-    site: str
-
-    def scores(self, activations: Tensor) -> Tensor:
-        """Log-odds `[...]` float32 of activations `[..., d]`, on their device."""
-        weights = torch.from_numpy(self.weights).to(activations.device)
-        return activations.float() @ weights + self.bias
+from probekit.monitoring.readout import Readout
 
 
 @dataclass(frozen=True)

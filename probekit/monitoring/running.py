@@ -26,7 +26,7 @@ class Running:
         self.pool = pool
         self.warm_up = warm_up
         self.count = np.zeros(sequences, dtype=np.int64)
-        self.value = np.full(sequences, np.nan)  # `mean`: the sum
+        self.value = np.full(sequences, -np.inf if pool == "max" else 0.0)  # of `mean`: the sum
 
     def add(self, scores: np.ndarray, counted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Take up new tokens.
@@ -39,25 +39,21 @@ class Running:
             `[sequence, new]` float64 pooled score up to each token, NaN before the first that counts; and bool, whether the
             token counts and enough stood before it to raise an alarm.
         """
-        scores = np.where(counted, scores, 0.0).astype(np.float64)
-        count = self.count[:, None] + counted.cumsum(1)
-        before = np.where(np.isnan(self.value), 0.0, self.value)[:, None]
+        if not scores.shape[1]:
+            return np.zeros(scores.shape), np.zeros(scores.shape, dtype=bool)
+        count: np.ndarray = self.count[:, None] + counted.cumsum(1)
         if self.pool == "mean":
-            total = before + scores.cumsum(1)
-            so_far = np.where(count > 0, total / np.maximum(count, 1), np.nan)
-            kept = total
+            kept = self.value[:, None] + np.where(counted, scores, 0.0).cumsum(1)
+            so_far = kept / np.maximum(count, 1)
         elif self.pool == "max":
-            start = np.where(np.isnan(self.value), -np.inf, self.value)[:, None]
-            kept = np.maximum(np.maximum.accumulate(np.where(counted, scores, -np.inf), axis=1), start)
-            so_far = np.where(count > 0, kept, np.nan)
+            highest = np.maximum.accumulate(np.where(counted, scores, -np.inf), axis=1)
+            so_far = kept = np.maximum(highest, self.value[:, None])
         else:
             newest = np.maximum.accumulate(np.where(counted, np.arange(scores.shape[1]), -1), axis=1)
-            kept = np.where(newest < 0, before, np.take_along_axis(scores, np.maximum(newest, 0), 1))
-            so_far = np.where(count > 0, kept, np.nan)
-        if scores.shape[1]:
-            self.count = count[:, -1]
-            self.value = np.where(self.count > 0, kept[:, -1], np.nan)
-        return so_far, counted & (count > self.warm_up)
+            own = np.take_along_axis(np.asarray(scores, np.float64), np.maximum(newest, 0), 1)
+            so_far = kept = np.where(newest < 0, self.value[:, None], own)
+        self.count, self.value = count[:, -1], kept[:, -1]
+        return np.where(count > 0, so_far, np.nan), counted & (count > self.warm_up)
 
 
 class Alarms:
@@ -72,10 +68,10 @@ class Alarms:
 
     def add(self, so_far: np.ndarray, ready: np.ndarray) -> np.ndarray:
         """`[sequence, new]` bool, from what `Running.add` returns. Tokens that do not count leave the row of tokens unbroken."""
-        over = ready & (np.nan_to_num(so_far, nan=-np.inf) > self.threshold)
+        over: np.ndarray = ready & (so_far > self.threshold)
         if self.patience == 1:
             return over
-        alarm = np.zeros_like(over)
+        alarm: np.ndarray = np.zeros_like(over)
         for t in range(over.shape[1]):
             self.streak = np.where(over[:, t], self.streak + 1, np.where(ready[:, t], 0, self.streak))
             alarm[:, t] = over[:, t] & (self.streak >= self.patience)

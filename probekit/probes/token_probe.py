@@ -15,6 +15,7 @@ from probekit.probes.arrays import as_rows, encode_classes
 from probekit.probes.base import ConvergenceWarning, log_proba
 from probekit.probes.estimator import Estimator
 from probekit.probes.lbfgs import Minimum, minimise
+from probekit.probes.logistic import LogisticProbe
 
 CHUNK = 4096
 
@@ -239,6 +240,31 @@ class TokenProbe(Estimator):
         center, columns = (torch.as_tensor(a).to(X.dtype) for a in (self.center_, weights.T))
         return torch.cat([(part - center) @ columns for part in X.split(CHUNK)])
 
+    def _set_intercept(self, at_center: Tensor, coef: np.ndarray) -> None:
+        """From the score of a text of mean tokens `[output]`, and the weights that a shift of all tokens meets `[output, d]`."""
+        if len(at_center) > 1:  # a shift of all classes says nothing
+            at_center = at_center - at_center.mean()
+        self.intercept_ = at_center.double().cpu().numpy() - coef.astype(np.float64) @ self.center_.astype(np.float64)
+
+    def _at_center(self, coef: np.ndarray) -> Tensor:
+        """The score of a text of mean tokens `[output]`, float64."""
+        return torch.from_numpy(self.intercept_ + coef.astype(np.float64) @ self.center_.astype(np.float64))
+
+
+def check_whole(**parameters: int) -> None:
+    """Raise unless all are whole numbers from 1."""
+    for name, value in parameters.items():
+        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name} must be a whole number from 1, got {value!r}")
+
+
+def mean_pooled(means: Tensor, codes: Tensor, C: float) -> tuple[Tensor, Tensor]:
+    """Where training starts: `(coef [output, d], intercept [output])` of a logistic probe on the texts' mean tokens."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a start need not be exact
+        probe = LogisticProbe(C).fit(means, codes)
+    return torch.from_numpy(probe.coef_).to(means.device), torch.from_numpy(probe.intercept_).to(means.device)
+
 
 def train(
     rows: Tensor,
@@ -253,6 +279,8 @@ def train(
     max_iter: int,
 ) -> tuple[Tensor, Tensor, Minimum]:
     """Minimise mean log-loss over texts plus `penalty * weights^2 / 2` by L-BFGS, from a given start.
+
+    Pooling makes the loss one of many minima; the one found is that below the start.
 
     Args:
         rows: `[row, d]` centred.
@@ -280,9 +308,12 @@ def train(
         size = value + logits.abs().amax(1).mean(dtype=torch.float64)
         return value[None], torch.cat([gradient.flatten(), residual.sum(0)])[None], size[None]
 
-    def as_it_is(gradient: Tensor, index: Tensor) -> Tensor:
-        return gradient
+    # Of features of unit size the loss has about this curvature; without it a strong penalty on some weights stalls the rest.
+    curvature = torch.cat([(0.25 + penalty).expand(k, d).flatten(), penalty.new_full((outputs,), 0.25)])
+
+    def precondition(gradient: Tensor, index: Tensor) -> Tensor:
+        return gradient / curvature
 
     start = torch.cat([weights.flatten(), intercept])[None].to(rows.dtype)
-    found = minimise(objective, start, as_it_is, tolerance=tolerance, max_iter=max_iter)
+    found = minimise(objective, start, precondition, tolerance=tolerance, max_iter=max_iter)
     return found.x[0, : k * d].view(k, d), found.x[0, k * d :], found

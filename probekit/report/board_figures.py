@@ -34,6 +34,11 @@ AMOUNTS = {
 INK = "#22262b"
 
 
+def said(family: str) -> str:
+    """A family's name as people say it, and as no markup."""
+    return wording.plain(family.replace("_", " "))
+
+
 def critical_difference(ranks: Ranks) -> go.Figure:
     """Families along an axis of mean ranks; a bar joins those that do not differ (Demsar 2006, figure 1)."""
     import plotly.graph_objects as go
@@ -61,7 +66,7 @@ def critical_difference(ranks: Ranks) -> go.Figure:
             hoverinfo="skip", showlegend=False,
         )  # fmt: skip
         figure.add_annotation(
-            x=end, y=height, text=f"{wording.plain(family)} {rank:.2f}", showarrow=False, yanchor="bottom",
+            x=end, y=height, text=f"{said(family)} {rank:.2f}", showarrow=False, yanchor="bottom",
             xanchor="left" if left else "right",
         )  # fmt: skip
     figure.add_scatter(
@@ -98,7 +103,7 @@ def by_amount(board: Board, setting: str, metric: str = "auroc") -> go.Figure:
             mode="lines", hoverinfo="skip", showlegend=False,
         )  # fmt: skip
         figure.add_scatter(
-            x=x, y=part["mean"], name=wording.plain(str(family)), mode="lines+markers", line=style,
+            x=x, y=part["mean"], name=said(str(family)), mode="lines+markers", line=style,
             marker={"symbol": SERIES_SYMBOLS[i % len(SERIES_SYMBOLS)], "size": 7},
             customdata=np.stack([part.low, part.high, part.tasks], 1),
             hovertemplate="%{y:.3f} (%{customdata[0]:.3f} to %{customdata[1]:.3f}), %{customdata[2]} tasks",
@@ -131,7 +136,7 @@ def best_depths(board: Board, families: Sequence[str]) -> go.Figure:
     for i, family in enumerate(families):
         found = board.best_sites(family).site.value_counts()
         figure.add_bar(
-            x=site_ticks(board.sites), y=[int(found.get(site, 0)) for site in board.sites], name=wording.plain(family),
+            x=site_ticks(board.sites), y=[int(found.get(site, 0)) for site in board.sites], name=said(family),
             marker_color=SERIES_COLORS[i % len(SERIES_COLORS)], hovertemplate="%{x}: %{y} tasks",
         )  # fmt: skip
     figure.update_xaxes(**site_axis(board.sites))

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from probekit.report import blocks, board_figures, wording
+from probekit.report import blocks, board_figures
 from probekit.report.blocks import Block, Page
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def save_board_page(
     page.heading("Tasks and layers")
     family = "logistic" if any("logistic" in each for each in board.curves.values()) else "ridge"
     page.text(
-        f"Test scores of the {wording.plain(family)} probe at every layer, to look at: the layer that counts was chosen on validation texts, so "
+        f"Test scores of the {board_figures.said(family)} probe at every layer, to look at: the layer that counts was chosen on validation texts, so "
         "the best of a row is a little too good. Sorted by the best."
     )
     for metric in _METRICS:
@@ -110,10 +110,10 @@ def _answer(board: Board) -> str:
     ]
     sites = board.best_sites(best)
     depth = sites.depth.median()
-    words = f"{wording.plain(best)} reads {ranks.tasks} tasks of classes with a mean AUROC of {ranks.mean[0]:.3f} ({ranks.low[0]:.3f} to {ranks.high[0]:.3f}), "
+    words = f"{board_figures.said(best)} reads {ranks.tasks} tasks of classes with a mean AUROC of {ranks.mean[0]:.3f} ({ranks.low[0]:.3f} to {ranks.high[0]:.3f}), "
     words += f"the middle one of them {depth:.0%} of the way through the layers. "
     return words + (
-        f"Not to be told apart from it: {', '.join(map(wording.plain, same))}."
+        f"Not to be told apart from it: {', '.join(map(board_figures.said, same))}."
         if same
         else "Every other family ranks behind it."
     )

@@ -83,8 +83,8 @@ def _answer(maps: Maps) -> str:
     best = maps.best()
     found = maps.figure(str(best.site_a), str(best.site_b))
     words = (
-        f"The best map (on validation) leads from {wording.site_name(str(best.site_a))} of {maps.name('a')} to "
-        f"{wording.site_name(str(best.site_b))} of {maps.name('b')}: R² {_said(found['map']['r2'])}; "
+        f"The best map (on validation) is from {maps.name('a')}, {wording.site_name(str(best.site_a))}, to {maps.name('b')}, "
+        f"{wording.site_name(str(best.site_b))}: R² {_said(found['map']['r2'])}; "
         f"the right row is the nearest of {maps.manifest['candidates']:,} for {_said(found['map']['top_1'])} of them."
     )
     if "shuffled" in found:

@@ -110,6 +110,17 @@ def test_two_tokenizers_by_hand(models: tuple[Model, Model]) -> None:
     assert [int(rows.sum()) for rows in every] == [4, 4]
 
 
+def test_position_zero_is_left_out_where_asked(models: tuple[Model, Model]) -> None:
+    words, pieces = models
+    text = "a cat"  # the pieces put no special token before it: "a" stands at 0
+    assert token_ends(pieces, [text])[0].ends[0] == 1
+    for first, there in ((True, 2), (False, 1)):
+        rows_a, rows_b = paired_tokens(words, pieces, [text], first=first)
+        assert rows_a.sum() == rows_b.sum() == there
+    assert not rows_b[0]
+    assert [f.tolist() for f in common_ends(np.array([3, 5]), np.array([3, 5]), first=False)] == [[1], [1]]
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.text(st.sampled_from("ab the éß日本🙂\u0301 \n.,!city"), min_size=1, max_size=30).filter(lambda t: t.strip()))
 def test_matched_tokens_have_read_the_same(text: str) -> None:

@@ -31,7 +31,7 @@ def test_two_models(tmp_path: Path) -> None:
     assert figures["map"]["top_5"][0] > 2 * maps.manifest["chance"]["top_5"]
     assert figures["shuffled"]["r2"][0] <= 0.01
     assert maps.manifest["model_a"]["fingerprint"] == a.fingerprint == maps.best().model_a
-    assert maps.manifest["rows"]["train"] > 1000
+    assert maps.manifest["rows"]["train"] > 900
 
     # Reads what is in A's words with a probe of B: B's probe sees A's activations brought to B.
     last_a, last_b = (

@@ -124,13 +124,28 @@ def test_rows_whose_prefix_was_seen_in_either_model_do_not_count() -> None:
     new = np.arange(300, dtype=np.uint64)
     for seen_in in (0, 1):
         prefixes = [new + 1000, new + 5000]
-        prefixes[seen_in] = new % 200  # the last hundred rows repeat the first hundred
+        prefixes[seen_in] = new % 200  # the last hundred rows repeat the first hundred, in one model's tokens
         maps = fit(ArrayActivations(a, prefix=prefixes[0]), ArrayActivations(b, prefix=prefixes[1]), **QUICK)
         for part in (1, 2):
             known = set((new % 200)[(maps.part >= 0) & (maps.part < part)].tolist())
             assert not known & set((new % 200)[maps.part == part].tolist())
         assert (maps.part == -1).sum() > 20
         assert any("prefix occurs before" in note for note in maps.notes)
+
+
+def test_a_row_that_is_met_again_counts_once() -> None:
+    a, b, *_ = planted()
+    sequence = np.arange(300) // 3
+    prefix = np.where(np.arange(300) % 3 == 0, np.arange(300), np.arange(300) // 3 * 3 + 1).astype(np.uint64)
+    maps = fit(*(ArrayActivations(x, sequence, prefix=prefix) for x in (a, b)), **QUICK)
+    np.testing.assert_array_equal(maps.part[2::3], -1)
+    assert (maps.part[0::3] >= 0).all()
+    assert maps.manifest["rows"] == {"train": 120, "valid": 40, "test": 40}
+    assert "60 of 180 train rows repeat another of them, which counts once" in maps.notes
+    # One model's prefix alone may be the same: then the rows are others.
+    new = np.arange(300, dtype=np.uint64)
+    maps = fit(ArrayActivations(a, sequence, prefix=prefix), ArrayActivations(b, sequence, prefix=new), **QUICK)
+    assert (maps.part >= 0).all()
 
 
 def test_the_same_seed_gives_the_same(maps: Maps) -> None:

@@ -150,6 +150,15 @@ def test_texts_beyond_the_context_are_cut_and_said(models: tuple[Model, ...]) ->
     assert "1 of 31 texts" in found.notes[0]
 
 
+def test_position_zero_stays_where_asked(models: tuple[Model, ...]) -> None:
+    model = models[1]  # puts no special token before a text
+    site = model.stream_sites[1]
+    there = LinearMap.identity(24, site, site)
+    whole, rest = (patched_perplexity(model, model, there, TEXTS, n_boot=100, first=first) for first in (True, False))
+    tokens = rest.tokens.sum() + len(TEXTS)
+    assert (whole.replaced, rest.replaced) == (1.0, pytest.approx(1 - len(TEXTS) / tokens))
+
+
 def test_groups_are_drawn_together(models: tuple[Model, ...]) -> None:
     model = models[0]
     there = LinearMap.identity(32, model.stream_sites[1], model.stream_sites[1])

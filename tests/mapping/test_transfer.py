@@ -175,6 +175,7 @@ def test_a_map_fitted_without_correspondence_carries_nothing() -> None:
         (lambda m, a, b, y: transfer(m, 3, a, y, home=b), TypeError, "give a SweepResult"),
         (lambda m, a, b, y: transfer(m, "ridge", a, "side", home=b), TypeError, "one string"),
         (lambda m, a, b, y: transfer(m, "ridge", a, y[:-1], home=b), ValueError, "299 values"),
+        (lambda m, a, b, y: transfer(m, "ridge", a, _one_class(y, m.part), home=b), ValueError, "one class of 'rare' only"),
         (lambda m, a, b, y: transfer(m, "ridge", a, {"x": y, "y": y}, home=b), TypeError, "one label set at a time"),
         (lambda m, a, b, y: transfer(m, "ridge", a, y, home=b, n_boot=3), ValueError, "n_boot"),
         (lambda m, a, b, y: transfer(m, "ridge", {"z": a.read("here")}, y, home=b), KeyError, "none of the sites"),
@@ -187,6 +188,10 @@ def test_bad_input(call: Callable[..., object], error: type[Exception], words: s
     maps = _maps(a, b)
     with pytest.raises(error, match=words):
         call(maps, a, b, labels)
+
+
+def _one_class(labels: np.ndarray, part: np.ndarray) -> pk.LabelSet:
+    return pk.LabelSet.from_values("rare", np.where(part == 0, 0, labels).tolist())
 
 
 def _maps(a: ArrayActivations, b: ArrayActivations) -> Maps:

@@ -1,0 +1,190 @@
+"""`fit`: a monitor from a fitted probe and texts that the probe has not seen."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from probekit.data import as_dataset
+from probekit.models import Model
+from probekit.monitoring.calibration import HOWS, Calibration
+from probekit.monitoring.domain import LEVEL, Domain
+from probekit.monitoring.evidence import Evidence
+from probekit.monitoring.false_alarms import negatives_needed, threshold_for
+from probekit.monitoring.held_out import positives, three_parts, together
+from probekit.monitoring.monitor import Monitor
+from probekit.monitoring.passages import TOKEN_BUDGET, Item, read_passages
+from probekit.monitoring.reading import read
+from probekit.monitoring.readout import Asked, Readout, readout_of
+from probekit.monitoring.running import POOLS, Running, peak
+from probekit.probes.base import LinearProbe
+from probekit.probes.result import SweepResult
+
+if TYPE_CHECKING:
+    from probekit.data import Dataset
+
+_AT_ONCE = 256
+WARM_UP = {"last": 0, "mean": 4, "max": 0}
+"""A mean over one or two tokens swings widely, and the highest of those swings would set the threshold."""
+
+
+def fit(
+    probe: LinearProbe | SweepResult,
+    model: Model,
+    texts: Sequence[Item] | Dataset,
+    labels: object,
+    *,
+    site: str | None = None,
+    pool: str | None = None,
+    false_alarms: float = 0.01,
+    groups: object = None,
+    seed: int = 0,
+    label_set: str | None = None,
+    target: int | str = 0,
+    alarm_class: object = None,
+    calibration: str | None = None,
+    warm_up: int | None = None,
+) -> Monitor:
+    """Put a probe to use: calibrate it, set its thresholds, and measure what it does.
+
+    The texts are divided into three, by group and with both classes in each. The first third is what the domain is measured from; the
+    second is what new texts are ranked among; both calibrate and set the thresholds; the last third is reported on only.
+
+    Args:
+        probe: A fitted `LinearProbe` of two classes, or a `SweepResult`, of which the best site's probe is taken.
+        model: The model whose activations the probe reads.
+        texts: Texts (or token ids of each, or a `Dataset`) that the probe was not trained on, drawn as those that will be monitored.
+        labels: `[text]` values of the probe's two classes; of a `Dataset`, the name of its label set will do.
+        site: Where the probe reads, where it does not know (`site_`).
+        pool: How token scores make a text's score: `last`, `mean` (over its own tokens) or `max`. Left out: what the sweep pooled,
+            else `last`.
+        false_alarms: The share of texts without the alarm class that may raise an alarm. It takes `1 / false_alarms - 1` of them.
+        groups: `[text]` texts of one group (author, topic) stay in one part; those that are identical always do.
+        seed: Of the division.
+        label_set, target: Of a `SweepResult` with several.
+        alarm_class: The class that raises the alarm; the probe's second unless named.
+        calibration: `temperature` (default for `last` and `mean`), `platt` (for `max`, whose scores are shifted upwards) or `isotonic`.
+        warm_up: Own tokens of a text before it may raise an alarm while it streams; 0, and 4 for `mean`, unless given.
+
+    Raises:
+        ValueError: a probe that is not of two classes, of another model or width; labels of one class or of others than the
+            probe's; fewer than three texts of a class; an empty text.
+        KeyError: a site, label set or class that does not exist.
+    """
+    if not isinstance(false_alarms, float | int) or not 0 < false_alarms < 0.5:
+        raise ValueError(f"false_alarms is a share above 0 and below 0.5, such as 0.01; got {false_alarms!r}")
+    notes: list[str] = []
+    asked = readout_of(probe, model, site, label_set, target, alarm_class)
+    pool = pool or asked.pool or "last"
+    if pool not in POOLS:
+        raise ValueError(f"pool must be one of {', '.join(POOLS)}, got {pool!r}")
+    calibration = calibration or ("platt" if pool == "max" else "temperature")
+    if calibration not in HOWS:
+        raise ValueError(f"calibration must be one of {', '.join(HOWS)}, got {calibration!r}")
+    wait = WARM_UP[pool] if warm_up is None else warm_up
+    if wait < 0:
+        raise ValueError(f"warm_up is a number of tokens, 0 or more; got {warm_up!r}")
+    if asked.pool not in (None, pool):
+        notes.append(f"the probe was trained on the {asked.pool} of a text and is used on the {pool}")
+
+    data = as_dataset(texts)  # type: ignore[arg-type]
+    positive = positives(data.label_set(labels) if isinstance(labels, str) else labels, len(data), asked.classes)
+    within = together(groups, data)
+    items: Sequence[Item] = data.texts if data.texts is not None else data.tokens or ()
+    rows = _read_all(model, asked.readout, items, pool, wait)
+    if rows.cut:
+        notes.append(
+            f"{rows.cut} of {len(data)} texts are longer than the {model.context} tokens {model.name} can read: cut"
+        )
+    part = three_parts(positive, within, seed)
+    setting, report = part < 2, part == 2
+    quiet = setting & ~positive
+    thresholds, kept = [], True
+    for scores in (rows.pooled, rows.peaks):
+        threshold, promised = threshold_for(false_alarms, scores[quiet], within[quiet])
+        thresholds.append(threshold)
+        kept &= promised
+    thresholds[1] = max(
+        thresholds
+    )  # texts too short to warm up have no say: where most are, the line of whole texts holds
+    have, needed = len(np.unique(within[quiet])), negatives_needed(false_alarms)
+    if not kept:
+        what = "texts" if groups is None else "groups"
+        notes.append(
+            f"{have} {what} without {asked.classes[1]!r} set the threshold, and {100 * false_alarms:g} % false alarms take {needed} "
+            f"(1 / rate - 1, of {-(-needed * 3 // 2)} given): the highest score is the threshold, and the rate about {100 / (have + 1):.2g} %"
+        )
+    curve = Calibration.fit(calibration, rows.pooled[setting], positive[setting])
+    domain = Domain.fit(rows.activations[part == 0], rows.activations[part == 1], seed)
+    if domain.smallest > LEVEL:
+        notes.append(
+            f"{len(domain.ranked)} texts to rank among are too few to flag any as out of domain at the 5 % level"
+        )
+    evidence = Evidence.of(
+        asked=false_alarms,
+        pooled=rows.pooled[report],
+        peaks=rows.peaks[report],
+        activations=rows.activations[report],
+        positive=positive[report],
+        groups=within[report],
+        thresholds=(thresholds[0], thresholds[1]),
+        calibration=curve,
+        domain=domain,
+        texts={name: int((part == k).sum()) for k, name in enumerate(("fit", "rank", "report"))},
+        negatives=int(quiet.sum()),
+    )
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
+    return Monitor(
+        readout=asked.readout,
+        model_name=model.name,
+        fingerprint=model.fingerprint,
+        classes=asked.classes,
+        pool=pool,
+        warm_up=wait,
+        threshold=thresholds[0],
+        running_threshold=thresholds[1],
+        calibration=curve,
+        domain=domain,
+        evidence=evidence,
+        notes=tuple(notes),
+        manifest=_manifest(asked, data, seed, groups is not None),
+    )
+
+
+@dataclass(frozen=True)
+class _Rows:
+    pooled: np.ndarray  # [text] score of the whole text
+    peaks: np.ndarray  # [text] the highest score while it streams
+    activations: np.ndarray  # [text, d]
+    cut: int
+
+
+def _read_all(model: Model, readout: Readout, items: Sequence[Item], pool: str, warm_up: int) -> _Rows:
+    pooled, peaks, activations, cut = [], [], [], 0
+    for start in range(0, len(items), _AT_ONCE):
+        passages = read_passages(model, items[start : start + _AT_ONCE], start)
+        for passage, found in zip(passages, read(model, readout, passages, pool, start, TOKEN_BUDGET), strict=True):
+            so_far, ready = Running(pool, 1, warm_up).add(found.scores[None], passage.counted(pool)[None])
+            pooled.append(so_far[0, -1])
+            peaks.append(peak(so_far, ready))
+            activations.append(found.pooled)
+            cut += passage.cut
+    return _Rows(np.array(pooled), np.array(peaks), np.stack(activations), cut)
+
+
+def _manifest(asked: Asked, data: Dataset, seed: int, grouped: bool) -> dict[str, Any]:
+    from probekit.versions import versions_of
+
+    return {
+        "probe": asked.origin,
+        "data": {"texts": len(data), "fingerprint": data.fingerprint(), "groups": grouped},
+        "seed": seed,
+        "versions": versions_of("torch", "numpy", "transformers", "scikit-learn"),
+        "made": datetime.now(UTC).isoformat("T", "seconds"),
+    }
