@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from probekit.cli import board, capture, demo, edit, loading, models, probe, report, sae, sae_names, sweep
+from probekit.cli import board, capture, demo, edit, loading, models, probe, report, sae, sae_names, score, sweep
 
 app = typer.Typer(
     name="probekit",
@@ -19,7 +19,16 @@ app = typer.Typer(
 )
 
 assert sae_names  # which adds its commands to those of sae
-for command in (probe.probe, capture.capture, sweep.sweep, report.report, board.board, models.models, demo.demo):
+for command in (
+    probe.probe,
+    capture.capture,
+    sweep.sweep,
+    report.report,
+    board.board,
+    models.models,
+    demo.demo,
+    score.score,
+):
     app.command()(command)
 app.add_typer(sae.sae, name="sae")
 app.add_typer(edit.edit, name="edit")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from probekit.probes.token_probe import Pool, Texts, softmax_over
+from probekit.probes.spectrum import Standardisation
+from probekit.probes.texts import Texts, softmax_over
+from probekit.probes.token_probe import Pool, TokenProbe, check_whole, mean_pooled, train
 
 
 def attention_pool(texts: Texts, heads: int, outputs: int) -> Pool:

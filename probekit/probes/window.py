@@ -14,16 +14,8 @@ import torch
 from torch import Tensor
 
 from probekit.probes.spectrum import Standardisation
-from probekit.probes.token_probe import (
-    Pool,
-    Texts,
-    TokenProbe,
-    check_whole,
-    mean_pooled,
-    segments,
-    softmax_over,
-    train,
-)
+from probekit.probes.texts import Texts, segments, softmax_over
+from probekit.probes.token_probe import Pool, TokenProbe, check_whole, mean_pooled, train
 
 SHARPNESS = (1.0, 4.0, 16.0, 64.0)  # of the softened maximum, stage by stage, over the spread of a text's scores
 POLISH = 25  # steps with the maximum itself
@@ -141,7 +133,8 @@ class PeakProbe(TokenProbe):
         standard = Standardisation.of(rows)
         z = standard.apply(rows)
         windows = Windows.of(texts, size)
-        unit = _deviation_of_means(z, windows).clamp(min=1 / size)
+        # Means of unrelated tokens vary by one over the root of their number; far less would be blown up out of nothing.
+        unit = _deviation_of_means(z, windows).clamp(min=1 / int(windows.lengths.max()))
         start, intercept = mean_pooled(texts.means(z), codes, self.C)
         if n_classes == 2:
             start = torch.cat([-start / 2, start / 2])
@@ -155,7 +148,9 @@ class PeakProbe(TokenProbe):
         scale = (1 / unit).expand_as(weights)
         self.n_iter_ = 0
         for sharpness in (*SHARPNESS, None):
-            relative = None if sharpness is None else sharpness / _spread(windows.means(z @ (weights * scale).T), windows)
+            relative = (
+                None if sharpness is None else sharpness / _spread(windows.means(z @ (weights * scale).T), windows)
+            )
             weights, intercept, found = train(
                 z,
                 codes,
@@ -243,9 +238,8 @@ class RollingMeanProbe(PeakProbe):
 
 
 def _deviation_of_means(z: Tensor, windows: Windows) -> Tensor:
-    """Standard deviation of each feature's mean over a window, `[d]`; 1 where nothing varies."""
-    deviation = torch.cat([windows.means(part).std(0, correction=0) for part in z.split(COLUMNS, 1)])
-    return torch.where(deviation > 0, deviation, 1.0)
+    """Standard deviation of each feature's mean over a window, `[d]`, a few features at a time."""
+    return torch.cat([windows.means(part).std(0, correction=0) for part in z.split(COLUMNS, 1)])
 
 
 def _spread(scores: Tensor, windows: Windows) -> Tensor:
