@@ -18,7 +18,7 @@ from probekit.monitoring.evidence import Evidence
 from probekit.monitoring.false_alarms import negatives_needed, threshold_for
 from probekit.monitoring.held_out import positives, three_parts, together
 from probekit.monitoring.monitor import Monitor
-from probekit.monitoring.passages import TOKEN_BUDGET, Item, read_passages
+from probekit.monitoring.passages import Item, read_passages
 from probekit.monitoring.reading import read
 from probekit.monitoring.readout import Asked, Readout, readout_of
 from probekit.monitoring.running import POOLS, Running, peak
@@ -169,11 +169,11 @@ def _read_all(model: Model, readout: Readout, items: Sequence[Item], pool: str, 
     pooled, peaks, activations, cut = [], [], [], 0
     for start in range(0, len(items), _AT_ONCE):
         passages = read_passages(model, items[start : start + _AT_ONCE], start)
-        for passage, found in zip(passages, read(model, readout, passages, pool, start, TOKEN_BUDGET), strict=True):
+        for passage, found in zip(passages, read(model, readout, passages, start), strict=True):
             so_far, ready = Running(pool, 1, warm_up).add(found.scores[None], passage.counted(pool)[None])
             pooled.append(so_far[0, -1])
             peaks.append(peak(so_far, ready))
-            activations.append(found.pooled)
+            activations.append(found.mean)
             cut += passage.cut
     return _Rows(np.array(pooled), np.array(peaks), np.stack(activations), cut)
 

@@ -33,6 +33,8 @@ class Call:
         settings: What they, and the model's own generation configuration, say.
         ends: Ids of tokens that end a sequence.
         pad: Id that ended sequences are filled up with, if known.
+        fills: Whether sequences may end, and be filled up, for reasons that are not known here: stop strings, criteria of one's own.
+            A padding token that is generated is then taken for filling.
         tokens: `[sequence, new]` ids that the running step reads for the first time; None between steps.
         skip: How many columns stand before those, that were read at an earlier step.
         index: `[sequence, new]` position of each in its sequence, -1 at padding.
@@ -46,6 +48,7 @@ class Call:
     settings: Callable[[str], Any]
     ends: tuple[int, ...]
     pad: int | None
+    fills: bool = False
     tokens: np.ndarray | None = None
     skip: int = 0
     index: np.ndarray = field(default_factory=lambda: _NONE)
@@ -75,7 +78,8 @@ class Call:
         ends = ends.reshape(-1).tolist() if isinstance(ends, Tensor) else ends
         ends = tuple(ends) if isinstance(ends, list | tuple) else () if ends is None else (ends,)
         pad = setting("pad_token_id")
-        return cls(given, setting, tuple(int(e) for e in ends), None if pad is None else int(pad))
+        fills = bool(given.get("stopping_criteria")) or setting("stop_strings") is not None
+        return cls(given, setting, tuple(int(e) for e in ends), None if pad is None else int(pad), fills)
 
     def step(self, kwargs: dict[str, Any], args: tuple[Any, ...] = ()) -> None:
         """The model is about to read some columns: of the whole sequence, or of what the cache does not hold yet."""
@@ -100,7 +104,9 @@ class Call:
             ids = self.tokens[:, t]
             for end in self.ends:
                 self.ended |= ids == end
-            self.new[:, t] &= ~self.ended & (ids != (-1 if self.pad is None else self.pad))
+            self.new[:, t] &= ~self.ended
+            if self.fills:
+                self.new[:, t] &= ids != self.pad
         self._columns = stop
 
     def _begin(self, ids: np.ndarray, kwargs: dict[str, Any]) -> None:

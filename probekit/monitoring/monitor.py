@@ -134,8 +134,8 @@ class Monitor:
                     f"{start + next(i for i, p in enumerate(passages) if p.cut)}); what lies beyond is not scored",
                     stacklevel=3,
                 )
-            found = read(model, self.readout, passages, self.pool, start)
-            strange = self.domain.p_values(np.stack([each.pooled for each in found]))
+            found = read(model, self.readout, passages, start)
+            strange = self.domain.p_values(np.stack([each.mean for each in found]))
             for i, (passage, each) in enumerate(zip(passages, found, strict=True)):
                 yield self._scored(start + i, passage, each, strange[i])
             start += len(some)

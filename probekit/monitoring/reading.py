@@ -23,15 +23,15 @@ class Read:
 
     Attributes:
         scores: `[pos]` float64 log-odds of each token, by its own activation alone.
-        pooled: `[d]` float32: the last token's activation, or, unless the pool is `last`, the mean over its own tokens.
+        mean: `[d]` float32 activation, the mean over its own tokens.
     """
 
     scores: np.ndarray
-    pooled: np.ndarray
+    mean: np.ndarray
 
 
 def read(
-    model: Model, readout: Readout, passages: Sequence[Passage], pool: str, first: int = 0, budget: int = TOKEN_BUDGET
+    model: Model, readout: Readout, passages: Sequence[Passage], first: int = 0, budget: int = TOKEN_BUDGET
 ) -> list[Read]:
     """Run the model over some texts; of the activations only what a `Read` has is kept.
 
@@ -45,28 +45,24 @@ def read(
 
         def receive(site: str, activations: Tensor, some: list[Passage] = some, members: list[int] = members) -> None:
             scores = readout.scores(activations).double().cpu().numpy()
-            pooled = _pooled(activations, some, pool)
+            means = _means(activations, some)
             for row, (i, passage) in enumerate(zip(members, some, strict=True)):
                 own = scores[row, : len(passage.ids)]
-                if not np.isfinite(own[passage.start :]).all() or not np.isfinite(pooled[row]).all():
+                if not np.isfinite(own[passage.start :]).all() or not np.isfinite(means[row]).all():
                     raise ValueError(f"activations at {site} are not finite in texts[{first + i}]")
-                found[i] = Read(own.copy(), pooled[row])
+                found[i] = Read(own.copy(), means[row])
 
         model.visit(tokens, mask, [readout.site], receive)
     return [found[i] for i in range(len(passages))]
 
 
-def _pooled(activations: Tensor, passages: Sequence[Passage], pool: str) -> np.ndarray:
-    rows = torch.arange(len(passages), device=activations.device)
-    if pool == "last":
-        last = torch.tensor([len(p.ids) - 1 for p in passages], device=activations.device)
-        found: np.ndarray = activations[rows, last].float().cpu().numpy()
-        return found
+def _means(activations: Tensor, passages: Sequence[Passage]) -> np.ndarray:
+    """`[batch, d]` float32; what stands outside a text's own tokens is never read into the sum."""
     position = torch.arange(activations.shape[1], device=activations.device)
-    start, stop = (torch.tensor([getattr(p, name) for p in passages], device=activations.device)[:, None] for name in ("start", "stop"))  # fmt: skip
-    outside = (position < start) | (position >= stop)
+    ends = torch.tensor([(p.start, p.stop) for p in passages], device=activations.device)
+    outside = (position < ends[:, :1]) | (position >= ends[:, 1:])
     total = activations.float().masked_fill(outside[..., None], 0).sum(dim=1)
-    mean: np.ndarray = (total / (stop - start)).cpu().numpy()
+    mean: np.ndarray = (total / (ends[:, 1:] - ends[:, :1])).cpu().numpy()
     return mean
 
 

@@ -74,6 +74,9 @@ class Watch:
     The activation of a token is there once the model reads it, which is when the next one is chosen. So a sequence that is stopped
     ends with the token after the one that raised the alarm, and the last token of a sequence (an end token, too) is never read. What a cache that is handed to `generate` already holds is not pooled.
 
+    What is read is what passes when the hook's turn comes: an edit at the same site that was put on before the watch is seen, one that was
+    put on after it is not.
+
     With `stop=True` a stopping criterion is added to those that `generate` is given; nothing has to be passed by hand.
 
     Attributes:

@@ -110,7 +110,8 @@ class AttentionProbe(TokenProbe):
         random = torch.Generator().manual_seed(self.seed)
         query = torch.randn(heads, d, generator=random).to(z) / d**0.5
         weights = torch.cat([query, (start * unit / heads).repeat_interleave(heads, 0)])
-        strength = [1 / query_C] * heads + [heads / self.C] * (heads * outputs)
+        # Heads that are all alike are then penalised as one.
+        strength = [1 / (heads * query_C)] * heads + [heads / self.C] * (heads * outputs)
         scale = torch.cat([torch.ones_like(query), (1 / unit).expand(heads * outputs, d)])
         weights, intercept, found = train(
             z,

@@ -21,7 +21,7 @@ class MomentProbe(TokenProbe):
 
     The covariance is taken in a few dimensions: the leading principal components of what is left of the standardised tokens of
     the training texts when each text's mean is taken away, each scaled to unit variance. That makes the probe a compact
-    bilinear form in the tokens: `coef . mean + trace(covariance_coef . cov)`. A text of n tokens has the covariance
+    bilinear form in the tokens: `coef . mean + trace(covariance_coef (cov - I)) + intercept`. A text of n tokens has the covariance
     `(scatter + I) / n`, as if it had one degree of freedom more at the average covariance, which is I in these dimensions: a
     text of one token has the average, and texts of few tokens do not stand out by their shortness.
 

@@ -26,6 +26,7 @@ COLUMNS = 64  # features whose running sums are held at a time
 class Windows:
     """All runs of `size` consecutive tokens of each text; a shorter text is one window."""
 
+    size: int
     starts: Tensor  # [window] first sorted row
     ends: Tensor  # [window] the row after the last
     of_window: Tensor  # [window] text
@@ -37,7 +38,7 @@ class Windows:
         offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         of_window = torch.arange(len(texts), device=counts.device).repeat_interleave(counts)
         starts = torch.arange(len(of_window), device=counts.device) + (texts.offsets - offsets)[of_window]
-        return cls(starts, torch.minimum(starts + size, texts.offsets[1:][of_window]), of_window, offsets)
+        return cls(size, starts, torch.minimum(starts + size, texts.offsets[1:][of_window]), of_window, offsets)
 
     @property
     def lengths(self) -> Tensor:
@@ -46,11 +47,15 @@ class Windows:
 
     def means(self, values: Tensor) -> Tensor:
         """Sorted `[row, k]` -> `[window, k]`, from running sums in float64."""
+        if self.size == 1:
+            return values
         running = torch.nn.functional.pad(values.double().cumsum(0), (0, 0, 1, 0))
         return ((running[self.ends] - running[self.starts]) / self.lengths).to(values.dtype)
 
     def back(self, gradient: Tensor, rows: int) -> Tensor:
         """Gradient of `means`: `[window, k]` -> `[row, k]`."""
+        if self.size == 1:
+            return gradient
         share = gradient.double() / self.lengths
         change = share.new_zeros(rows + 1, gradient.shape[1])
         change[self.starts] += share  # no two windows start, or end, at the same row

@@ -40,7 +40,8 @@ def save_score_page(
     command: str | None = None,
 ) -> Path:
     """See `Monitor.save_page`."""
-    texts, counts = [], {"texts": 0, "alarms": 0, "away": 0}
+    texts: list[dict[str, Any]] = []
+    counts = {"texts": 0, "alarms": 0, "away": 0}
     for each in scored:  # one at a time: only what the page shows of them is kept
         counts["texts"] += 1
         counts["alarms"] += each.alarm

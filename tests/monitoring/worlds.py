@@ -9,7 +9,7 @@ from probekit.models import Model
 from probekit.probes import LogisticProbe
 from tests.models.tiny import WORDS, make_model, make_tokenizer
 
-SITE = "blocks.1.hook_resid_post"
+SITE = "blocks.0.hook_resid_post"
 WARM = ["happy", "red", "cat"]
 COLD = [word for word in WORDS if word not in WARM]
 
@@ -18,31 +18,26 @@ def tiny(family: str = "llama", seed: int = 0) -> Model:
     return pk.load_model(make_model(family, seed), tokenizer=make_tokenizer())
 
 
-def texts_of(n: int, seed: int, share: float = 0.5, longest: int = 14) -> tuple[list[str], np.ndarray]:
-    """Texts of cold words; those of class 1 end in warm ones, and cold ones hold one here and there, so that there is some doubt."""
+def texts_of(n: int, seed: int, longest: int = 14) -> tuple[list[str], np.ndarray]:
+    """Texts of cold words; those of class 1 end in warm ones, and some others hold one, too."""
     rng = np.random.default_rng(seed)
-    labels = (rng.random(n) < share).astype(int)
+    labels = (rng.random(n) < 0.5).astype(int)
     texts = []
     for label in labels:
-        words = list(rng.choice(COLD, rng.integers(4, longest)))
+        words = list(map(str, rng.choice(COLD, rng.integers(4, longest))))
         if label:
-            words += list(rng.choice(WARM, rng.integers(1, 4)))
-        elif rng.random() < 0.3:
+            words += list(map(str, rng.choice(WARM, rng.integers(1, 4))))
+        elif rng.random() < 0.2:
             words[rng.integers(len(words))] = str(rng.choice(WARM))
-        texts.append(" ".join(map(str, words)))
+        texts.append(" ".join(words))
     return texts, labels
 
 
-def probe_of(model: Model, site: str = SITE, n: int = 400, seed: int = 100, pool: str = "last") -> LogisticProbe:
+def probe_of(
+    model: Model, site: str = SITE, n: int = 400, seed: int = 100, pool: str = "last", C: float = 0.1
+) -> LogisticProbe:
     texts, labels = texts_of(n, seed)
     rows = pk.capture(model, texts, [site], pool=pool, progress=False).read(site)
-    probe = LogisticProbe(C=0.1).fit(rows, labels)
+    probe = LogisticProbe(C=C).fit(rows, labels)
     probe.site_ = site
     return probe
-
-
-def clusters(n: int, seed: int, gap: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of two overlapping classes, and which are positive."""
-    rng = np.random.default_rng(seed)
-    positive = rng.random(n) < 0.5
-    return rng.normal(size=n) + gap * positive, positive
