@@ -195,7 +195,9 @@ def evaluate(
     report.save(out)
     shipped = ""
     if report.verdict.chosen is not None:
-        _replace(place, {"": asked.remade(strength=report.verdict.chosen)}, loaded)
+        made = asked.remade(strength=report.verdict.chosen)
+        made.searched = True  # on one half of these prompts: evaluated again on them, it is reported on the other
+        _replace(place, {"": made}, loaded)
         shipped = f"\nedit    {place.resolve()} (at strength {report.verdict.chosen:g}: what `probekit edit export` should be given)"
     elif place.exists():  # of an earlier call, which chose a strength
         shutil.rmtree(place)

@@ -70,8 +70,8 @@ class Domain:
         _, sizes, axes = np.linalg.svd(centred, full_matrices=False)
         kept = sizes > 1e-9 * max(sizes[0], 1e-300)
         variance = (1 - shrunk) * np.square(sizes[kept]) / len(rows) + floor
-        single = [each.astype(np.float32) for each in (mean, scale, axes[kept])]
-        empty = cls(*single, variance, floor, _unit(rows.astype(np.float32)), np.zeros((0, 2)))
+        mean, scale, axes = (each.astype(np.float32) for each in (mean, scale, axes[kept]))
+        empty = cls(mean, scale, axes, variance, floor, _unit(rows.astype(np.float32)), np.zeros((0, 2)))
         return cls(**{**vars(empty), "ranked": empty.distances(ranked)})
 
     def distances(self, activations: np.ndarray) -> np.ndarray:

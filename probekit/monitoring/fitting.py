@@ -78,17 +78,13 @@ def fit(
     """
     if not isinstance(false_alarms, float | int) or not 0 < false_alarms < 0.5:
         raise ValueError(f"false_alarms is a share above 0 and below 0.5, such as 0.01; got {false_alarms!r}")
-    notes: list[str] = []
     asked = readout_of(probe, model, site, label_set, target, alarm_class)
-    pool = pool or asked.pool or "last"
-    if pool not in POOLS:
-        raise ValueError(f"pool must be one of {', '.join(POOLS)}, got {pool!r}")
-    calibration = calibration or ("platt" if pool == "max" else "temperature")
-    if calibration not in HOWS:
-        raise ValueError(f"calibration must be one of {', '.join(HOWS)}, got {calibration!r}")
+    pool = _one_of("pool", pool or asked.pool or "last", POOLS)
+    calibration = _one_of("calibration", calibration or ("platt" if pool == "max" else "temperature"), HOWS)
     wait = WARM_UP[pool] if warm_up is None else warm_up
     if wait < 0:
         raise ValueError(f"warm_up is a number of tokens, 0 or more; got {warm_up!r}")
+    notes: list[str] = []
     if asked.pool not in (None, pool):
         notes.append(f"the probe was trained on the {asked.pool} of a text and is used on the {pool}")
 
@@ -104,21 +100,8 @@ def fit(
     part = three_parts(positive, within, seed)
     setting, report = part < 2, part == 2
     quiet = setting & ~positive
-    thresholds, kept = [], True
-    for scores in (rows.pooled, rows.peaks):
-        threshold, promised = threshold_for(false_alarms, scores[quiet], within[quiet])
-        thresholds.append(threshold)
-        kept &= promised
-    thresholds[1] = max(
-        thresholds
-    )  # texts too short to warm up have no say: where most are, the line of whole texts holds
-    have, needed = len(np.unique(within[quiet])), negatives_needed(false_alarms)
-    if not kept:
-        what = "texts" if groups is None else "groups"
-        notes.append(
-            f"{have} {what} without {asked.classes[1]!r} set the threshold, and {100 * false_alarms:g} % false alarms take {needed} "
-            f"(1 / rate - 1, of {-(-needed * 3 // 2)} given): the highest score is the threshold, and the rate about {100 / (have + 1):.2g} %"
-        )
+    threshold, running, note = _thresholds(false_alarms, rows, quiet, within, asked.classes[1])
+    notes += [note] if note else []
     curve = Calibration.fit(calibration, rows.pooled[setting], positive[setting])
     domain = Domain.fit(rows.activations[part == 0], rows.activations[part == 1], seed)
     if domain.smallest > LEVEL:
@@ -132,7 +115,7 @@ def fit(
         activations=rows.activations[report],
         positive=positive[report],
         groups=within[report],
-        thresholds=(thresholds[0], thresholds[1]),
+        thresholds=(threshold, running),
         calibration=curve,
         domain=domain,
         texts={name: int((part == k).sum()) for k, name in enumerate(("fit", "rank", "report"))},
@@ -147,8 +130,8 @@ def fit(
         classes=asked.classes,
         pool=pool,
         warm_up=wait,
-        threshold=thresholds[0],
-        running_threshold=thresholds[1],
+        threshold=threshold,
+        running_threshold=running,
         calibration=curve,
         domain=domain,
         evidence=evidence,
@@ -163,6 +146,33 @@ class _Rows:
     peaks: np.ndarray  # [text] the highest score while it streams
     activations: np.ndarray  # [text, d]
     cut: int
+
+
+def _one_of(name: str, value: str, allowed: Sequence[str]) -> str:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+    return value
+
+
+def _thresholds(rate: float, rows: _Rows, quiet: np.ndarray, groups: np.ndarray, name: str) -> tuple[float, float, str]:
+    """For whole texts and while they stream, and what has to be said of them."""
+    threshold, kept = threshold_for(rate, rows.pooled[quiet], groups[quiet])
+    running, _ = threshold_for(rate, rows.peaks[quiet], groups[quiet])
+    running = max(
+        running, threshold
+    )  # texts too short to warm up have no say: where most are, the line of whole texts holds
+    if kept:
+        return threshold, running, ""
+    have, needed = len(np.unique(groups[quiet])), negatives_needed(rate)
+    what = "texts" if have == quiet.sum() else "groups of texts"
+    return (
+        threshold,
+        running,
+        (
+            f"{have} {what} without {name!r} set the threshold, and {100 * rate:g} % false alarms take {needed} (1 / rate - 1, of "
+            f"{-(-needed * 3 // 2)} given): the highest score is the threshold, and the rate about {100 / (have + 1):.2g} %"
+        ),
+    )
 
 
 def _read_all(model: Model, readout: Readout, items: Sequence[Item], pool: str, warm_up: int) -> _Rows:

@@ -17,8 +17,8 @@ from probekit.probes.token_probe import Pool, TokenProbe, check_whole, mean_pool
 def attention_pool(texts: Texts, heads: int, outputs: int) -> Pool:
     """Attention over the rows of each text, as a pool of token scores.
 
-    The columns of the scores are the logits of `heads` queries, then the values `[output, head]`. A text's score is the sum
-    over heads and tokens of value times attention.
+    The columns of the scores are the logits of `heads` queries, then the values `[output, head]`. A text's score is
+    the sum over heads and tokens of value times attention.
     """
 
     def pool(scores: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
@@ -39,16 +39,17 @@ def attention_pool(texts: Texts, heads: int, outputs: int) -> Pool:
 class AttentionProbe(TokenProbe):
     """Logistic regression on attended means: each head looks for its tokens by a query and reads their mean.
 
-    Head h gives token i of a text the weight `a_hi = softmax_i(query_h . x_i)`; the score is `sum_hi a_hi (coef_h . x_i)` plus the
-    intercept, trained on mean log-loss over texts with an L2 penalty. The two kinds of weights are learned together by
-    L-BFGS, from the logistic probe on mean tokens and random queries that are nearly flat; other seeds may end elsewhere.
+    Head h gives token i of a text the weight `a_hi = softmax_i(query_h . x_i)`; the score is
+    `sum_hi a_hi (coef_h . x_i)` plus the intercept, trained on mean log-loss over texts with an L2
+    penalty. Both kinds of weights are learned together by L-BFGS, from the logistic probe on mean tokens and random
+    queries that are nearly flat; other seeds may end elsewhere.
 
-    `C` means what it means for a `LogisticProbe` on the texts' mean tokens, whatever the number of heads: as `query_C` goes
-    to 0 attention becomes even, and the probe becomes that one.
+    `C` means what it means for a `LogisticProbe` on the texts' mean tokens, whatever the number of heads: as
+    `query_C` goes to 0 attention becomes even, and the probe becomes that one.
 
-    Attention-pooled probes: "Attention Probes", EleutherAI 2025 (blog.eleuther.ai/attention-probes; there with a position
-    bias, here without), and the multi-token probes of Kantamneni et al. 2025, "Are Sparse Autoencoders Useful? A Case
-    Study in Sparse Probing" (arXiv 2502.16681).
+    Attention-pooled probes: "Attention Probes", EleutherAI 2025 (blog.eleuther.ai/attention-probes; there with a
+    position bias, here without), and the multi-token probes of Kantamneni et al. 2025, "Are Sparse Autoencoders
+    Useful? A Case Study in Sparse Probing" (arXiv 2502.16681).
 
     Args:
         heads: Queries, each with a read-out of its own.

@@ -19,31 +19,32 @@ from probekit.probes.token_probe import CHUNK, TokenProbe, check_whole
 class MomentProbe(TokenProbe):
     """Logistic regression on the mean token of a text and on how its tokens scatter about that mean.
 
-    The covariance is taken in a few dimensions: the leading principal components of what is left of the standardised tokens of
-    the training texts when each text's mean is taken away, each scaled to unit variance. That makes the probe a compact
-    bilinear form in the tokens: `coef . mean + trace(covariance_coef (cov - I)) + intercept`. A text of n tokens has the covariance
-    `(scatter + I) / n`, as if it had one degree of freedom more at the average covariance, which is I in these dimensions: a
-    text of one token has the average, and texts of few tokens do not stand out by their shortness.
+    The covariance is taken in a few dimensions: the leading principal components of what is left of the standardised
+    tokens of the training texts when each text's mean is taken away, each scaled to unit variance. That makes the probe
+    a compact bilinear form in the tokens: `coef . mean + trace(covariance_coef (cov - I)) + intercept`. A text of n
+    tokens has the covariance `(scatter + I) / n`, as if it had one degree of freedom more at the average covariance,
+    which is I in these dimensions: a text of one token has the average, and short texts do not stand out as such.
 
     With `order=1` this is the logistic probe on mean tokens.
 
-    Moments of token features as input of a linear head: Gao et al. 2023, "Tuning Pre-trained Model via Moment Probing" (arXiv
-    2307.11342), who learn the projection, and keep second moments small by splitting features into heads and convolving the
-    covariances between these. Here the projection is fixed beforehand (it cannot fit the labels), and `heads` keeps only
-    covariances inside groups of components.
+    Moments of token features as input of a linear head: Gao et al. 2023, "Tuning Pre-trained Model via Moment
+    Probing" (arXiv 2307.11342), who keep second moments small by "multi-head convolutional cross-covariance". Here
+    the projection is fixed beforehand (it cannot fit the labels), and `heads` keeps only covariances inside groups of
+    components.
 
     Args:
         rank: Components to take covariances of; fewer where tokens vary in fewer directions.
         order: 1 for means alone, 2 for means and covariances.
         C: Inverse strength of the L2 regularisation, > 0, on standardised moments, as in `LogisticProbe`.
-        heads: Groups that the components are dealt out to in turn; covariances between groups are left out, which leaves
-            about `rank * (rank / heads + 1) / 2` of them.
+        heads: Groups that the components are dealt out to in turn; covariances between groups are left out, which
+            leaves about `rank * (rank / heads + 1) / 2` of them.
         tol, max_iter: As in `LogisticProbe`.
 
     Attributes:
         coef_: `[output, d]`, on the mean of raw activations.
         covariance_coef_: `[output, rank, rank]`, symmetric, on the covariance; absent with `order=1`.
-        projection_: `[d, rank]`: `(x - center_) @ projection_` are the components of a raw token; absent with `order=1`.
+        projection_: `[d, rank]`: `(x - center_) @ projection_` are the components of a raw token; absent with
+            `order=1`.
     """
 
     family: ClassVar[str] = "moment"
@@ -110,7 +111,7 @@ class MomentProbe(TokenProbe):
 
 
 def _components(rows: Tensor, texts: Texts, means: Tensor, center: Tensor, rank: int) -> Tensor:
-    """Leading directions in which tokens scatter within texts, `[d, rank]` on raw activations, each of unit variance."""
+    """Leading directions of the tokens' scatter within texts, `[d, rank]` on raw activations, each of unit variance."""
     std = Standardisation.of(rows).std
     d = rows.shape[1]
     scatter = torch.zeros(d, d, dtype=torch.float64, device=rows.device)

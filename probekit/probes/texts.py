@@ -13,8 +13,8 @@ from torch import Tensor
 class Texts:
     """Which rows are the tokens of which text, with the rows brought into the order of the texts.
 
-    In that order each text is one run of rows, so that sums and maxima over a text need no padding: memory grows with the
-    rows, however long the longest text is.
+    In that order each text is one run of rows, so that sums and maxima over a text need no padding: memory grows
+    with the rows, however long the longest text is.
     """
 
     order: Tensor | None  # [row] where each sorted row stood; None where they were sorted already

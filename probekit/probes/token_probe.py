@@ -26,16 +26,17 @@ Pool = Callable[[Tensor], tuple[Tensor, Callable[[Tensor], Tensor]]]
 class TokenProbe(Estimator):
     """A read-out of one label of a text from the activations of its tokens.
 
-    Wherever rows are taken, `sequence [row]` goes with them: the number 0..n-1 of the text a row is a token of. Rows of one text
-    need not stand together, but all of them must be there; answers come one a text, in the order of the numbers.
+    Wherever rows are taken, `sequence [row]` goes with them: the number 0..n-1 of the text a row is a token of. Rows
+    of one text need not stand together, but all of them must be there; answers come one a text, in the order of the
+    numbers.
 
     A family is one subclass with `_fit` and `_shares`.
 
     Attributes:
         classes_: The class labels in order.
         center_: `[d]` the mean token of training. Shares are counted from it, so that an ordinary token has none.
-        intercept_: `[output]`, for raw activations. There is one output for two classes, positive towards `classes_[1]`, and
-            one a class otherwise.
+        intercept_: `[output]`, for raw activations. There is one output for two classes, positive towards
+            `classes_[1]`, and one a class otherwise.
         converged_, n_iter_: Whether the solver met its tolerance, and its number of iterations.
         n_features_in_: d.
     """
@@ -51,8 +52,8 @@ class TokenProbe(Estimator):
         raise NotImplementedError
 
     def _shares(self, X: Tensor, texts: Texts) -> tuple[Tensor, Tensor]:
-        """From sorted rows: what each says beyond the mean token `[row, output]`, and the score of a text of nothing else
-        `[output]`. A text's score is the sum of the shares of its rows and that constant."""
+        """From sorted rows: what each says beyond the mean token `[row, output]`, and the score of a text of nothing
+        else `[output]`. A text's score is the sum of the shares of its rows and that constant."""
         raise NotImplementedError
 
     def fit(self, X: np.ndarray | Tensor, y: Any, *, sequence: Any = None) -> Self:
@@ -61,7 +62,8 @@ class TokenProbe(Estimator):
         Args:
             X: `[row, d]` activations of all tokens of all texts, float32 unless they are float64.
             y: `[text]` class labels: strings, integers or booleans.
-            sequence: `[row]` integers, the text of each row. Where the order of tokens counts it is the order of the rows.
+            sequence: `[row]` integers, the text of each row. The order of a text's tokens is that of
+                its rows.
 
         Raises:
             TypeError: no `sequence`, or not integers; `X` not numbers.
@@ -70,6 +72,7 @@ class TokenProbe(Estimator):
         rows = as_rows(X)
         texts = Texts.of(sequence, len(rows), rows.device)
         codes, classes = encode_classes(self._labels(y, texts), len(texts))
+        self.__dict__.pop("classes_", None)  # should this fit fail, the probe is not a mixture of two
         rows = texts.sort(rows)
         mean = torch.stack([part.sum(0).double() for part in rows.split(CHUNK)]).sum(0) / len(rows)
         self.center_ = mean.to("cpu", rows.dtype).numpy()
@@ -78,8 +81,9 @@ class TokenProbe(Estimator):
         self.classes_ = classes
         if not self.converged_:
             warnings.warn(
-                f"this {self.family} probe did not meet its tolerance in {self.n_iter_} iterations ({self.get_params()}); "
-                "raise max_iter, strengthen the regularisation (lower C), or pass float64 activations",
+                f"this {self.family} probe did not meet its tolerance in {self.n_iter_} iterations "
+                f"({self.get_params()}); raise max_iter, strengthen the regularisation (lower C), or pass float64 "
+                "activations",
                 ConvergenceWarning,
                 stacklevel=2,
             )
@@ -103,7 +107,8 @@ class TokenProbe(Estimator):
 
     def predict(self, X: np.ndarray | Tensor, *, sequence: Any = None) -> np.ndarray:
         """The most likely class of each text `[text]`."""
-        found: np.ndarray = self.classes_[self.predict_log_proba(X, sequence=sequence).argmax(1)]
+        log_proba_of_text = self.predict_log_proba(X, sequence=sequence)
+        found: np.ndarray = self.classes_[log_proba_of_text.argmax(1)]
         return found
 
     def score(self, X: np.ndarray | Tensor, y: object, *, sequence: Any = None) -> float:
@@ -116,8 +121,8 @@ class TokenProbe(Estimator):
         """Each token's share in its text's answer: `[row]` for two classes (positive speaks for `classes_[1]`), else
         `[row, class]`, in the order of the rows.
 
-        The shares of a text sum up to its `decision_function`. What a text of ordinary tokens would score (the intercept above
-        all) is no token's doing and is spread evenly over them.
+        The shares of a text sum up to its `decision_function`. What a text of ordinary tokens would score (the
+        intercept above all) is no token's doing and is spread evenly over them.
         """
         rows, texts = self._read(X, sequence)
         shares, constant = self._shares(texts.sort(rows), texts)
@@ -148,7 +153,7 @@ class TokenProbe(Estimator):
         return torch.cat([(part - center) @ columns for part in X.split(CHUNK)])
 
     def _set_intercept(self, at_center: Tensor, coef: np.ndarray) -> None:
-        """From the score of a text of mean tokens `[output]`, and the weights that a shift of all tokens meets `[output, d]`."""
+        """From the score of a text of mean tokens `[output]`, and what a shift of all adds to it `[output, d]`."""
         if len(at_center) > 1:  # a shift of all classes says nothing
             at_center = at_center - at_center.mean()
         self.intercept_ = at_center.double().cpu().numpy() - coef.astype(np.float64) @ self.center_.astype(np.float64)
@@ -215,7 +220,7 @@ def train(
         size = value + logits.abs().amax(1).mean(dtype=torch.float64)
         return value[None], torch.cat([gradient.flatten(), residual.sum(0)])[None], size[None]
 
-    # Of features of unit size the loss has about this curvature; without it a strong penalty on some weights stalls the rest.
+    # About the loss's curvature for features of unit size. Without it a strong penalty on some weights stalls the rest.
     curvature = torch.cat([(0.25 + penalty).expand(k, d).flatten(), penalty.new_full((outputs,), 0.25)])
 
     def precondition(gradient: Tensor, index: Tensor) -> Tensor:

@@ -105,14 +105,14 @@ class PeakProbe(TokenProbe):
     """What the probes share that read a text at its strongest place.
 
     The score of a class is the sum over heads of the highest mean of `coef . x` over a window of tokens, plus the
-    intercept. Every class has weights of its own, two classes too: a passage that speaks for one class need not lower the
-    highest score of the other, and names can be swapped.
+    intercept. Every class has weights of its own, two classes too: a passage that speaks for one class need not
+    lower the highest score of the other, and names can be swapped.
 
-    A maximum has kinks, at which L-BFGS (and gradient descent) gets stuck, and from a random start the wrong tokens stay
-    chosen. So training begins at the logistic probe on mean tokens and softens the maximum, over the windows of a text, into
-    `log mean exp(b s) / b`, with b growing fourfold from stage to stage from one over the spread of the scores in a text:
-    almost a mean at first, almost the maximum at last. Each stage is smooth and run to its tolerance. A few last steps
-    with the maximum itself, which may only lower the loss, leave nothing softened.
+    A maximum has kinks, at which L-BFGS (and gradient descent) gets stuck, and from a random start the wrong tokens
+    stay chosen. So training begins at the logistic probe on mean tokens and softens the maximum, over the windows of
+    a text, into `log mean exp(b s) / b`, with b growing fourfold a stage, from one over the spread of the scores in
+    a text: almost a mean at first, almost the maximum at last. Each stage is smooth and run to its tolerance.
+    A few last steps with the maximum itself, which may only lower the loss, leave nothing softened.
 
     Attributes:
         coef_: `[class, head, d]`, on raw activations.
@@ -138,7 +138,7 @@ class PeakProbe(TokenProbe):
         standard = Standardisation.of(rows)
         z = standard.apply(rows)
         windows = Windows.of(texts, size)
-        # Means of unrelated tokens vary by one over the root of their number; far less would be blown up out of nothing.
+        # Means of unrelated tokens vary by one over the root of their number; far less is not to be blown up.
         unit = _deviation_of_means(z, windows).clamp(min=1 / int(windows.lengths.max()))
         start, intercept = mean_pooled(texts.means(z), codes, self.C)
         if n_classes == 2:
@@ -148,7 +148,7 @@ class PeakProbe(TokenProbe):
             random = torch.Generator().manual_seed(seed)
             noise = torch.randn(weights.shape, generator=random).to(z) / z.shape[1] ** 0.5
             weights = weights + 0.5 * noise * weights.norm(dim=1, keepdim=True)
-        # With two classes the optimum has each weight twice, in halves: the penalty of one weight vector, as for LogisticProbe.
+        # Two classes have each weight twice, in halves, and are penalised as the one weight vector of LogisticProbe.
         strength = z.new_full((len(weights), 1), heads * (2 if n_classes == 2 else 1) / (self.C * len(texts)))
         scale = (1 / unit).expand_as(weights)
         self.n_iter_ = 0
@@ -192,8 +192,8 @@ class PeakProbe(TokenProbe):
 class MultiMaxProbe(PeakProbe):
     """A text read at its strongest token: the sum over heads of the highest `coef_h . x_i`, for each class.
 
-    MultiMax is of Kramár et al. 2026, "Building Production-Ready Probes For Gemini" (arXiv 2601.11516), there on the outputs of
-    a small MLP, here on the activations; training (see `PeakProbe`) is this package's own.
+    MultiMax is of Kramár et al. 2026, "Building Production-Ready Probes For Gemini" (arXiv 2601.11516), there on the
+    outputs of a small MLP, here on the activations; training (see `PeakProbe`) is this package's own.
 
     Args:
         heads: Kinds of evidence a class may have, each with a maximum of its own.
@@ -217,11 +217,12 @@ class MultiMaxProbe(PeakProbe):
 
 
 class RollingMeanProbe(PeakProbe):
-    """A text read at its strongest passage: the highest mean of `coef . x` over `window` consecutive tokens, for each class.
+    """A text read at its strongest passage: the highest mean of `coef . x` over `window` tokens in a row, by class.
 
-    The tokens of a text are taken in the order of its rows; a text shorter than the window is read as a whole. With a window as
-    long as the longest text this is the logistic probe on mean tokens. Training is deterministic (see `PeakProbe`). A relative,
-    with attention inside the window, is the "max of rolling means attention probe" of Kramár et al. 2026 (arXiv 2601.11516).
+    The tokens of a text are taken in the order of its rows; a text shorter than the window is read as a whole. With
+    a window as long as the longest text this is the logistic probe on mean tokens. Training is deterministic (see
+    `PeakProbe`). A relative, with attention inside the window, is the "max of rolling means attention probe" of
+    Kramár et al. 2026 (arXiv 2601.11516).
 
     Args:
         window: Tokens, about the length of the passages that matter.

@@ -55,7 +55,8 @@ def _page(
     monitor: Monitor, texts: list[dict[str, Any]], counts: dict[str, int], title: str | None, command: str | None
 ) -> Page:
     n = counts["texts"]
-    subject = f"{monitor.classes[1]!r} in {n:,} text{'s' * (n != 1)}" if n else f"A monitor of {monitor.classes[1]!r}"
+    name = f"“{wording.shorten(monitor.classes[1], 60)}”"
+    subject = f"{name} in {n:,} text{'s' * (n != 1)}" if n else f"A monitor of {name}"
     page = Page(title or subject, f"Read {wording.site_name(monitor.site)} of {monitor.model_name}, {_pool(monitor)}")
     if n:
         page.add(blocks.text(_answer(counts), strong=True))
@@ -134,7 +135,7 @@ def _tiles(monitor: Monitor) -> Block:
             {
                 "name": "while streaming",
                 "value": f"{_share(found.running.false_alarms)} / {_share(found.running.recall)}",
-                "detail": f"false alarms / recall, anywhere in a text\n{_rate(found.running.false_alarms, 'false alarms')}\n{_rate(found.running.recall, 'recall')}",
+                "detail": f"false alarms / recall, anywhere in a text\n{_rate(found.running.false_alarms)}\n{_rate(found.running.recall)}",
             },
             {
                 "name": "calibration error",

@@ -160,10 +160,7 @@ def test_the_rate_holds_over_many_divisions_and_draws(monitor, model):
     from probekit.monitoring.false_alarms import threshold_for
 
     texts, labels = texts_of(1500, 11)
-    quiet = [text for text, label in zip(texts, labels, strict=True) if label == 0]
-    scored = monitor.score(model, quiet)
-    ends = np.array([each.score for each in scored])
-    peaks = np.array([max(t.so_far for t in each.tokens[1:]) for each in scored])
+    ends, peaks = probe_scores(monitor, model, texts, labels)
     rng = np.random.default_rng(0)
     for scores in (ends, peaks):
         rates = []
@@ -174,6 +171,32 @@ def test_the_rate_holds_over_many_divisions_and_draws(monitor, model):
             rates.append((scores[order[80:]] > threshold).mean())
         assert np.mean(rates) <= 0.05 + 0.004
     assert (peaks > np.sort(ends)[-len(ends) // 20]).mean() > 0.05  # the threshold of whole texts would ring too often
+
+
+def test_monitors_of_many_draws_keep_the_rate(model, probe):
+    """From texts to thresholds: the false alarms on new texts, mean over monitors of fresh texts each."""
+    texts, labels = texts_of(900, 50)
+    scored = probe_scores(fit(probe, model, *texts_of(90, 51), false_alarms=0.1), model, texts, labels)
+    rates = []
+    for seed in range(24):
+        monitor = fit(probe, model, *texts_of(100, 60 + seed), false_alarms=0.1, seed=seed)
+        rates.append(
+            [
+                (scores > line).mean()
+                for scores, line in zip(scored, (monitor.threshold, monitor.running_threshold), strict=True)
+            ]
+        )
+    mean, error = np.mean(rates, 0), np.std(rates, 0) / 24**0.5
+    assert (mean <= 0.1 + 2.5 * error).all()
+    assert (mean >= 0.05 - 2.5 * error).all()
+
+
+def probe_scores(monitor, model, texts, labels):
+    """Of texts without the class: scores of whole texts, and the highest while they stream."""
+    quiet = [text for text, label in zip(texts, labels, strict=True) if label == 0]
+    scored = monitor.score(model, quiet)
+    ends = np.array([each.score for each in scored])
+    return ends, np.array([max(t.so_far for t in each.tokens[1:]) for each in scored])
 
 
 def test_too_few_negatives_are_said(model, probe, held_out):
@@ -220,8 +243,8 @@ def test_a_sweeps_best_probe_is_taken(model):
     held, truth = texts_of(120, 41)
     found = fit(result, model, held, truth == 1, false_alarms=0.1)
     assert (found.site, found.pool, found.classes) == (result.best("warm").site, "mean", ("0", "1"))
-    again = fit(result, model, held, truth, site=SITE, pool="last", false_alarms=0.1)
-    assert any("trained on the mean of a text and is used on the last" in note for note in again.notes)
+    with pytest.warns(UserWarning, match="trained on the mean of a text and is used on the last"):
+        fit(result, model, held, truth, site=SITE, pool="last", false_alarms=0.1)
     named = pk.Dataset("held", texts=tuple(held), labels={"warm": pk.LabelSet.from_values("warm", truth)})
     assert fit(result, model, named, "warm", false_alarms=0.1).threshold == found.threshold
     with pytest.raises(ValueError, match="the sweep was of another model"):

@@ -113,6 +113,32 @@ def test_every_way_to_generate_says_the_same(model, monitor, how):
     np.testing.assert_allclose(watch.scores[0], plain.scores[0], atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("family", "site"),
+    [
+        ("opt", "blocks.1.mlp.hook_post"),
+        ("gpt2", "hook_pos_embed"),
+        ("llama", "ln_final.hook_normalized"),
+        ("llama", "blocks.1.hook_resid_mid"),
+        ("llama", "blocks.1.attn.hook_z"),
+        ("llama", "hook_embed"),
+    ],
+)
+def test_every_kind_of_site_is_watched(family, site):
+    model = tiny(family)
+    model.hf.generation_config.eos_token_id = None
+    monitor = fit(probe_of(model, site, n=60), model, *texts_of(60, 3), false_alarms=0.1)
+    batch, lengths = left_padded(model, PROMPTS)
+    with monitor.watch(model) as watch:
+        sequences = model.hf.generate(**batch, **GREEDY)
+    for row, start in enumerate(lengths):
+        ids = sequences[row, sequences.shape[1] - 12 - start :].numpy()
+        offline = monitor.score(model, [ids])[0].tokens
+        np.testing.assert_allclose(watch.scores[row], [t.score for t in offline[:-1]], atol=1e-4)
+        followed = monitor.follow(model).feed(ids)
+        np.testing.assert_allclose([t.score for t in followed], [t.score for t in offline], atol=1e-4)
+
+
 def test_padding_that_generate_finds_by_itself(model, monitor):
     batch, _ = left_padded(model, PROMPTS)
     with monitor.watch(model) as with_mask:

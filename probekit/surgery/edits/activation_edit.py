@@ -84,7 +84,9 @@ class ActivationEdit(Edit):
         """
         from probekit.surgery.edits.folding import fold
 
-        return fold(self, model)
+        made = fold(self, model)
+        made.searched = self.searched
+        return made
 
     def describe(self) -> dict[str, object]:
         return {

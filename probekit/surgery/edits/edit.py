@@ -20,14 +20,16 @@ EditType = TypeVar("EditType", bound="Edit")
 Undo = Callable[[], None]
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Applied:
-    """An edit that is on a model, how to take it off, the fingerprint of the model without it, and what it leaves alone."""
+    """An edit that is on a model, how to take it off, the fingerprint of the model without it, and versions of the weights that it
+    leaves alone and, as it left them, of those that it changes."""
 
     edit: Edit
     undo: Undo
     before: str
     untouched: dict[str, tuple[int, int]]
+    touched: dict[str, tuple[int, int]]
 
 
 class _Stack(list[_Applied]):
@@ -110,7 +112,7 @@ class Edit(ABC):
             )
         before = stack[-1].before if stack and not stack[-1].edit.changes_weights else model.fingerprint
         undo = self._put_on(model)
-        stack.append(_Applied(self, undo, before, self._untouched(model)))
+        stack.append(_Applied(self, undo, before, self._untouched(model), self._touched(model)))
         model.hf.__dict__[_ON] = stack
         _forget_compiled()
         return self
@@ -131,13 +133,22 @@ class Edit(ABC):
         last = stack.pop()
         if not stack:
             del model.hf.__dict__[_ON]
+        alone = last.touched == self._touched(model)  # else other rows of a weight may have been written to meanwhile
         last.undo()
-        if self.changes_weights and last.untouched == self._untouched(model):  # else something else changed, too
+        alone = alone and last.untouched == self._untouched(model)
+        if alone and stack:  # what this edit wrote and took back is nothing to the one below
+            below = stack[-1]
+            below.touched, below.untouched = below.edit._touched(model), below.edit._untouched(model)
+        if self.changes_weights and alone:
             model.remember_fingerprint(last.before)
         _forget_compiled()
 
     def _untouched(self, model: Model) -> dict[str, tuple[int, int]]:
         """Versions of the weights that the edit does not change."""
+        return {}
+
+    def _touched(self, model: Model) -> dict[str, tuple[int, int]]:
+        """Versions of the weights that it changes."""
         return {}
 
     def check(self, model: Model) -> None:
@@ -164,7 +175,9 @@ class Edit(ABC):
         """
         if self._remake is None:
             raise TypeError(f"this edit follows no direction and has no strength: {self.name}")
-        return self._remake(direction, strength)
+        made = self._remake(direction, strength)
+        made.searched = made.searched or self.searched
+        return made
 
     @property
     @abstractmethod

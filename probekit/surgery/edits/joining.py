@@ -69,6 +69,7 @@ def together(*edits: ActivationEdit) -> ActivationEdit:
         strength=strengths.pop() if len(strengths) == 1 else None,
         remake=None if any(edit._remake is None for edit in edits) else remake,
     )
+    joined.searched = any(edit.searched for edit in edits)
     if all(recipe is not None for recipe in recipes):
         joined.recipe = {"how": "together", "parts": [part_of(edit) for edit in edits]}
     return joined

@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 from probekit.models import Model
 from probekit.models.architectures import POST_NORM
 from probekit.models.sites import kind_of
+from probekit.probes.direction import Direction
 
 Layers: TypeAlias = Literal["all", "writers"] | int | Sequence[int | str] | str | None
 """Where to edit: None for the direction's own site; `"all"` for its kind of site at every layer (for the stream, all of
@@ -48,8 +49,31 @@ def sites_of(model: Model, layers: Layers, own: str | None) -> tuple[str, ...]:
         for name in names:
             if model.site(name).width != width:
                 raise ValueError(f"{name} is {model.site(name).width} wide, the direction at {own} {width}")
+            if space_of(model, name) != space_of(model, own):
+                raise ValueError(
+                    f"the direction is of {own}, whose dimensions are not those of {name}: the same numbers mean something else there"
+                )
     wanted = set(names)
     return tuple(name for name in model.sites if name in wanted)
+
+
+def space_of(model: Model, site: str) -> str:
+    """What a site's dimensions are: `stream` for the residual stream and all that is added to it, else the kind of site."""
+    kind = kind_of(model.site(site))
+    return "stream" if kind in (*_STREAM, "hook_pos_embed") else kind
+
+
+def require_stream(direction: Direction, model: Model) -> None:
+    """Refuse a direction whose dimensions are not those of the residual stream, however many they are.
+
+    Raises:
+        ValueError: names its site.
+    """
+    if direction.site is not None and space_of(model, direction.site) != "stream":
+        raise ValueError(
+            f"the direction is of {direction.site}, whose dimensions are not those of the residual stream: the same numbers mean "
+            "something else there; find it at a stream site"
+        )
 
 
 def writers_of(model: Model) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from probekit.probes.direction import Direction
 from probekit.surgery.edits.activation_edit import refuse_infinite_strength
 from probekit.surgery.edits.edit import Edit, refuse_other_model
 from probekit.surgery.edits.matrices import Layer, mlp_input_of, writer_of
+from probekit.surgery.edits.places import require_stream
 from probekit.surgery.edits.weight_edits import Replacement, Shift, WeightEdit, is_tied, refuse_weights
 
 
@@ -23,6 +24,7 @@ def row_cosines(direction: Direction, model: Model) -> Tensor:
     Source: as `shift_rows`; also "How GPT learns layer by layer" (arXiv 2501.07108), section 4, for neurons of OthelloGPT.
     """
     refuse_other_model(direction, model)
+    require_stream(direction, model)
     refuse_weights(model)
     if len(direction) != model.d_model:
         raise ValueError(f"MLPs read the stream, {model.d_model} wide; this direction has {len(direction)} dimensions")
@@ -63,6 +65,10 @@ def shift_rows(
     refuse_infinite_strength(strength)
     if not 0 < share <= 1:
         raise ValueError(f"share is a part of all rows, above 0 and at most 1, not {share}")
+    if rows not in ("opposed", "aligned"):
+        raise ValueError(f"rows is 'opposed' or 'aligned', not {rows!r}")
+    if layers is not None and (isinstance(layers, str | int) or not len(layers)):
+        raise ValueError(f"layers is a list of numbers of layers, or None for all, not {layers!r}")
     allowed = range(model.n_layers) if layers is None else [model.site(f"blocks.{i}.hook_resid_post").layer for i in layers]  # fmt: skip
     cosines = row_cosines(direction, model)
     ranked = -cosines if rows == "opposed" else cosines
@@ -153,6 +159,7 @@ def shift_embeddings(direction: Direction, model: Model, tokens: Sequence[int], 
         strength: In standard deviations of the data along the direction.
     """
     refuse_other_model(direction, model)
+    require_stream(direction, model)
     refuse_infinite_strength(strength)
     if direction.scale is None:
         raise ValueError("the direction's scale is not known: direction.measured(activations) finds out")
@@ -185,6 +192,8 @@ def replace_rows(model: Model, parameter: str, rows: Sequence[int], values: Tens
         parameter: Name, as in `named_parameters`.
         rows: Which, along `axis` of the stored tensor.
         values: The stored tensor's shape, with `len(rows)` in place of `axis`.
+
+    A parameter that goes by two names (an embedding tied to the unembedding) changes in both places, and the edit's name says so.
     """
     refuse_weights(model)
     known = dict(model.hf.named_parameters())
@@ -200,7 +209,13 @@ def replace_rows(model: Model, parameter: str, rows: Sequence[int], values: Tens
     if list(values.shape) != wanted:
         raise ValueError(f"values for {len(index)} rows of {parameter} must be {wanted}, got {list(values.shape)}")
     part = Replacement(parameter, axis, index, values.detach().clone())
-    return WeightEdit(f"replace {len(index)} rows of {parameter}", model, [part])
+    also = [
+        name
+        for name, other in model.hf.named_parameters(remove_duplicate=False)
+        if other is whole and name != parameter
+    ]
+    tied = f" (which is {', '.join(also)}, too)" if also else ""
+    return WeightEdit(f"replace {len(index)} rows of {parameter}{tied}", model, [part])
 
 
 def _scaled_inputs(

@@ -201,6 +201,10 @@ class WeightEdit(Edit):
             if id(tensor) not in mine and name not in self.parameters and (head is None or tensor is not head.weight)
         }
 
+    def _touched(self, model: Model) -> dict[str, tuple[int, int]]:
+        known = dict(model.hf.named_parameters())
+        return {name: (known[name].data_ptr(), known[name]._version) for name in self.parameters if name in known}
+
     def check(self, model: Model) -> None:
         super().check(model)
         refuse_weights(model)

@@ -14,10 +14,12 @@ from probekit.probes.direction import Direction
 from probekit.surgery.edits.activation_edit import ActivationEdit
 from probekit.surgery.edits.edit import Edit
 from probekit.surgery.evaluating.behaviour import Behaviour
+from probekit.surgery.evaluating.behaviours import Custom
 from probekit.surgery.evaluating.conditions import Condition, Measured
 from probekit.surgery.evaluating.edit_report import MeasureFacts
 from probekit.surgery.evaluating.edit_tables import BesidePlain
 from probekit.surgery.evaluating.effects import FEWEST_GROUPS
+from probekit.surgery.evaluating.generations import Generations
 from probekit.surgery.evaluating.running import Piece, pieces
 from probekit.surgery.evaluating.verdict import Choice, Test
 
@@ -27,7 +29,17 @@ LISTENED, WINDOW = 8, 64  # texts that are listened to, and tokens of a window o
 
 
 def place_notes(model: Model, edit: Edit, behaviour: Behaviour) -> list[str]:
-    """Refuses a reading that the edit cannot reach; says so where it reads what was just written."""
+    """Refuses a behaviour that the edit cannot reach; says so where a reading reads what was just written."""
+    where = getattr(edit, "where", None)
+    if (
+        where is not None
+        and where.tokens == "generated"
+        and not isinstance(behaviour.source or behaviour, Generations | Custom)
+    ):
+        raise ValueError(
+            f"the edit acts at generated tokens only, and {behaviour.name!r} generates nothing, so that nothing can change there: measure "
+            "behaviours.generations, or edit at all tokens"
+        )
     site = getattr(behaviour, "site", None)
     if site is None or not isinstance(edit, ActivationEdit):
         return []
@@ -39,6 +51,41 @@ def place_notes(model: Model, edit: Edit, behaviour: Behaviour) -> list[str]:
         )
     if site in edit.sites:
         return [f"{behaviour.name} is read at {site}, where the edit itself writes: this shows that it was put in, not that the model takes it up."]  # fmt: skip
+    return []
+
+
+def _choice_notes(choice: Choice | None, tests: Sequence[Test], searched: bool) -> list[str]:
+    """That controls had no choice where the edit had one."""
+    if not tests or (choice is None and not searched):
+        return []
+    what = (
+        "place, sign and strength were searched"
+        if searched
+        else "strength was chosen (its sign, too, where both were tried)"
+    )
+    return [
+        f"The edit's {what}; each control is measured as the edit came out, without a choice of its own. Where the choice was wide, p is too "
+        "small: with strengths of both signs, a direction like any other has p up to 0.05 about one time in ten."
+    ]
+
+
+def _unreached(edit: Edit | None, measures: Sequence[Behaviour]) -> list[str]:
+    """Measures that an edit at some tokens cannot reach, so that no change is no finding."""
+    where = getattr(edit, "where", None)
+    if where is None or where.tokens == "all" or where.tokens == "prompt":
+        return []
+    generating = {measure.name for measure in measures if isinstance(measure.source or measure, Generations)}
+    still = [measure.name for measure in measures if measure.name not in generating]
+    if where.tokens == "generated" and still:
+        return [
+            f"The edit acts at generated tokens only, and {', '.join(still)} generate nothing: that they do not change says nothing of what "
+            "the edit breaks."
+        ]
+    if where.tokens != "generated" and still:
+        return [
+            f"The edit acts at {where} only: measures over whole texts ({', '.join(still)}) see it at few tokens or none, and change less than "
+            "what is generated."
+        ]
     return []
 
 
@@ -154,6 +201,8 @@ def notes_of(
         out.append(
             f"Strength {choice.strength:g} was chosen on one half of the items, and its figures are of the other half, which was held back."
         )
+    out += _choice_notes(choice, tests, searched)
+    out += _unreached(chosen.edit, measures)
     out.append(_made_from(direction))
     for measure in measures:
         counts = {c: int((~np.isfinite(measured[c].scores[measure.name])).sum()) for c in measured}

@@ -147,7 +147,10 @@ def search(
     study = _study(out, asked)
     for measure in (wanted, harm):
         measure.prepare(model)
-    plain = [_mean(measure, measure.measure(model)) for measure in (wanted, harm)]
+    plain = [measure.measure(model) for measure in (wanted, harm)]
+    for measure, before in zip((wanted, harm), plain, strict=True):
+        if not np.isfinite(before).any():
+            raise ValueError(f"{measure.name}: no item of the select part could be scored")
     done = _finished(study)
     bar = Bar(progress, trials, f"search {behaviour.name} against {side_effect.name}")
     bar.advance(min(len(done), trials))
@@ -293,16 +296,13 @@ def _finished(study: optuna.Study) -> list[Any]:
     return list(study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)))
 
 
-def _mean(measure: Behaviour, scores: np.ndarray) -> float:
-    known = np.isfinite(scores)
-    if not known.any():
-        raise ValueError(f"{measure.name}: no item of the select part could be scored")
-    return float(np.average(scores[known], weights=measure.weights[known]))
-
-
-def _change(measure: Behaviour, scores: np.ndarray, plain: float) -> float:
-    """NaN where nothing could be scored."""
-    return _mean(measure, scores) - plain if np.isfinite(scores).any() else math.nan
+def _change(measure: Behaviour, scores: np.ndarray, plain: np.ndarray) -> float:
+    """Mean change of the items that have a score before and after; NaN where more than a tenth of those before have none after."""
+    before = np.isfinite(plain)
+    known = before & np.isfinite(scores)
+    if (before & ~known).sum() > 0.1 * before.sum():
+        return math.nan
+    return float(np.average(scores[known] - plain[known], weights=measure.weights[known]))
 
 
 def _shown(measure: Behaviour, change: float) -> float:
