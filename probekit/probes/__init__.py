@@ -13,6 +13,11 @@ _HOME = {
     "RidgeProbe": "ridge",
     "LogisticProbe": "logistic",
     "Direction": "direction",
+    "AttentionProbe": "attention",
+    "MomentProbe": "moment",
+    "MultiMaxProbe": "window",
+    "RollingMeanProbe": "window",
+    "TokenProbe": "token_probe",
     "CalibratedProbe": "calibrated",
     "ConformalSets": "conformal",
     "CodeLength": "code_length",
@@ -29,6 +34,7 @@ _HOME = {
 }
 
 __all__ = [
+    "AttentionProbe",
     "CalibratedProbe",
     "CodeLength",
     "ConformalSets",
@@ -43,15 +49,20 @@ __all__ = [
     "LinearProbe",
     "LogisticProbe",
     "MLPProbe",
+    "MomentProbe",
     "MultiLayerProbe",
+    "MultiMaxProbe",
     "ProbeStack",
     "RidgeProbe",
+    "RollingMeanProbe",
     "SweepResult",
+    "TokenProbe",
     "fit_grid",
     "sweep",
 ]
 
 if TYPE_CHECKING:
+    from probekit.probes.attention import AttentionProbe
     from probekit.probes.base import ConvergenceWarning, LinearProbe
     from probekit.probes.calibrated import CalibratedProbe
     from probekit.probes.code_length import CodeLength
@@ -67,10 +78,13 @@ if TYPE_CHECKING:
     from probekit.probes.lda import LDAProbe
     from probekit.probes.logistic import LogisticProbe
     from probekit.probes.mlp import MLPProbe
+    from probekit.probes.moment import MomentProbe
     from probekit.probes.multi_layer import MultiLayerProbe
     from probekit.probes.result import SweepResult
     from probekit.probes.ridge import RidgeProbe
     from probekit.probes.stack import ProbeStack
+    from probekit.probes.token_probe import TokenProbe
+    from probekit.probes.window import MultiMaxProbe, RollingMeanProbe
 
 
 def __getattr__(name: str) -> object:

@@ -304,7 +304,9 @@ def test_manifest_says_how_to_run_it_again(of_model: SweepResult, tiny: Model, s
     assert manifest["arguments"]["labels"] == ["now", "last", "size"]
     assert manifest["arguments"]["max_rows"] == 800
     assert {"python", "probekit", "torch"} <= set(manifest["versions"])
-    assert isinstance(manifest["command"], str)  # empty where a worker of the tests was not started by a command of ours
+    assert isinstance(
+        manifest["command"], str
+    )  # empty where a worker of the tests was not started by a command of ours
 
 
 def test_confusion_and_calibration_agree_with_the_figures(of_model: SweepResult) -> None:
