@@ -123,3 +123,35 @@ def test_a_parameter_of_two_names_is_said_to_be_both():
     model = tiny("gpt2")
     edit = surgery.replace_rows(model, "transformer.wte.weight", [3], torch.zeros(1, model.d_model))
     assert "lm_head.weight" in edit.name
+
+
+class Scored:
+    """A scorer that holds what it learned."""
+
+    def __init__(self, weights):
+        self.weights = weights
+
+    def __call__(self, texts):
+        return [float(len(text)) for text in texts]
+
+
+def test_scorers_that_learned_other_numbers_are_told_apart():
+    def digest(weights):
+        return behaviours.generations(["the cat"] * 2, Scored(weights)).describe()["digest"]
+
+    assert digest(np.ones(3)) == digest(np.ones(3))
+    assert (
+        len({digest(w) for w in (np.ones(3), np.zeros(3), np.ones((3, 1)), torch.full((3,), 2.0), (np.ones(3), 1))})
+        == 5
+    )
+
+
+def test_a_damaged_journal_is_said_to_be_one(model, tmp_path):
+    journal = tmp_path / "search.journal"
+    journal.write_text('{"op_code": 0, "study_name": "probekit", "directions": [1, 1]}\n{"op_co\n{"more": 1}\n')
+    prompts = [f"the cat {word}" for word in ("runs", "sleeps", "is", "and", "of", "dog")]
+    with pytest.raises(ValueError, match="damaged one"):
+        surgery.search(
+            model, [direction(model)], behaviour=behaviours.next_token(prompts, [" red"]), side_effect=damage.perplexity(prompts),
+            trials=2, out=journal, progress=False,
+        )  # fmt: skip

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from probekit.models import Model
 from probekit.surgery.evaluating.behaviour import SELECT, Behaviour, Prompt, all_text, as_scores
@@ -228,7 +230,7 @@ def rescored(
 
 
 def told_apart(function: object) -> str:
-    """Words that differ where functions do: name, code, and the numbers and strings they close over or hold.
+    """Words that differ where functions do: name, code, and the numbers, strings and arrays they close over or hold.
 
     What else they hold (a classifier, a list that grows) cannot be told apart here.
     """
@@ -236,7 +238,7 @@ def told_apart(function: object) -> str:
     code = getattr(function, "__code__", None) or getattr(called, "__code__", None)
     held = [getattr(cell, "cell_contents", None) for cell in getattr(function, "__closure__", None) or ()]
     own = sorted(getattr(function, "__dict__", {}).items())
-    plain = [value for value in (*held, *own) if _is_plain(value)]
+    plain = [_plain(value) for value in (*held, *own) if _is_plain(value)]
     name = getattr(function, "__qualname__", type(function).__name__)
     written = None if code is None else (code.co_code.hex(), [c for c in code.co_consts if _is_plain(c)], code.co_names)
     return repr((name, written, plain))
@@ -245,7 +247,19 @@ def told_apart(function: object) -> str:
 def _is_plain(value: object) -> bool:
     if isinstance(value, tuple):
         return all(map(_is_plain, value))
-    return value is None or isinstance(value, str | bytes | int | float)
+    return value is None or isinstance(value, str | bytes | int | float | np.ndarray | torch.Tensor)
+
+
+def _plain(value: Any) -> object:
+    """The same, with arrays as digests of their numbers."""
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu().double().numpy() if value.is_floating_point() else value.detach().cpu().numpy()
+    if isinstance(value, np.ndarray):
+        whole = repr(value.tolist()) if value.dtype.hasobject else np.ascontiguousarray(value).tobytes().hex()
+        return str(value.dtype), value.shape, hashlib.sha256(whole.encode()).hexdigest()
+    return value
 
 
 def _said(scorer: Scorer | None) -> str:

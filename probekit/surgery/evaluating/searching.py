@@ -269,7 +269,12 @@ def _study(out: str | Path | None, asked: dict[str, Any]) -> optuna.Study:
     storage = None
     if out is not None:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
-        storage = JournalStorage(JournalFileBackend(str(out)))
+        try:
+            storage = JournalStorage(JournalFileBackend(str(out)))
+        except (ValueError, KeyError) as error:
+            raise ValueError(
+                f"{out} is no journal of a search, or a damaged one ({error}): give another file; lines before the damage can be kept by hand"
+            ) from error
     study = optuna.create_study(
         study_name="probekit", directions=["minimize", "minimize"], storage=storage, load_if_exists=True
     )

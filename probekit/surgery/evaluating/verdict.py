@@ -169,7 +169,8 @@ def judge(
         return Verdict(f"It steers{at}: {effect}. {within}", bool(beaten or not against), True, chosen)
     also = [number(s) for s in choice.worth if s != choice.strength]
     others = f" On the half that chose, strength {_listed(also)} would do, too." if also else ""
-    words = f"Worth shipping{at}. On the items held back, {effect}. {within}{others}"
+    prompted = "" if beside_prompt is not None else " What a prompt would do instead was not measured (prompt=)."
+    words = f"Worth shipping{at}. On the items held back, {effect}. {within}{prompted}{others}"
     return Verdict(words, True, True, chosen, choice.worth or (choice.strength,))
 
 
