@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from probekit.leaderboard.tasks import Task, read_tasks
 from probekit.models import Model, load_model
 from probekit.probes.estimator import Estimator
 from probekit.probes.grid import FAMILIES
+from probekit.progress import stepping
 from probekit.versions import versions_of
 
 WORDS = "words"
@@ -119,7 +119,7 @@ def board(
     folder = Path(out)
     reading = _Reading(model, usable, pools, names, folder, dtype, compute_dtype, n_boot, seed, progress)
     every: dict[str, dict[str, dict[str, Any]]] = {}
-    with _bar(progress, len(usable) * (1 + len(asked))) as advance:
+    with stepping("board", len(usable) * (1 + len(asked)), progress) as advance:
         at_sites: dict[str, dict[str, Any]] = {}
         for name in usable:
             advance(f"every site: {name}", 0)
@@ -364,27 +364,3 @@ def _short(model: Model, tasks: dict[str, Task], longest: float, seed: int, note
         else:
             notes.append(f"{name} is left out: its texts have {mean:.0f} tokens in the mean, more than {longest:g}")
     return kept
-
-
-@contextmanager
-def _bar(show: bool, total: int) -> Iterator[Callable[[str | None, int], None]]:
-    if not show:
-        yield lambda words, steps: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("board"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}"),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=total)
-
-        def advance(words: str | None, steps: int) -> None:
-            bar.update(task, advance=steps, description=words)
-
-        yield advance

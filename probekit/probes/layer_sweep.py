@@ -7,8 +7,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +26,7 @@ from probekit.probes.result import SweepResult
 from probekit.probes.rows import Part
 from probekit.probes.scoring import Figures, Scorer
 from probekit.probes.sources import Elsewhere, open_source
+from probekit.progress import stepping
 from probekit.versions import versions_of
 
 # Gradient of the mean loss at which a logistic probe of a sweep counts as solved: exact where that is cheap, and looser from
@@ -273,7 +273,7 @@ def _ask(
     """Every question at every site, a site at a time, so that the activations of one site only are in memory."""
     twin = parts["train"].twin is not None
     steps = len(questions) * (len(sites) * (1 + twin) + controls)
-    with _bar(progress, steps) as advance:
+    with stepping("probes ", steps, progress) as advance:
         if controls:
             for question in questions:
                 advance(f"{question.labels.name}: majority, surface", 0)
@@ -286,27 +286,3 @@ def _ask(
                     advance(f"{question.labels.name} at {site}{', random weights' if random else ''}", 0)
                     (question.ask_random_weights if random else question.ask_site)(site, layer, X)
                     advance(None, 1)
-
-
-@contextmanager
-def _bar(wanted: bool, total: int) -> Iterator[Any]:
-    if not wanted:
-        yield lambda text, steps: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("probes "),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}", markup=False),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=total)
-
-        def advance(text: str | None, steps: int) -> None:
-            bar.update(task, advance=steps, description=text)
-
-        yield advance

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,6 +12,7 @@ import numpy as np
 from probekit.activations import Activations, capture
 from probekit.models import Model, load_model
 from probekit.probes.direction import Direction
+from probekit.progress import stepping
 from probekit.surgery.directions.random_directions import random_directions, spectrum_directions
 from probekit.surgery.edits.edit import Edit
 from probekit.surgery.evaluating.behaviour import Behaviour
@@ -108,7 +108,7 @@ def evaluate(
     total = 1 + len(doses or (0,)) + number_ + few + (prompt is not None) + len(baselines or {})
     measured: dict[Condition, Measured] = {}
 
-    with _bar(progress, total) as advance, measuring:
+    with stepping("evaluate", total, progress) as advance, measuring:
 
         def take(condition: Condition) -> None:
             if any(condition.name == other.name for other in measured):
@@ -270,21 +270,3 @@ def _control(edit: Edit, control: Direction | Edit, strength: float | None) -> E
     if isinstance(control, Direction):
         return edit.remade(direction=control) if strength is None else edit.remade(direction=control, strength=strength)
     return control if strength is None or control.strength is None else control.remade(strength=strength)
-
-
-@contextmanager
-def _bar(show: bool, total: int) -> Iterator[Callable[[str | None, int], None]]:
-    if not show:
-        yield lambda text, steps: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("evaluate"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}", markup=False))  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=total)
-
-        def advance(text: str | None, steps: int) -> None:
-            bar.update(task, advance=steps, description=text)
-
-        yield advance
