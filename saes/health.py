@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from probekit.data import Dataset, drop_seen_prefixes
+from probekit.models.batching import batches, logits, padded, positions_of_logits
 from probekit.models.editing import changed_at
 from saes.loading import check_fits, check_read, site_of
-from saes.rows import held_out_sequences, padded, token_ids
+from saes.rows import held_out_sequences, token_ids
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 DENSE = 0.1
 """Share of the rows from which a feature that fires counts as dense."""
 _CHUNK = 4096
-_BATCH_TOKENS = 4096
 
 
 @dataclass(frozen=True)
@@ -224,15 +224,15 @@ def _spliced(
         return sae(x.to(sae.dtype).flatten(0, -2)).to(x.dtype).view_as(x)
 
     sums = []  # a row a sequence: loss, spliced, mean, KL, tokens
-    for group in _batches(chosen):
-        batch, real = padded(group)
-        batch, real = batch.to(model.device), real.to(model.device)
-        plain = _log_proba(model, batch)
+    for group in batches([len(ids) for ids in chosen], positions_of_logits(model)):
+        batch, mask = padded([chosen[i] for i in group])
+        plain = logits(model, batch, mask).float().log_softmax(-1)
         with changed_at(model, site, rebuilt):
-            spliced = _log_proba(model, batch)
+            spliced = logits(model, batch, mask).float().log_softmax(-1)
         with changed_at(model, site, lambda x: constant.expand_as(x)):
-            ignorant = _log_proba(model, batch)
-        target, counted = batch[:, 1:, None], real[:, 1:]
+            ignorant = logits(model, batch, mask).float().log_softmax(-1)
+        real = mask.to(plain)
+        target, counted = batch.to(plain.device)[:, 1:, None], real[:, 1:]
         losses = [-(p[:, :-1].gather(-1, target)[..., 0] * counted).sum(1) for p in (plain, spliced, ignorant)]
         kl = ((plain.exp() * (plain - spliced)).sum(-1) * real)[:, :-1] * counted
         sums.append(torch.stack([*losses, kl.sum(1), counted.sum(1)], 1).double().cpu())
@@ -251,23 +251,3 @@ def _spliced(
         kl=float(kl_mean),
         tokens=int(each[:, 4].sum()),
     )
-
-
-def _log_proba(model: Model, batch: torch.Tensor) -> torch.Tensor:
-    training = model.hf.training
-    model.hf.eval()
-    try:
-        output = model.hf(batch)
-        return torch.log_softmax((output if isinstance(output, torch.Tensor) else output.logits).float(), -1)
-    finally:
-        model.hf.train(training)
-
-
-def _batches(sequences: list[np.ndarray]) -> list[list[np.ndarray]]:
-    ordered = sorted(sequences, key=len)
-    groups: list[list[np.ndarray]] = [[]]
-    for sequence in ordered:
-        if groups[-1] and len(sequence) * (len(groups[-1]) + 1) > _BATCH_TOKENS:
-            groups.append([])
-        groups[-1].append(sequence)
-    return groups

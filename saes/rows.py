@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from probekit.data import Dataset, as_dataset
+from probekit.models.batching import padded, unless_full
 
 if TYPE_CHECKING:
     from probekit.activations import Activations
@@ -110,12 +111,8 @@ class ModelBlocks:
 
     def read(self, block: int) -> dict[str, Tensor]:
         chosen = [self._tokens[i] for i in self._sequences[block]]
-        lengths = torch.tensor([len(t) for t in chosen])
-        tokens = torch.zeros(len(chosen), int(lengths.max()), dtype=torch.int64)
-        for row, ids in zip(tokens, chosen, strict=True):
-            row[: len(ids)] = torch.from_numpy(ids.astype(np.int64))
-        mask = torch.arange(tokens.shape[1]) < lengths[:, None]
-        read = self._model.run(tokens, None if bool(mask.all()) else mask, list(self.sites))
+        tokens, mask = padded(chosen)
+        read = self._model.run(tokens, unless_full(mask), list(self.sites))
         return {site: values.float().cpu()[mask] for site, values in read.items()}
 
 
@@ -229,13 +226,3 @@ class ShuffledRows:
     @cached_property
     def rows_an_epoch(self) -> int:
         return int(self._blocks.counts.sum())
-
-
-def padded(sequences: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """Token ids `[sequence, pos]`, zeros after the end of each, and float32 ones where they are real."""
-    longest = max(map(len, sequences))
-    batch, real = torch.zeros(len(sequences), longest, dtype=torch.long), torch.zeros(len(sequences), longest)
-    for i, sequence in enumerate(sequences):
-        batch[i, : len(sequence)] = torch.from_numpy(sequence.astype(np.int64))
-        real[i, : len(sequence)] = 1
-    return batch, real

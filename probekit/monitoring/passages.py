@@ -1,18 +1,16 @@
-"""Texts as tokens, with the words a reader sees for each, and the batches they are run in."""
+"""Texts as tokens, with the words a reader sees for each."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-import torch
 
 from probekit.models import Model
 
 Item: TypeAlias = "str | Sequence[int] | np.ndarray"
-TOKEN_BUDGET = 8192
 _SAMPLE = "a"
 
 
@@ -101,25 +99,6 @@ def read_passages(model: Model, items: Sequence[Item], first: int = 0) -> list[P
             pieces = _named(model, kept)
             found[i] = _passage("".join(pieces), kept, frame, pieces, len(given) > len(kept), first + i)
     return [found[i] for i in range(len(items))]
-
-
-def batches(passages: Sequence[Passage], budget: int = TOKEN_BUDGET) -> Iterator[list[int]]:
-    """Numbers of passages that are run together: of like length, at most `budget` positions with the padding."""
-    order = sorted(range(len(passages)), key=lambda i: -len(passages[i].ids))
-    while order:
-        size = max(1, budget // len(passages[order[0]].ids))
-        yield order[:size]
-        order = order[size:]
-
-
-def padded(passages: Sequence[Passage]) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """`[batch, pos]` int64 tokens, padded on the right, and their mask; None where nothing is padded."""
-    lengths = np.array([len(p.ids) for p in passages])
-    tokens = np.zeros((len(passages), lengths.max()), dtype=np.int64)
-    for row, passage in zip(tokens, passages, strict=True):
-        row[: len(passage.ids)] = passage.ids
-    mask = torch.from_numpy(np.arange(tokens.shape[1]) < lengths[:, None])
-    return torch.from_numpy(tokens), None if bool(mask.all()) else mask
 
 
 def words_of(model: Model, ids: Sequence[int] | np.ndarray) -> tuple[str, ...]:

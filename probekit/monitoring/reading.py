@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from probekit.models import Model
+from probekit.models.batching import BATCH_TOKENS, batches, padded, unless_full
 from probekit.models.model import normalize
-from probekit.monitoring.passages import TOKEN_BUDGET, Passage, batches, padded
+from probekit.monitoring.passages import Passage
 from probekit.monitoring.readout import Readout
 
 
@@ -31,7 +32,7 @@ class Read:
 
 
 def read(
-    model: Model, readout: Readout, passages: Sequence[Passage], first: int = 0, budget: int = TOKEN_BUDGET
+    model: Model, readout: Readout, passages: Sequence[Passage], first: int = 0, budget: int = BATCH_TOKENS
 ) -> list[Read]:
     """Run the model over some texts; of the activations only what a `Read` has is kept.
 
@@ -39,9 +40,9 @@ def read(
         ValueError: activations that are not finite.
     """
     found: dict[int, Read] = {}
-    for members in batches(passages, budget):
+    for members in batches([len(passage.ids) for passage in passages], budget):
         some = [passages[i] for i in members]
-        tokens, mask = padded(some)
+        tokens, mask = padded([passage.ids for passage in some])
 
         def receive(site: str, activations: Tensor, some: list[Passage] = some, members: list[int] = members) -> None:
             scores = readout.scores(activations).double().cpu().numpy()
@@ -52,7 +53,7 @@ def read(
                     raise ValueError(f"activations at {site} are not finite in texts[{first + i}]")
                 found[i] = Read(own.copy(), means[row])
 
-        model.visit(tokens, mask, [readout.site], receive)
+        model.visit(tokens, unless_full(mask), [readout.site], receive)
     return [found[i] for i in range(len(passages))]
 
 

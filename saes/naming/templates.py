@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from saes.rows import padded
+from probekit.models.batching import padded, unless_full
 
 if TYPE_CHECKING:
     from probekit.models import Model
@@ -30,9 +30,9 @@ def template_states(model: Model, words: Sequence[str], site: str) -> np.ndarray
         tokens = [_without_end(ids, special) for ids in tokens]
         order = np.argsort([len(t) for t in tokens], kind="stable")
         for group in np.array_split(order, max(1, len(order) // _BATCH)):
-            batch, real = padded([tokens[i] for i in group])
-            states = model.run(batch, real.bool(), [site])[site]
-            last = real.sum(1).long() - 1
+            batch, mask = padded([tokens[i] for i in group])
+            states = model.run(batch, unless_full(mask), [site])[site]
+            last = mask.sum(1) - 1
             total[group] += states[torch.arange(len(group)), last].float().cpu().numpy()
     return total / len(TEMPLATES)
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from probekit.models import Model
+from probekit.models.batching import batches, logits, nats, padded, positions_of_logits, unless_full
+from probekit.models.model import evaluating
 from probekit.models.transformer_lens import is_transformer_lens
-
-_BATCH_TOKENS = 4096
-_BATCH_LOGITS = 2**26  # numbers of a batch's logits: 256 MiB in float32
 
 
 @dataclass(frozen=True)
@@ -128,29 +125,19 @@ def logits_of(model: Model, given: Sequence[Piece]) -> Iterator[tuple[int, Tenso
     Raises:
         TypeError: a model that predicts no tokens.
     """
-    most = max(1, min(_BATCH_TOKENS, _BATCH_LOGITS // model.vocab))
-    for members in _batches(given, most):
-        batch, mask = _padded([given[i].ids for i in members])
-        with evaluating(model), _padding(model, mask):
-            out = model.hf(batch.to(model.device)) if is_transformer_lens(model.hf) else model.hf(
-                input_ids=batch.to(model.device), attention_mask=mask.to(model.device).long()
-            )  # fmt: skip
-        logits = out if isinstance(out, Tensor) else getattr(out, "logits", None)
-        if logits is None:
-            raise TypeError(f"{model.name!r} has no unembedding, so it predicts no tokens: load it as a causal language model")  # fmt: skip
+    for members in batches([len(piece.ids) for piece in given], positions_of_logits(model)):
+        found = logits(model, *padded([given[i].ids for i in members]))
         for row, i in enumerate(members):
-            yield i, logits[row, : len(given[i].ids)].float()
+            yield i, found[row, : len(given[i].ids)].float()
 
 
 def losses(model: Model, given: Sequence[Piece]) -> tuple[np.ndarray, np.ndarray]:
     """`[piece]` summed negative log-likelihood of the predicted own tokens (nats, NaN where not finite), and their number."""
     total, count = np.zeros(len(given)), np.zeros(len(given))
-    for i, logits in logits_of(model, given):
+    for i, predicted in logits_of(model, given):
         at = given[i].predicted
-        target = torch.from_numpy(given[i].ids[at]).to(logits.device)
-        rows = logits[at - 1]
-        each = rows.logsumexp(-1) - rows.gather(-1, target[:, None])[:, 0]
-        total[i], count[i] = float(each.double().sum()), len(at)
+        target = torch.from_numpy(given[i].ids[at]).to(predicted.device)
+        total[i], count[i] = float(nats(predicted[at - 1], target).double().sum()), len(at)
     return np.where(np.isfinite(total), total, np.nan), count
 
 
@@ -161,8 +148,8 @@ def pooled(model: Model, given: Sequence[Piece], sites: Sequence[str], pool: str
         pool: `"last"`: of the last token, special ones included; `"mean"`: over the own tokens; as `capture` pools.
     """
     out = {site: np.empty((len(given), model.site(site).width), np.float32) for site in sites}
-    for members in _batches(given, _BATCH_TOKENS):
-        batch, mask = _padded([given[i].ids for i in members])
+    for members in batches([len(piece.ids) for piece in given]):
+        tokens, mask = padded([given[i].ids for i in members])
 
         def keep(site: str, value: Tensor, members: Sequence[int] = members) -> None:
             for row, i in enumerate(members):
@@ -174,7 +161,7 @@ def pooled(model: Model, given: Sequence[Piece], sites: Sequence[str], pool: str
                 )
                 out[site][i] = own.float().cpu().numpy()
 
-        model.visit(batch, None if bool(mask.all()) else mask, sites, keep)
+        model.visit(tokens, unless_full(mask), sites, keep)
     return out
 
 
@@ -202,8 +189,8 @@ def continuations(model: Model, prompts: Sequence[np.ndarray], most: int, batch:
     ends, pad = _ends(model)
     out: list[np.ndarray] = [np.zeros(0, np.int64)] * len(prompts)
     for members in _equal_lengths(prompts, batch) if lens else _in_order(len(prompts), batch):
-        ids, mask = _padded([prompts[i] for i in members], left=True, fill=pad)
-        with evaluating(model):
+        ids, mask = padded([prompts[i] for i in members], left=True, fill=pad)
+        with torch.no_grad(), evaluating(model.hf):
             made = _generate_lens(model, ids, most) if lens else _generate(model, ids, mask, most, ends, pad)
         for row, i in enumerate(members):
             new = made[row, ids.shape[1] :].cpu().numpy().astype(np.int64)
@@ -246,39 +233,6 @@ def _ends(model: Model) -> tuple[list[int], int]:
     return ends, int(pad) if pad is not None else (ends[0] if ends else 0)
 
 
-@contextmanager
-def evaluating(model: Model) -> Iterator[None]:
-    """No gradients, and every module in evaluation mode; afterwards each is as it was."""
-    training = [module for module in model.hf.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-@contextmanager
-def _padding(model: Model, mask: Tensor) -> Iterator[None]:
-    model.padding = None if bool(mask.all()) else mask.to(model.device)
-    try:
-        yield
-    finally:
-        model.padding = None
-
-
-def _batches(given: Sequence[Piece], most: int) -> list[list[int]]:
-    """Indices in batches of at most so many tokens with padding, those of like length together."""
-    out: list[list[int]] = []
-    for i in sorted(range(len(given)), key=lambda i: len(given[i].ids)):
-        if not out or (len(out[-1]) + 1) * len(given[i].ids) > most:
-            out.append([])
-        out[-1].append(i)
-    return out
-
-
 def _in_order(count: int, batch: int) -> list[list[int]]:
     return [list(range(first, min(first + batch, count))) for first in range(0, count, batch)]
 
@@ -289,15 +243,3 @@ def _equal_lengths(prompts: Sequence[np.ndarray], batch: int) -> list[list[int]]
         same = [i for i, prompt in enumerate(prompts) if len(prompt) == length]
         out += [[same[j] for j in part] for part in _in_order(len(same), batch)]
     return out
-
-
-def _padded(given: Sequence[Any], *, left: bool = False, fill: int = 0) -> tuple[Tensor, Tensor]:
-    """`[batch, pos]` token ids and which of them are not padding."""
-    longest = max(map(len, given))
-    batch = torch.full((len(given), longest), fill, dtype=torch.long)
-    mask = torch.zeros(len(given), longest, dtype=torch.bool)
-    for row, ids in enumerate(given):
-        place = slice(longest - len(ids), longest) if left else slice(0, len(ids))
-        batch[row, place] = torch.from_numpy(np.asarray(ids, np.int64))
-        mask[row, place] = True
-    return batch, mask
