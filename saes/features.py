@@ -19,6 +19,7 @@ from safetensors import safe_open
 from scipy import sparse
 
 from probekit.activations.store import File, fault_of, write_tensors
+from probekit.files import write_whole
 from saes.loading import check_fits, fingerprint, fingerprint_rows, site_of
 
 if TYPE_CHECKING:
@@ -277,6 +278,4 @@ def _read_manifest(path: Path) -> Manifest | None:
 
 
 def _write_manifest(path: Path, manifest: Manifest) -> None:
-    partial = path / f".{MANIFEST}.tmp"
-    partial.write_text(json.dumps(manifest.model_dump(), indent=1))
-    partial.replace(path / MANIFEST)
+    write_whole(path / MANIFEST, json.dumps(manifest.model_dump(), indent=1))

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 from probekit.activations.source import unknown_site
 from probekit.data import as_dataset
+from probekit.files import write_whole
 
 MANIFEST = "manifest.json"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -308,19 +309,12 @@ def _digest(file: Path) -> tuple[str, int]:
 
 
 def _replace(target: Path, write: Any) -> tuple[str, int]:
-    """Write beside the target, flush to the disk, then rename over it; the temporary file never stays behind."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
+    """Digest and size of what `write` put there, whole."""
+    found: list[tuple[str, int]] = []
+
+    def written(temporary: Path) -> None:
         write(temporary)
-        digest, size = _digest(temporary)
-        with temporary.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-    return digest, size
+        found.append(_digest(temporary))
+
+    write_whole(target, written)
+    return found[0]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from probekit.files import with_nulls, write_whole
 from probekit.leaderboard.settings import Pools
 from probekit.leaderboard.tasks import Task
 
@@ -53,20 +52,4 @@ def read(path: Path, digest: str) -> dict[str, Any]:
 def write(path: Path, digest: str, task: str, setting: str, families: Mapping[str, Any]) -> None:
     """All or nothing."""
     document = {"format": FORMAT, "digest": digest, "task": task, "setting": setting, "families": dict(families)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(_plain(document), allow_nan=False), encoding="utf-8")
-    partial.replace(path)
-
-
-def _plain(value: Any) -> Any:
-    """As JSON holds it: NaN is null."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, float | np.floating):
-        return float(value) if math.isfinite(value) else None
-    return int(value) if isinstance(value, np.integer) else value
+    write_whole(path, json.dumps(with_nulls(document), allow_nan=False))

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from probekit.files import with_nans, with_nulls, write_whole
 from probekit.mapping.linear_map import LinearMap
 from probekit.mapping.maps import SOURCES, Maps
 
@@ -24,30 +22,21 @@ RECORD, TENSORS = "maps.json", "maps.safetensors"
 
 def write_maps(maps: Maps, folder: Path) -> Path:
     """See `Maps.save`. `maps.json`, which names the checksum of the tensors, comes last."""
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: torch.from_numpy(getattr(maps, name).copy()) for name in ("part", "group")}
     for i, each in enumerate(maps.maps.values()):
         tensors |= {f"{i}/matrix": each.matrix.contiguous(), f"{i}/bias": each.bias.contiguous()}
-    waiting = folder / f".{TENSORS}.{os.getpid()}"
-    try:
-        save_file(tensors, str(waiting))
-        document = {
-            "format": FORMAT,
-            "checksum": _digest(waiting),
-            "sites_a": maps.sites_a,
-            "sites_b": maps.sites_b,
-            "maps": [each.facts() for each in maps.maps.values()],
-            "figures": [_plain(found) for found in maps.figures],
-            "notes": maps.notes,
-            "manifest": _plain(maps.manifest),
-        }
-        text = json.dumps(document, indent=1, allow_nan=False)
-        waiting.replace(folder / TENSORS)
-    finally:
-        waiting.unlink(missing_ok=True)
-    partial = folder / f".{RECORD}.{os.getpid()}"
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(folder / RECORD)
+    write_whole(folder / TENSORS, lambda path: save_file(tensors, str(path)))
+    document = {
+        "format": FORMAT,
+        "checksum": _digest(folder / TENSORS),
+        "sites_a": maps.sites_a,
+        "sites_b": maps.sites_b,
+        "maps": [each.facts() for each in maps.maps.values()],
+        "figures": with_nulls(maps.figures),
+        "notes": maps.notes,
+        "manifest": with_nulls(maps.manifest),
+    }
+    write_whole(folder / RECORD, json.dumps(document, indent=1, allow_nan=False))
     return folder
 
 
@@ -102,17 +91,6 @@ def _figures(found: Mapping[str, Any]) -> dict[str, Any]:
     out = dict(found)
     for source in SOURCES:
         if source in out:
-            out[source] = {m: tuple(math.nan if v is None else v for v in each) for m, each in out[source].items()}
-    out["valid_r2"] = math.nan if out["valid_r2"] is None else out["valid_r2"]
+            out[source] = {m: tuple(with_nans(each)) for m, each in out[source].items()}
+    out["valid_r2"] = with_nans([out["valid_r2"]])[0]
     return out
-
-
-def _plain(value: Any) -> Any:
-    """As JSON holds it: NaN is null."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, float | np.floating):
-        return float(value) if math.isfinite(value) else None
-    return int(value) if isinstance(value, np.integer) else value

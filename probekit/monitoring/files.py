@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as dump_tensors
 
+from probekit.files import write_whole
 from probekit.monitoring.calibration import Calibration
 from probekit.monitoring.domain import Domain
 from probekit.monitoring.evidence import Evidence
@@ -41,7 +41,6 @@ def write_monitor(monitor: Monitor, folder: Path) -> Path:
     """See `Monitor.save`. `monitor.json`, which names the checksum of the tensors, comes last; each file is replaced as a whole."""
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file; give a folder")
-    folder.mkdir(parents=True, exist_ok=True)
     arrays = {f"domain/{name}": getattr(monitor.domain, name) for name in _DOMAIN} | {
         "weights": monitor.readout.weights
     }
@@ -59,8 +58,8 @@ def write_monitor(monitor: Monitor, folder: Path) -> Path:
         "evidence": monitor.evidence.to_json(),
     }
     text = json.dumps(_written(document), indent=1, allow_nan=False, ensure_ascii=False)
-    _replace(folder / TENSORS, data)
-    _replace(folder / RECORD, text.encode())
+    write_whole(folder / TENSORS, data)
+    write_whole(folder / RECORD, text)
     return folder
 
 
@@ -119,12 +118,3 @@ def _read(value: Any) -> Any:
     if isinstance(value, dict):
         return float(value["number"]) if set(value) == {"number"} else {k: _read(v) for k, v in value.items()}
     return [_read(v) for v in value] if isinstance(value, list) else value
-
-
-def _replace(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

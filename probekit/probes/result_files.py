@@ -6,7 +6,6 @@ import errno
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as dump_tensors
 
+from probekit.files import with_nans, with_nulls, write_whole
 from probekit.probes.result import COLUMNS, LabelSummary, SiteTables, SweepResult
 from probekit.probes.solution import PER_PROBE
 from probekit.probes.stack import ProbeStack
@@ -47,7 +47,7 @@ def _write_result(result: SweepResult, folder: Path) -> Path:
     for name, content in tensors.items():
         data = dump_tensors({key: np.ascontiguousarray(value) for key, value in content.items()})
         checksums[name] = hashlib.sha256(data).hexdigest()
-        _replace(_waiting(folder, name), data)
+        write_whole(_waiting(folder, name), data)
     document = {
         "format": FORMAT,
         "manifest": _named(dict(result.manifest)),
@@ -55,13 +55,13 @@ def _write_result(result: SweepResult, folder: Path) -> Path:
         "sites": result.sites,
         "layers": result.layers,
         "label_sets": [vars(s) for s in result.label_sets],
-        "validation": {k: {m: _plain(v) for m, v in by.items()} for k, by in result.validation.items()},
+        "validation": with_nulls(result.validation),
         "data_names": {k: list(by) for k, by in result.tables.items()},
         "probes": {k: _family_of(by) for k, by in result.probes.items()},
         "checksums": checksums,
-        "figures": {name: [_plain(v) for v in result.figures[name]] for name in COLUMNS},
+        "figures": {name: with_nulls(result.figures[name]) for name in COLUMNS},
     }
-    _replace(folder / "result.json", json.dumps(document, indent=1, allow_nan=False, default=_jsonable).encode())
+    write_whole(folder / "result.json", json.dumps(document, indent=1, allow_nan=False, default=_jsonable))
     for name in TENSOR_FILES:
         _waiting(folder, name).replace(folder / name)
     return folder
@@ -105,17 +105,14 @@ def _read_result(folder: Path, path: Path) -> SweepResult:
     )
     figures = {name: document["figures"][name] for name in COLUMNS}
     for name in ("value", "low", "high"):
-        figures[name] = [math.nan if v is None else v for v in figures[name]]
+        figures[name] = with_nans(figures[name])
     by_name = {s.name: s for s in summaries}
     return SweepResult(
         sites=tuple(document["sites"]),
         layers=tuple(document["layers"]),
         label_sets=summaries,
         figures=figures,
-        validation={
-            k: {m: np.array([math.nan if x is None else x for x in v]) for m, v in by.items()}
-            for k, by in document["validation"].items()
-        },
+        validation={k: {m: np.array(with_nans(v)) for m, v in by.items()} for k, by in document["validation"].items()},
         draws={
             s.name: {key.split("/")[2]: v for key, v in draws.items() if key.startswith(f"draws/{i}/")}
             for i, s in enumerate(summaries)
@@ -188,13 +185,6 @@ def _tensor(values: np.ndarray) -> Any:
     return torch.from_numpy(np.array(values))
 
 
-def _plain(value: Any) -> Any:
-    """JSON has no NaN: null stands for it."""
-    if isinstance(value, np.ndarray):
-        return [_plain(v) for v in value.tolist()]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _named(value: Any) -> Any:
     """`value` with its numbers that JSON lacks as strings: inf, -inf, nan."""
     if isinstance(value, Mapping):
@@ -216,16 +206,3 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value.tolist()
     return str(value)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write as a whole: a reader, or a kill at any moment, finds the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from probekit.activations.store import File, fault_of, write_tensors
+from probekit.files import write_whole
 from probekit.probes.intervals import Estimate
 from probekit.probes.metrics import CLASS_METRICS
 from saes.comparing.causal import CausalAgreement
@@ -64,9 +65,7 @@ def write_comparison(comparison: Comparison, folder: Path) -> Path:
         "parts": plain,
         "tensors": write_tensors(folder, TENSORS, tensors).model_dump(),
     }
-    partial = folder / f".{RECORD}.tmp"
-    partial.write_text(json.dumps(document, indent=1), encoding="utf-8")
-    partial.replace(folder / RECORD)
+    write_whole(folder / RECORD, json.dumps(document, indent=1))
     return folder
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from probekit.activations.store import File, fault_of, write_tensors
+from probekit.files import write_whole
 from probekit.probes.intervals import Estimate
 from probekit.probes.metrics import CLASS_METRICS
 from saes.concept_bottleneck.result import Bottleneck, Head
@@ -41,9 +42,7 @@ def write_bottleneck(bottleneck: Bottleneck, folder: Path) -> Path:
         "off": sorted(bottleneck.off),
         "tensors": write_tensors(folder, TENSORS, tensors).model_dump(),
     }
-    partial = folder / f".{RECORD}.tmp"
-    partial.write_text(json.dumps(document, indent=1), encoding="utf-8")
-    partial.replace(folder / RECORD)
+    write_whole(folder / RECORD, json.dumps(document, indent=1))
     return folder
 
 

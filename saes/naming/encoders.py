@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 
+from probekit.files import write_whole
 from saes.progress import tracked
 
 Encoder: TypeAlias = Callable[[Sequence[str]], np.ndarray]
@@ -77,10 +78,7 @@ def in_parts(encode: Encoder, name: str, cache: str | Path | None, progress: boo
                 found: np.ndarray = np.load(path, allow_pickle=False)
                 return found
         vectors = encode(texts)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.npy")
-        np.save(partial, vectors, allow_pickle=False)
-        partial.replace(path)
+        write_whole(path, functools.partial(_save, vectors))
         return vectors
 
     def encode_all(texts: Sequence[str]) -> np.ndarray:
@@ -124,3 +122,8 @@ def letter_encoder(texts: Sequence[str], *, dimensions: int = 256, seed: int = 0
         return unit
 
     return encode
+
+
+def _save(vectors: np.ndarray, path: Path) -> None:
+    with path.open("wb") as file:
+        np.save(file, vectors, allow_pickle=False)

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 import threading
 import time
 from collections.abc import Mapping
@@ -14,6 +13,8 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+
+from probekit.files import write_whole
 
 if TYPE_CHECKING:
     import httpx
@@ -140,7 +141,7 @@ class Endpoint:
                 if self._missed >= GIVE_UP:
                     self._over = f"{error} (no more was asked after {GIVE_UP} questions in a row without an answer)"
             raise
-        _keep(file, {"request": request, "answer": answer})
+        write_whole(file, json.dumps({"request": request, "answer": answer}))
         with self._lock:
             self._answered, self._missed = self._answered + 1, 0
         return answer
@@ -287,18 +288,3 @@ def _kept(file: Path, request: Mapping[str, Any]) -> str | None:
     except (ValueError, LookupError, TypeError):
         return None
     return answer if isinstance(answer, str) else None
-
-
-def _keep(file: Path, entry: Mapping[str, Any]) -> None:
-    """Write beside the place, flush to the disk, then rename into it."""
-    file.parent.mkdir(exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=file.parent, suffix=".tmp", delete=False) as stream:
-        temporary = Path(stream.name)
-        try:
-            json.dump(entry, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-            temporary.replace(file)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise

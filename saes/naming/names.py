@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from probekit.files import write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -183,13 +184,7 @@ class Names:
         head = {key: getattr(self, key) for key in ("width", "site", "notes", "seed", "halved", "judged")}
         lines = [json.dumps(head)]
         lines += [json.dumps(_with_null(asdict(name)), allow_nan=False) for name in self.names]
-        path = Path(path)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_whole(Path(path), "\n".join(lines) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> Names:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probekit.files import write_whole
 from probekit.models import Model
 from probekit.probes.direction import Direction, plain
 
@@ -85,17 +85,15 @@ def save_control_vector(
     if not directions:
         raise ValueError("there are no directions to write")
     vectors = {layer: _vector(directions[layer], layer, model, strength) for layer in sorted(directions)}
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    writer = gguf.GGUFWriter(str(temporary), _ARCHITECTURE)
-    try:
+    origin = {layer: plain(dict(directions[layer].provenance)) for layer in vectors}
+
+    def write(place: Path) -> None:
+        writer = gguf.GGUFWriter(str(place), _ARCHITECTURE)
         writer.add_string(f"{_ARCHITECTURE}.model_hint", _hint(model))
         writer.add_uint32(f"{_ARCHITECTURE}.layer_count", len(vectors))
         # Readers skip what they do not know.
         writer.add_string("probekit.model", model.fingerprint)
         writer.add_float64("probekit.strength", float(strength))
-        origin = {layer: plain(dict(directions[layer].provenance)) for layer in vectors}
         writer.add_string("probekit.provenance", json.dumps(origin, allow_nan=False))
         for layer, vector in vectors.items():
             writer.add_tensor(f"direction.{layer}", vector)
@@ -103,9 +101,9 @@ def save_control_vector(
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+    path = Path(path)
+    write_whole(path, write)
     return path
 
 

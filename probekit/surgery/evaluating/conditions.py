@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -17,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probekit.files import with_nans, with_nulls, write_whole
 from probekit.models import Model
 from probekit.surgery.edits.activation_edit import ActivationEdit
 from probekit.surgery.edits.edit import Edit, edits_on
@@ -200,16 +199,11 @@ def _write(path: Path, measured: Measured, name: str) -> None:
     document = {
         "format": _FORMAT,
         "condition": name,
-        "scores": {key: _nulls(values) for key, values in measured.scores.items()},
-        "weights": {key: _nulls(values) for key, values in measured.weights.items()},
+        "scores": with_nulls(measured.scores),
+        "weights": with_nulls(measured.weights),
         "texts": measured.texts,
     }
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        part.write_text(json.dumps(document, allow_nan=False) + "\n", encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(path, json.dumps(document, allow_nan=False) + "\n")
 
 
 def _read(path: Path) -> Measured | None:
@@ -220,17 +214,10 @@ def _read(path: Path) -> Measured | None:
         if document["format"] != _FORMAT:
             raise ValueError("no scores of a condition")
         scores, weights = (
-            {
-                key: np.array([math.nan if v is None else v for v in values], np.float64)
-                for key, values in document[part].items()
-            }
+            {key: np.array(with_nans(values), np.float64) for key, values in document[part].items()}
             for part in ("scores", "weights")
         )
         texts = document["texts"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({error}): delete it, and the condition is measured again") from error
     return Measured(scores, weights, None if texts is None else tuple(texts))
-
-
-def _nulls(values: np.ndarray) -> list[float | None]:
-    return [None if not math.isfinite(v) else v for v in values.tolist()]

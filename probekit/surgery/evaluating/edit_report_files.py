@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import numpy as np
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as dump_tensors
 
+from probekit.files import with_nans, with_nulls, write_whole
 from probekit.probes.direction import plain
 from probekit.surgery.evaluating.edit_report import COLUMNS, TEST_COLUMNS, EditReport, MeasureFacts, Verdict
 
@@ -22,7 +21,6 @@ _FORMAT = "probekit.editreport"
 
 def write_report(report: EditReport, folder: Path) -> Path:
     """See `EditReport.save`. Each file is replaced as a whole; `report.json`, with the checksum of the other, comes last."""
-    folder.mkdir(parents=True, exist_ok=True)
     conditions = list(report.scores)
     tensors = {
         f"scores/{i}/{j}": np.ascontiguousarray(report.scores[condition][measure.name])
@@ -36,8 +34,8 @@ def write_report(report: EditReport, folder: Path) -> Path:
         "version": 1,
         "edit": plain(dict(report.edit)),
         "measures": [asdict(measure) for measure in report.measures],
-        "figures": {name: _nulls(report.figures[name]) for name in COLUMNS},
-        "tests": {name: _nulls(report.tests[name]) for name in TEST_COLUMNS},
+        "figures": {name: with_nulls(report.figures[name]) for name in COLUMNS},
+        "tests": {name: with_nulls(report.tests[name]) for name in TEST_COLUMNS},
         "verdict": asdict(report.verdict),
         "examples": [dict(example) for example in report.examples],
         "conditions": conditions,
@@ -45,8 +43,8 @@ def write_report(report: EditReport, folder: Path) -> Path:
         "manifest": plain(dict(report.manifest)),
         "sha256": hashlib.sha256(data).hexdigest(),
     }
-    _replace(folder / "scores.safetensors", data)
-    _replace(folder / "report.json", (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
+    write_whole(folder / "scores.safetensors", data)
+    write_whole(folder / "report.json", json.dumps(document, indent=1, allow_nan=False) + "\n")
     return folder
 
 
@@ -81,10 +79,12 @@ def _report(document: dict[str, Any], tensors: dict[str, np.ndarray]) -> EditRep
         edit=document["edit"],
         measures=measures,
         figures={
-            name: document["figures"][name] if name in texts else _nans(document["figures"][name]) for name in COLUMNS
+            name: document["figures"][name] if name in texts else with_nans(document["figures"][name])
+            for name in COLUMNS
         },
         tests={
-            name: document["tests"][name] if name in texts else _nans(document["tests"][name]) for name in TEST_COLUMNS
+            name: document["tests"][name] if name in texts else with_nans(document["tests"][name])
+            for name in TEST_COLUMNS
         },
         verdict=Verdict(**{**verdict, "worth": tuple(verdict["worth"])}),
         examples=tuple(document["examples"]),
@@ -96,22 +96,3 @@ def _report(document: dict[str, Any], tensors: dict[str, np.ndarray]) -> EditRep
         notes=tuple(document["notes"]),
         manifest=document["manifest"],
     )
-
-
-def _nulls(values: list[Any]) -> list[Any]:
-    """JSON has no NaN: null stands for it."""
-    return [None if isinstance(v, float) and not math.isfinite(v) else v for v in values]
-
-
-def _nans(values: list[Any]) -> list[Any]:
-    return [math.nan if v is None else v for v in values]
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write as a whole: a reader, or a kill at any moment, finds the old file or the new one."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
