@@ -166,6 +166,7 @@ def main() -> None:
             edit,
             behaviour=measures[0],
             side_effects=measures[1:],
+            found_on=given.find,
             out=args.out / name.replace(" ", "_"),
             seed=args.seed,
             **options,

@@ -159,6 +159,13 @@ def evaluate(
     prompt: Annotated[
         str | None, typer.Option(help="Text put before every prompt of the plain model, as a baseline.")
     ] = None,
+    found_on: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of texts that the direction was found on: prompts and --neutral must have none of them."
+        ),
+    ] = None,
+    text: Annotated[str | None, typer.Option("--text", "-t", help="Its column of texts.")] = None,
     new: New = 40,
     seed: options.Seed = 0,
 ) -> None:
@@ -175,6 +182,7 @@ def evaluate(
     """
     from probekit import surgery
     from probekit.cli.loading import load
+    from probekit.data import read_csv
     from probekit.surgery.evaluating.evaluation import evaluate as run_evaluation
 
     require_folder(out)
@@ -187,10 +195,13 @@ def evaluate(
     loaded = load(model)
     behaviour, effects = _measures(prompts, neutral, words, more, unwanted, wanted, new, seed)
     asked = surgery.load_edit(folder, loaded)
+    if (found_on is None) != (text is None):
+        raise ValueError("--found-on FILE and --text COLUMN go together")
+    known = None if found_on is None or text is None else read_csv(found_on, text=text, label=[])
     doses = None if strengths is None else options.grid_of(strengths)
     report = run_evaluation(
         loaded, asked, behaviour=behaviour, side_effects=effects, controls=controls, strengths=doses,
-        spectrum=_lines(neutral) if spectrum else None, prompt=prompt, out=out / "conditions", seed=seed,
+        spectrum=_lines(neutral) if spectrum else None, prompt=prompt, found_on=known, out=out / "conditions", seed=seed,
     )  # fmt: skip
     report.save(out)
     shipped = ""

@@ -41,6 +41,7 @@ def found(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> 
     words = [f"the {a} {b}" for a in ("cat", "dog", "city", "red") for b in ("runs", "sleeps", "of", "and", "in")]
     (folder / "prompts.txt").write_text("\n".join(words))
     (folder / "neutral.txt").write_text("\n".join(f"{w} is true or false" for w in words[:8]))
+    (folder / "seen.csv").write_text(f"said\n{words[3]}\nthe sea\n")
     (folder / "words.txt").write_text("red\nblue\ncat\ndog\nis\nof\nand\n")
     return folder
 
@@ -81,6 +82,12 @@ def test_apply_evaluate_export_and_undo(found: Path, tiny_model_folder: Path, tm
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "<html" in (tmp_path / "out" / "report.html").read_text()
+    refused = probekit(
+        "edit", "evaluate", tmp_path / "edit", "-m", tiny_model_folder, "--prompts", found / "prompts.txt", "--neutral", found / "neutral.txt",
+        "--words", found / "words.txt", "--found-on", found / "seen.csv", "-t", "said", "-o", tmp_path / "seen",
+    )  # fmt: skip
+    assert refused.returncode == 1
+    assert "1 of 20 items are among the 2 texts that the edit was found on" in refused.stderr
     chosen = json.loads((tmp_path / "out" / "edit" / "edit.json").read_text())["strength"]
     assert chosen in (-2, 4)
     assert f"at strength {chosen:g}" in done.stdout

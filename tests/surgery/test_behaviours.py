@@ -12,6 +12,7 @@ from probekit.surgery.edits.linear import steer
 from probekit.surgery.evaluating.behaviours import choices, custom, generations, lexicon, next_token, reading, rescored
 from probekit.surgery.evaluating.damage import agreement, coherence, next_token_kl, other_probes, perplexity, repetition
 from probekit.surgery.evaluating.running import continuations, prompt_ids
+from tests.models.lens import make_hooked_transformer
 from tests.models.tiny import CONFIGS, make_tokenizer
 from tests.surgery.spoken import LAST, PARIS, speaking, texts, to_paris
 
@@ -35,6 +36,15 @@ def test_padded_generation_agrees_with_one_token_at_a_time(family):
     prompts = prompt_ids(model, MIXED[::2])
     made = continuations(model, prompts, 5, batch=3)
     assert [ids.tolist() for ids in made] == [slow_greedy(model, ids, 5) for ids in prompts]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_transformer_lens_without_a_tokenizer_generates_as_hugging_face(family, tmp_path):
+    model = speaking(family)
+    lens = pk.load_model(make_hooked_transformer(model.hf, tmp_path))
+    prompts = prompt_ids(model, MIXED[::2])
+    theirs = continuations(lens, prompts, 6, batch=3)
+    assert [ids.tolist() for ids in theirs] == [ids[:6].tolist() for ids in continuations(model, prompts, 6, batch=3)]
 
 
 def test_a_models_own_generation_settings_do_not_matter_and_stay():

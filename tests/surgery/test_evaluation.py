@@ -344,6 +344,7 @@ def test_what_makes_no_sense_is_refused(model):
         ({"strengths": (1, float("nan"))}, ValueError, "finite"),
         ({"strengths": (1,), "behaviour": paris(groups=[0] * 24)}, ValueError, "one group only"),
         ({"baselines": {"plain": edit}}, ValueError, "two conditions are called 'plain'"),
+        ({"found_on": paris().items[:2]}, ValueError, "items are among the 2 texts that the edit was found on"),
     ]
     for options, error, words in refused:
         with pytest.raises(error, match=words):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 
@@ -131,3 +133,13 @@ def test_layers_by_number_name_and_kind():
         "model.layers.1.self_attn.o_proj.weight",
         "model.layers.1.mlp.down_proj.weight",
     )
+
+
+def test_biases_too_long_for_the_stream_are_said_when_they_are_made():
+    model = tiny("llama")
+    d = direction(model)
+    with pytest.warns(UserWarning, match=r"adds a vector \d+\.\d times as long as the activations there"):
+        surgery.steer(d, model, 500.0).to_weights(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        surgery.steer(d, model, 0.01).to_weights(model)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Change = AffineMap | Callable[[Tensor], Tensor]
 _LOUD = 1.0  # a step as long as the activation it is added to
+_TRIED = 32  # tokens that weights are tried out on
 
 
 class ActivationEdit(Edit):
@@ -79,6 +80,8 @@ class ActivationEdit(Edit):
     def to_weights(self, model: Model) -> WeightEdit:
         """The same edit as a change of weights, where there is one.
 
+        Warns where it adds a vector much longer than the activations of a few random tokens: the weights, put on, cannot tell.
+
         Raises:
             ValueError: there is none; says why.
         """
@@ -86,7 +89,19 @@ class ActivationEdit(Edit):
 
         made = fold(self, model)
         made.searched = self.searched
+        self._try_out(model)
         return made
+
+    def _try_out(self, model: Model) -> None:
+        """Run a few tokens, at which an edit that adds too much says so."""
+        if not any(isinstance(change, AffineMap) and change.bias.any() for change in self.changes.values()):
+            return
+        length, generator = min(_TRIED, model.context or _TRIED), torch.Generator().manual_seed(0)
+        tokens = torch.randint(model.vocab, (1, length), generator=generator)
+        with ExitStack() as end:
+            for site, change in self.changes.items():
+                end.enter_context(changed_at(model, site, _Hook(site, change, self.where, None)))
+            model.run(tokens, None, [model.stream_sites[-1]])
 
     def describe(self) -> dict[str, object]:
         return {

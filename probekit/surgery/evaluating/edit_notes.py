@@ -19,6 +19,7 @@ from probekit.surgery.evaluating.conditions import Condition, Measured
 from probekit.surgery.evaluating.edit_report import MeasureFacts
 from probekit.surgery.evaluating.edit_tables import BesidePlain
 from probekit.surgery.evaluating.effects import FEWEST_GROUPS
+from probekit.surgery.evaluating.found_on import made_from
 from probekit.surgery.evaluating.generations import Generations
 from probekit.surgery.evaluating.running import Piece, pieces
 from probekit.surgery.evaluating.verdict import Choice, Test
@@ -99,15 +100,6 @@ def _reliable(direction: Direction) -> str:
     )
 
 
-def _made_from(direction: Direction | None) -> str:
-    """Which data the edit was made from, as far as its direction knows."""
-    data = None if direction is None else direction.provenance.get("data")
-    name = data.get("name") if isinstance(data, Mapping) else data
-    if name:
-        return f"The direction was found on {name}: items must not be among its texts, which is not checked here."
-    return "Which texts the direction or the edit was made from is not known here: items must not be among them."
-
-
 def loudness_notes(model: Model, edit: Edit, measures: Sequence[Behaviour]) -> list[str]:
     """Says where activations become much longer than the model is used to, whether by hooks or by changed weights.
 
@@ -179,12 +171,14 @@ def notes_of(
     *,
     model: Model | None = None,
     searched: bool = False,
+    overlap: str = "",
 ) -> list[str]:
     """What was chosen where, activations that become too long, items without a score, intervals and controls that are too few.
 
     Args:
         model: The plain model, to listen how long the edit makes activations; None: that is not looked at.
         searched: Whether a search chose the edit.
+        overlap: What `refuse_overlap` said; empty where nobody said what the edit was found on.
     """
     direction = None if chosen.edit is None else chosen.edit.direction
     out = [] if direction is None else [_reliable(direction)]
@@ -203,7 +197,7 @@ def notes_of(
         )
     out += _choice_notes(choice, tests, searched)
     out += _unreached(chosen.edit, measures)
-    out.append(_made_from(direction))
+    out.append(overlap or made_from(direction))
     for measure in measures:
         counts = {c: int((~np.isfinite(measured[c].scores[measure.name])).sum()) for c in measured}
         if counts[plain] or counts[chosen]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from probekit.surgery.evaluating.conditions import Condition, Measured, Measurin
 from probekit.surgery.evaluating.edit_notes import notes_of, place_notes
 from probekit.surgery.evaluating.edit_report import EditReport, MeasureFacts
 from probekit.surgery.evaluating.edit_tables import BesidePlain, examples_of, figure_columns, test_columns, tests_of
+from probekit.surgery.evaluating.found_on import FoundOn, refuse_overlap
 from probekit.surgery.evaluating.verdict import RATIO_LIMIT, choose, judge
 from probekit.versions import versions_of
 
@@ -46,6 +48,7 @@ def evaluate(
     strengths: Sequence[float] | None = None,
     prompt: str | None = None,
     damage_limit: float | Mapping[str, float] | None = None,
+    found_on: FoundOn | None = None,
     cloud: int = 5,
     out: str | Path | None = None,
     seed: int = 0,
@@ -78,6 +81,8 @@ def evaluate(
         prompt: Text put before every prompt of the plain model instead: what prompting does.
         damage_limit: Most damage a strength may do to be chosen: ratio of perplexities (1.05 where perplexity is among the side
             effects), or by name of a side effect, a ratio or a change for the worse.
+        found_on: Texts that the direction or the edit was made from, or their data set: items that are among them, or begin one, are
+            refused. Left out, that is not checked, and the report says so.
         cloud: Controls of each kind that are measured at every strength, and not only at the one chosen.
         out: Folder where each condition is kept, so that an evaluation that was killed goes on when called again.
         seed: Of the random directions and the bootstrap.
@@ -87,12 +92,13 @@ def evaluate(
     Raises:
         TypeError: strengths for an edit that has none; with `out`, an edit that is more than numbers.
         ValueError: another model's edit, two measures of one name, a limit on what is not measured, strengths but items of one
-            group only, or a reading that the edit cannot reach.
+            group only, items among `found_on`, or a reading that the edit cannot reach.
     """
     model = load_model(model)
     edit.check(model)
     measures = (behaviour, *side_effects)
     facts = _facts(measures, _limits(side_effects, damage_limit))
+    overlap = "" if found_on is None else refuse_overlap(measures, found_on)
     doses = None if strengths is None else _strengths(edit, strengths)
     halves = doses is not None or edit.searched
     if halves:
@@ -155,7 +161,17 @@ def evaluate(
         beside_prompt=beside_prompt,
     )  # fmt: skip
     notes += notes_of(
-        facts, measures, measured, compare, choice, tests, plain, chosen, model=model, searched=edit.searched
+        facts,
+        measures,
+        measured,
+        compare,
+        choice,
+        tests,
+        plain,
+        chosen,
+        model=model,
+        searched=edit.searched,
+        overlap=overlap,
     )
     return EditReport(
         edit=(chosen.edit or edit).describe(),
@@ -267,6 +283,8 @@ def _controls(
 
 
 def _control(edit: Edit, control: Direction | Edit, strength: float | None) -> Edit:
-    if isinstance(control, Direction):
-        return edit.remade(direction=control) if strength is None else edit.remade(direction=control, strength=strength)
-    return control if strength is None or control.strength is None else control.remade(strength=strength)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*the edit adds a vector")  # as long as the edit's own
+        if isinstance(control, Direction):
+            return edit.remade(control, strength)
+        return control if strength is None or control.strength is None else control.remade(strength=strength)

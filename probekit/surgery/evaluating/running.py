@@ -216,9 +216,10 @@ def _generate(model: Model, ids: Tensor, mask: Tensor, most: int, ends: list[int
 
 
 def _generate_lens(model: Model, ids: Tensor, most: int) -> Tensor:
+    # Without a tokenizer, TransformerLens 3.9 counts absolute positions from the end of its cache a second time.
     made: Tensor = model.hf.generate(
         ids.to(model.device), max_new_tokens=most, do_sample=False, stop_at_eos=False, return_type="tokens", verbose=False,
-        prepend_bos=False,
+        prepend_bos=False, use_past_kv_cache=model.hf.tokenizer is not None,
     )  # fmt: skip
     return made
 
