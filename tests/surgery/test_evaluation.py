@@ -527,3 +527,30 @@ def test_how_reliable_the_direction_is_stands_first(model):
         notes = [note for note in report.notes if note.startswith(("Whether two halves", "Reliability"))]
         assert len(notes) == 1
         assert notes[0].startswith(first)
+
+
+def test_controls_that_were_tried_at_every_strength_choose_for_themselves(model):
+    """The planted direction the wrong way round: the edit takes a negative strength, and a control that is the same line
+    pointing the right way takes a positive one. Held at the edit's strength it would do nothing of the kind."""
+    away = -to_paris(model)
+    options = {
+        "behaviour": paris(),
+        "side_effects": [perplexity(OTHER)],
+        "controls": 0,
+        "damage_limit": 1.5,
+        "progress": False,
+    }
+    options |= {"strengths": (-3, 3), "control_directions": {"given": [to_paris(model), away]}}
+    free = evaluate(model, steer(away, model, 1.0), cloud=2, **options)
+    bound = evaluate(model, steer(away, model, 1.0), cloud=1, **options)
+    assert free.verdict.chosen == bound.verdict.chosen == -3
+    edit = free.figure("paris").value
+    tests = {
+        name: one.tests_frame().query("measure == 'paris'").iloc[0] for name, one in (("free", free), ("bound", bound))
+    }
+    assert [tests["free"].low, tests["free"].high] == pytest.approx([edit, edit])
+    assert free.p() == 1
+    assert tests["bound"].low < 0
+    assert bound.p() == pytest.approx(2 / 3)
+    assert any("chose its own strength" in note for note in free.notes)
+    assert any("With cloud=2 each control chooses" in note for note in bound.notes)

@@ -19,9 +19,7 @@ def measure(items):
 
 def slow(item: list[str], texts: list[list[str]]) -> bool:
     return any(
-        text == item
-        or (len(item) >= 5 and text[: len(item)] == item)
-        or (len(text) >= 5 and item[: len(text)] == text)
+        text == item or (len(item) >= 5 and text[: len(item)] == item) or (len(text) >= 5 and item[: len(text)] == text)
         for text in texts
     )
 

@@ -103,7 +103,7 @@ def test_it_is_said_that_controls_had_no_choice(model):
     behaviour = behaviours.next_token(prompts, [" red"])
     options = {"behaviour": behaviour, "controls": 2, "progress": False, "n_boot": 100, "cloud": 0}
     edit = surgery.steer(direction(model), model, 1.0)
-    words = "each control is measured as the edit came out"
+    words = "(random) is measured as the edit came out"
     assert any(words in note for note in surgery.evaluate(model, edit, strengths=[-1, 1], **options).notes)
     assert not any(words in note for note in surgery.evaluate(model, edit, **options).notes)
 

@@ -55,19 +55,31 @@ def place_notes(model: Model, edit: Edit, behaviour: Behaviour) -> list[str]:
     return []
 
 
-def _choice_notes(choice: Choice | None, tests: Sequence[Test], searched: bool) -> list[str]:
-    """That controls had no choice where the edit had one."""
+def _choice_notes(choice: Choice | None, tests: Sequence[Test], searched: bool, chose: Sequence[str]) -> list[str]:
+    """Whether controls had a choice where the edit had one."""
     if not tests or (choice is None and not searched):
         return []
-    what = (
-        "place, sign and strength were searched"
-        if searched
-        else "strength was chosen (its sign, too, where both were tried)"
-    )
-    return [
-        f"The edit's {what}; each control is measured as the edit came out, without a choice of its own. Where the choice was wide, p is too "
-        "small: with strengths of both signs, a direction like any other has p up to 0.05 about one time in ten."
-    ]
+    kinds = list(dict.fromkeys(test.control for test in tests))
+    without = kinds if searched else [kind for kind in kinds if kind not in chose]
+    out = []
+    if len(without) < len(kinds):
+        which = ", ".join(kind for kind in kinds if kind not in without)
+        out.append(f"Each control ({which}) chose its own strength on the half that chooses, as the edit did.")
+    if without:
+        what = (
+            "place, sign and strength were searched"
+            if searched
+            else "strength was chosen (its sign, too, where both were tried)"
+        )
+        advice = (
+            "" if searched else f" With cloud={max(len(t.effects) for t in tests)} each control chooses for itself."
+        )
+        out.append(
+            f"The edit's {what}; each control ({', '.join(without)}) is measured as the edit came out, without a choice of its own. Where the "
+            "choice was wide, p is too small: with strengths of both signs, a direction like any other has p up to 0.05 about one time in "
+            f"ten.{advice}"
+        )
+    return out
 
 
 def _unreached(edit: Edit | None, measures: Sequence[Behaviour]) -> list[str]:
@@ -172,6 +184,7 @@ def notes_of(
     model: Model | None = None,
     searched: bool = False,
     overlap: str = "",
+    chose: Sequence[str] = (),
 ) -> list[str]:
     """What was chosen where, activations that become too long, items without a score, intervals and controls that are too few.
 
@@ -179,6 +192,7 @@ def notes_of(
         model: The plain model, to listen how long the edit makes activations; None: that is not looked at.
         searched: Whether a search chose the edit.
         overlap: What `refuse_overlap` said; empty where nobody said what the edit was found on.
+        chose: Kinds of control that each chose a strength of their own.
     """
     direction = None if chosen.edit is None else chosen.edit.direction
     out = [] if direction is None else [_reliable(direction)]
@@ -195,7 +209,7 @@ def notes_of(
         out.append(
             f"Strength {choice.strength:g} was chosen on one half of the items, and its figures are of the other half, which was held back."
         )
-    out += _choice_notes(choice, tests, searched)
+    out += _choice_notes(choice, tests, searched, chose)
     out += _unreached(chosen.edit, measures)
     out.append(overlap or made_from(direction))
     for measure in measures:

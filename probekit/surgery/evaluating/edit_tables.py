@@ -67,21 +67,20 @@ def tests_of(
     found: Mapping[str, Comparison],
     measured: Mapping[Condition, Measured],
     compare: BesidePlain,
-    chosen: Condition,
+    controls: Mapping[str, Sequence[Condition]],
 ) -> list[Test]:
-    """The edit beside each kind of control: how far in the wanted direction; of side effects, how much damage."""
-    kinds = dict.fromkeys(c.control for c in measured if c.kind == "control")
-    each = {
-        kind: [
-            compare(one, "report") for c, one in measured.items() if c.control == kind and c.strength == chosen.strength
-        ]
-        for kind in kinds
-    }
+    """The edit beside each kind of control: how far in the wanted direction; of side effects, how much damage.
+
+    Args:
+        found: The edit, on the part that is reported.
+        controls: By kind, each control at the strength that it is held against the edit with.
+    """
+    each = {kind: [compare(measured[one], "report") for one in taken] for kind, taken in controls.items()}
     out = []
     for i, measure in enumerate(facts):
         sign = 1 if i == 0 else -1
-        for kind, controls in each.items():
-            effects = [found[measure.name].effect.value, *(one[measure.name].effect.value for one in controls)]
+        for kind, beside in each.items():
+            effects = [found[measure.name].effect.value, *(one[measure.name].effect.value for one in beside)]
             own, *others = (sign * wanted(measure.less_is_wanted, measure.ratio, effect) for effect in effects)
             out.append(Test(measure.name, kind, p_value(own, others), np.array(effects[1:])))
     return out

@@ -83,7 +83,9 @@ def evaluate(
             effects), or by name of a side effect, a ratio or a change for the worse.
         found_on: Texts that the direction or the edit was made from, or their data set: items that are among them, or begin one, are
             refused. Left out, that is not checked, and the report says so.
-        cloud: Controls of each kind that are measured at every strength, and not only at the one chosen.
+        cloud: Controls of each kind that are measured at every strength, and not only at the one chosen. Where these are all there
+            are (20 of 20), each control chooses its own strength on the half that chooses, as the edit did, and p compares like with
+            like; otherwise controls have no choice, and the report says what that does to p.
         out: Folder where each condition is kept, so that an evaluation that was killed goes on when called again.
         seed: Of the random directions and the bootstrap.
         n_boot: Draws of the bootstrap.
@@ -139,18 +141,29 @@ def evaluate(
             on_select = {s: compare(measured[condition], "select") for s, condition in each.items()}
             choice = choose(facts, on_select, compare(measured[plain], "select"))
             chosen = each[choice.strength]
+        held: dict[str, list[Condition]] = {kind: [] for kind, made in kinds.items() if made}
         for kind, made in kinds.items():
             for i, control in enumerate(made):
+                tried = {}
                 for s in [chosen.strength] + ([d for d in doses or () if d != chosen.strength] if i < cloud else []):
                     name = f"{kind} {i}" + ("" if doses is None else f", strength {s:g}")
-                    take(Condition(name, "control", _control(edit, control, None if doses is None else s), s, kind))
+                    made_again = _control(edit, control, None if doses is None else s)
+                    tried[s] = Condition(name, "control", made_again, s, kind)
+                    take(tried[s])
+                best = chosen.strength
+                if (
+                    doses is not None and len(made) <= cloud
+                ):  # all were tried at every strength: each chooses as the edit did
+                    on_select = {s: compare(measured[tried[s]], "select") for s in doses}
+                    best = choose(facts, on_select, compare(measured[plain], "select")).strength
+                held[kind].append(tried[best])
         if prompt is not None:
             take(Condition("prompt", "prompt", prefix=prompt))
         for name, other in (baselines or {}).items():
             take(Condition(name, "baseline", other, other.strength))
 
     found = compare(measured[chosen], "report")
-    tests = tests_of(facts, found, measured, compare, chosen)
+    tests = tests_of(facts, found, measured, compare, held)
     prompted = next((measured[c] for c in measured if c.kind == "prompt"), None)
     beside_prompt = None
     if prompted is not None:
@@ -172,6 +185,7 @@ def evaluate(
         model=model,
         searched=edit.searched,
         overlap=overlap,
+        chose=[kind for kind, made in kinds.items() if doses is not None and 0 < len(made) <= cloud],
     )
     return EditReport(
         edit=(chosen.edit or edit).describe(),
