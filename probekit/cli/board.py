@@ -43,6 +43,14 @@ def board(
     task: Annotated[
         list[str] | None, typer.Option("--task", help="Only these tasks, by name; repeat for several.")
     ] = None,
+    family: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--family",
+            help="Families of probes; repeat for several: difference_in_means, lda, ridge, logistic, elastic_net, k_sparse, mlp, "
+            "kernel_ridge, words. Default: the linear ones and words.",
+        ),
+    ] = None,
     longest: Annotated[
         float | None, typer.Option("--longest", help="Leave out tasks whose texts have more tokens in the mean.")
     ] = None,
@@ -71,6 +79,7 @@ def board(
     """
     from probekit.cli.loading import load
     from probekit.leaderboard import board as run_board
+    from probekit.leaderboard.families import DEFAULT
 
     require_folder(out)
     found = run_board(
@@ -78,6 +87,7 @@ def board(
         load(model),
         settings=[one.value for one in setting or ()],
         sites=site,
+        families=family or DEFAULT,
         tasks=task,
         longest=longest,
         text=text,

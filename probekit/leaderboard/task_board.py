@@ -15,23 +15,14 @@ import torch
 from probekit.activations import ActivationStore, capture
 from probekit.data import Dataset
 from probekit.leaderboard import files
+from probekit.leaderboard.families import DEFAULT, GUIDE, WORDS, Families, Family, key, linear, named, reads
 from probekit.leaderboard.fitting import Question, question_of, read_site, read_sites, read_words
 from probekit.leaderboard.result import Board
 from probekit.leaderboard.settings import SETTINGS, Condition, Pools, conditions, draw_pools
 from probekit.leaderboard.tasks import Task, read_tasks
 from probekit.models import Model, load_model
-from probekit.probes.estimator import Estimator
-from probekit.probes.grid import FAMILIES
 from probekit.progress import stepping
 from probekit.versions import versions_of
-
-WORDS = "words"
-"""The family that reads the texts and not the model."""
-DEFAULT = ("difference_in_means", "lda", "ridge", "logistic", WORDS)
-GUIDE = "logistic"
-"""The family whose scores on other tasks say at which site a task is read where no site may be chosen on the task itself."""
-
-Families = Sequence[str] | Mapping[str, "str | Estimator"]
 
 
 def board(
@@ -69,8 +60,8 @@ def board(
         source: `"sae-probes"`, a folder of CSV files, a file, tasks, or several of these (see `read_tasks`).
         model: From `load_model`, or what that takes.
         settings: Some of `normal`, `scarcity`, `imbalance`, `noise`, `ood`; `normal` is always among them.
-        families: Names of linear families, `"words"` for what the text alone tells, or by name estimators of your own with `fit`,
-            `predict_log_proba` (or `predict` for numbers) and `get_params`.
+        families: Names of linear families, `"words"` for what the text alone tells, of others (`elastic_net`, `k_sparse`, `mlp`,
+            `kernel_ridge`), or by name estimators of your own with `fit`, `predict_log_proba` (or `predict` for numbers) and `get_params`.
         sites: Where to read; the model's stream sites if left out.
         tasks: Names of those to do; all if left out.
         longest: Tasks whose texts have more tokens in the mean are left out, and said.
@@ -95,7 +86,7 @@ def board(
     asked = tuple(s for s in SETTINGS if s in {"normal", *settings})
     if unknown := set(settings) - set(SETTINGS):
         raise ValueError(f"there is no setting {min(unknown)!r}; there are {', '.join(SETTINGS)}")
-    chosen = _families(families)
+    chosen = named(families)
     model = load_model(model)
     names = [model.site(s).name for s in sites] if sites is not None else list(model.stream_sites)
     found = read_tasks(source, text=text, label=label)
@@ -184,36 +175,37 @@ class _Reading:
         )  # fmt: skip
         self._of_row = {int(sequence): row for row, sequence in enumerate(self._store.sequence)}
 
-    def every_site(self, name: str, families: Mapping[str, str | Estimator]) -> dict[str, Any]:
+    def every_site(self, name: str, families: Mapping[str, Family]) -> dict[str, Any]:
         """Each linear family at every site, and at the one that is best for it."""
         (condition,) = conditions(self.tasks[name], self.pools[name], "normal", self.seed)
         path, digest = files.path_of(self.folder, name, "every site"), self._digest(name, "every site", self.sites)
         kept = files.read(path, digest)
-        missing = [f for f in _linear(families, self.tasks[name]) if f not in kept]
+        missing = [f for f in linear(families, self.tasks[name]) if f not in kept]
         if missing:
             question = self._question(name, condition)
             X, X_test = (
                 torch.stack([self._read(site, rows) for site in self.sites]) for rows in self._rows_of(name, condition)
             )
             for family in missing:
-                linear = str(families.get(family, family))
-                curve = read_sites(linear, X, X_test, question)
+                what = str(families.get(family, family))
+                curve = read_sites(what, X, X_test, question)
                 best = int(np.nanargmax(curve.valid))
-                scored = read_site(linear, X[best], X_test[best], question)
+                scored = read_site(what, X[best], X_test[best], question)
                 kept[family] = {
                     "curve": {"valid": curve.valid, "test": curve.test},
                     **_figures(scored, condition, question, self.sites[best]),
                 }
             files.write(path, digest, name, "every site", kept)
             kept = files.read(path, digest)
-        return {family: kept[family] for family in _linear(families, self.tasks[name])}
+        return {family: kept[family] for family in linear(families, self.tasks[name])}
 
-    def at_site(self, name: str, setting: str, site: str, families: Mapping[str, str | Estimator]) -> dict[str, Any]:
+    def at_site(self, name: str, setting: str, site: str, families: Mapping[str, Family]) -> dict[str, Any]:
         """Each family at one site, in all conditions of a setting."""
         task = self.tasks[name]
         path, digest = files.path_of(self.folder, name, setting), self._digest(name, setting, [site])
         kept = files.read(path, digest)
-        missing = [f for f in families if f not in kept and _reads(families[f], task)]
+        keys = {f: key(f, families[f]) for f in families}
+        missing = [f for f in families if keys[f] not in kept and reads(families[f], task)]
         if missing:
             for condition in conditions(task, self.pools[name], setting, self.seed):
                 question = self._question(name, condition)
@@ -226,10 +218,10 @@ class _Reading:
                     else:
                         scored = read_site(families[family], X, X_test, question)
                     at = None if families[family] == WORDS else site
-                    kept.setdefault(family, []).append(_figures(scored, condition, question, at))
+                    kept.setdefault(keys[family], []).append(_figures(scored, condition, question, at))
             files.write(path, digest, name, setting, kept)
             kept = files.read(path, digest)
-        return {family: kept[family] for family in families if family in kept}
+        return {family: kept[keys[family]] for family in families if keys[family] in kept}
 
     def _digest(self, name: str, setting: str, sites: Sequence[str]) -> str:
         manifest = self._store.manifest
@@ -270,37 +262,6 @@ class _Reading:
         """`[row, d]` in the order asked for."""
         ascending, place = np.unique(rows, return_inverse=True)
         return torch.from_numpy(self._store.read(site, ascending))[place]
-
-
-def _families(given: Families) -> dict[str, str | Estimator]:
-    found: dict[str, str | Estimator] = dict(given) if isinstance(given, Mapping) else {name: name for name in given}
-    if not found:
-        raise ValueError("families is empty: name one at least")
-    for name, family in found.items():
-        if isinstance(family, str) and family not in (*FAMILIES, WORDS):
-            raise ValueError(
-                f"there is no family {family!r}; there are {', '.join((*FAMILIES, WORDS))}, or give an estimator: {{{name!r}: MLPProbe()}}"
-            )
-        if not isinstance(family, str) and not hasattr(family, "fit"):
-            raise TypeError(f"family {name!r} is {type(family).__name__}, which has no fit")
-    guide: dict[str, str | Estimator] = {} if GUIDE in found.values() else {GUIDE: GUIDE}
-    return guide | found
-
-
-def _linear(families: Mapping[str, str | Estimator], task: Task) -> list[str]:
-    """Linear families that read the task's kind; of numbers, ridge also takes the guide's place."""
-    linear = [name for name, family in families.items() if isinstance(family, str) and family != WORDS]
-    if task.kind == "continuous":
-        return [name for name in linear if name == "ridge"] or ["ridge"]
-    return linear
-
-
-def _reads(family: str | Estimator, task: Task) -> bool:
-    if task.kind != "continuous":
-        return True
-    return family in ("ridge", WORDS) or (
-        not isinstance(family, str) and getattr(family, "kind", None) in ("auto", "continuous")
-    )
 
 
 def _guide(at_sites: Mapping[str, Mapping[str, Any]], sites: Sequence[str]) -> dict[str, str]:

@@ -93,6 +93,23 @@ def test_each_setting_has_its_conditions_and_families(found):
     assert (frame.test <= frame.high + 1e-12).all()
 
 
+def test_other_families_go_by_their_names_and_one_with_other_parameters_is_fitted_again(model, folder, tmp_path):
+    asked = {
+        "sites": ["blocks.0.hook_resid_pre", "blocks.0.hook_resid_post"],
+        "tasks": ["last", "number"],
+        "out": tmp_path,
+        **ASKED,
+    }
+    board = pk.board(folder, model, families=["k_sparse", "elastic_net", "kernel_ridge", "mlp"], **asked)
+    frame = board.to_frame().query("at == 'shared'").set_index(["task", "family"])
+    assert set(frame.loc["last"].index) == {"logistic", "k_sparse", "elastic_net", "kernel_ridge", "mlp"}
+    assert set(frame.loc["number"].index) == {"kernel_ridge", "mlp"}  # numbers have no classes to tell apart
+    assert frame.loc["last"].test.min() > 0.7
+    again = pk.board(folder, model, families={"k_sparse": pk.probes.KSparseProbe(k=1)}, **asked).to_frame()
+    narrow = again.query("at == 'shared' and family == 'k_sparse'").test.item()
+    assert narrow < frame.loc[("last", "k_sparse")].test
+
+
 def test_the_shared_site_is_where_the_others_are_read_best(found):
     board, _ = found
     frame = board.to_frame()

@@ -1,0 +1,72 @@
+"""Families of probes that a board compares: linear ones at every site, others at one, and what the words alone tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from probekit.leaderboard.tasks import Task
+from probekit.probes import ElasticNetProbe, KernelRidgeProbe, KSparseProbe, MLPProbe
+from probekit.probes.estimator import Estimator
+from probekit.probes.grid import FAMILIES as LINEAR
+
+WORDS = "words"
+"""The family that reads the texts and not the model."""
+DEFAULT = ("difference_in_means", "lda", "ridge", "logistic", WORDS)
+GUIDE = "logistic"
+"""The family whose scores on other tasks say at which site a task is read where no site may be chosen on the task itself."""
+OTHERS: dict[str, Callable[[], Estimator]] = {
+    "elastic_net": ElasticNetProbe,
+    "k_sparse": KSparseProbe,
+    "mlp": MLPProbe,
+    "kernel_ridge": KernelRidgeProbe,
+}
+"""Families that are read at the shared site only, each as it is made without arguments."""
+NAMES = (*LINEAR, *OTHERS, WORDS)
+
+Family = str | Estimator
+"""The name of a linear family, `"words"`, or an estimator."""
+Families = Sequence[str] | Mapping[str, Family]
+
+
+def named(given: Families) -> dict[str, Family]:
+    """Families by their name on the board; the guide is always among them.
+
+    Raises:
+        TypeError: what is no estimator.
+        ValueError: no such family, or none at all.
+    """
+    asked: dict[str, Family] = dict(given) if isinstance(given, Mapping) else {name: name for name in given}
+    if not asked:
+        raise ValueError("families is empty: name one at least")
+    found: dict[str, Family] = {} if GUIDE in asked.values() else {GUIDE: GUIDE}
+    for name, family in asked.items():
+        if isinstance(family, str) and family not in NAMES:
+            raise ValueError(
+                f"there is no family {family!r}; there are {', '.join(NAMES)}, or give an estimator: {{{name!r}: MLPProbe(layers=2)}}"
+            )
+        if not isinstance(family, str) and not hasattr(family, "fit"):
+            raise TypeError(f"family {name!r} is {type(family).__name__}, which has no fit")
+        found[name] = OTHERS[family]() if isinstance(family, str) and family in OTHERS else family
+    return found
+
+
+def linear(families: Mapping[str, Family], task: Task) -> list[str]:
+    """Linear families that read the task's kind; of numbers, ridge also takes the guide's place."""
+    found = [name for name, family in families.items() if isinstance(family, str) and family != WORDS]
+    if task.kind == "continuous":
+        return [name for name in found if name == "ridge"] or ["ridge"]
+    return found
+
+
+def reads(family: Family, task: Task) -> bool:
+    """Whether a family can be asked for a task's kind."""
+    if task.kind != "continuous":
+        return True
+    return family in ("ridge", WORDS) or (
+        not isinstance(family, str) and getattr(family, "kind", None) in ("auto", "continuous")
+    )
+
+
+def key(name: str, family: Family) -> str:
+    """What a family's figures are kept under: an estimator with other parameters has other ones."""
+    return name if isinstance(family, str) else f"{name}: {type(family).__name__} {sorted(family.get_params().items())}"
