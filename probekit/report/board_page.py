@@ -124,5 +124,5 @@ def _elsewhere(frame: pd.DataFrame) -> pd.DataFrame:
     shared = frame[frame["at"].eq("shared")]
     own = shared[shared.setting.eq("normal")].set_index(["task", "family"])[["test", "low", "high"]]
     other = shared[shared.setting.eq("ood")].set_index(["task", "family"])[["test", "low", "high", "tested"]]
-    both = own.join(other, rsuffix=" elsewhere", how="inner").reset_index()
+    both = own.join(other, suffixes=("", " elsewhere"), how="inner").reset_index()
     return both.rename(columns={"test": "own texts", "test elsewhere": "elsewhere", "tested": "texts elsewhere"})

@@ -1,0 +1,79 @@
+"""Which probes read 155 real tasks best, at which layer, with how many examples, and does anything beat logistic regression?
+
+    python experiments/sae_probes_board/run.py --model FOLDER_OR_ID_OR_GGUF --out out/sae_probes_board
+
+The tasks of Kantamneni et al. 2025, "Are sparse autoencoders useful? A case study in sparse probing" (arXiv 2502.16681), as the package
+sae-probes 0.4.2 carries them (`pip install --no-deps sae-probes==0.4.2`; it is read, not imported). With `--peer-python`, the
+package's own baseline is fitted to the same activations and the same splits. A run that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import peer
+import tables
+
+import probekit as pk
+from probekit.leaderboard.families import DEFAULT, OTHERS
+
+SETTINGS = ("normal", "scarcity", "imbalance", "noise", "ood")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--tasks", nargs="+", default=["sae-probes"], help="sae-probes, or folders and files of tasks")
+    parser.add_argument("--out", type=Path, default=Path("out/sae_probes_board"))
+    parser.add_argument("--longest", type=float, default=128, help="leave out tasks of longer texts, in tokens")
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=SETTINGS)
+    parser.add_argument("--compute", choices=("float32", "bfloat16"), default="bfloat16")
+    parser.add_argument("--train", type=int, default=1024)
+    parser.add_argument("--test", type=int, default=300)
+    parser.add_argument("--peer-python", help="an interpreter that has sae-probes and what it needs")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+
+    began = time.perf_counter()
+    model = pk.load_model(args.model)
+    source = args.tasks[0] if len(args.tasks) == 1 else args.tasks
+    asked = {
+        "longest": args.longest, "train": args.train, "test": args.test, "out": args.out, "seed": args.seed,
+        "compute_dtype": None if args.compute == "float32" else args.compute,
+    }  # fmt: skip
+    linear = pk.board(source, model, families=DEFAULT, settings=["normal"], **asked)
+    print(f"\nevery layer of every task read after {(time.perf_counter() - began) / 60:.1f} min", flush=True)
+    wide = pk.board(source, model, families=(*DEFAULT, *OTHERS), settings=["normal"], **asked)
+    varied = pk.board(source, model, families=DEFAULT, settings=args.settings, **asked)
+    rest = tuple(row for row in varied.rows if row["setting"] != "normal")
+    board = replace(wide, rows=wide.rows + rest, failures={**linear.failures, **wide.failures, **varied.failures})
+    board.save(args.out / "board")
+    board.save_page(args.out / "board.html", title="155 tasks, every layer, every family")
+    board.to_frame().to_csv(args.out / "board.csv", index=False)
+    parts = {
+        "Each family at its own best layer: AUROC": board.leaderboard(),
+        "All families at one layer: AUROC": board.leaderboard(at="shared"),
+        "Does anything beat logistic regression?": tables.beside(board, "logistic"),
+        "Where tasks are read best (logistic)": tables.depths(board),
+        **{f"{setting}: mean AUROC": tables.varied(board, setting) for setting in ("scarcity", "imbalance", "noise")},
+        "Texts from elsewhere: AUROC (logistic)": tables.elsewhere(board),
+    }
+    if args.peer_python is not None:
+        beside = peer.beside(board, source, args.out / "store", args.peer_python, args.train, args.test, args.seed)
+        beside.to_csv(args.out / "peer.csv", index=False)
+        parts["The package's own baseline on the same splits: AUROC"] = tables.paired(beside)
+    for title, frame in parts.items():
+        print(f"\n## {title}\n\n{frame.to_markdown(index=False, floatfmt='.3f') if len(frame) else '(none)'}")
+    (args.out / "tables.json").write_text(json.dumps({k: json.loads(v.to_json(orient="records")) for k, v in parts.items()}, indent=1))  # fmt: skip
+    print("\n".join(["", *(f"failed: {name}: {why}" for name, why in board.failures.items())]))
+    print(f"{board.to_frame().task.nunique()} tasks; {(time.perf_counter() - began) / 60:.1f} min in all")
+
+
+if __name__ == "__main__":
+    pd.set_option("display.width", 200)
+    main()

@@ -1,0 +1,86 @@
+"""The experiment on small tasks and a tiny model, from the command's arguments to its tables."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.experiments.scripts import scripts_of
+from tests.leaderboard.worlds import write_tasks
+
+BASELINE = """
+from types import SimpleNamespace
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+def find_best_reg(X, y, X_test, y_test):
+    probe = LogisticRegression(C=0.01, max_iter=500).fit(X, y)
+    return SimpleNamespace(metrics=SimpleNamespace(test_auc=roc_auc_score(y_test, probe.predict_proba(X_test)[:, 1])))
+"""
+
+
+@pytest.fixture(scope="module")
+def scripts():
+    with scripts_of("sae_probes_board", "run", "peer", "tables") as found:
+        yield found
+
+
+def test_from_arguments_to_tables(scripts, tiny_model_folder: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    package = tmp_path / "peer" / "sae_probes"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "utils_training.py").write_text(BASELINE)
+    monkeypatch.setenv("PYTHONPATH", str(package.parent))
+    arguments = [
+        "--model",
+        str(tiny_model_folder),
+        "--tasks",
+        str(write_tasks(tmp_path / "tasks")),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    arguments += ["--compute", "float32", "--train", "160", "--test", "60", "--peer-python", sys.executable]
+    arguments += ["--settings", "normal", "scarcity", "ood"]
+    monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
+    scripts.run.main()
+    said = capsys.readouterr().out
+    assert "5 tasks" in said or "4 tasks" in said
+    tables = json.loads((tmp_path / "out" / "tables.json").read_text())
+    families = {row["family"] for row in tables["Does anything beat logistic regression?"]}
+    assert families == {
+        "difference_in_means",
+        "lda",
+        "ridge",
+        "words",
+        "elastic_net",
+        "k_sparse",
+        "mlp",
+        "kernel_ridge",
+    }
+    (paired,) = tables["The package's own baseline on the same splits: AUROC"]
+    assert paired["tasks"] == 2  # of two classes
+    assert paired["ours"] > 0.6
+    assert paired["theirs"] > 0.6
+    assert tables["scarcity: mean AUROC"][0]["amount"] == 8
+    assert tables["imbalance: mean AUROC"] == []
+    assert [row["task"] for row in tables["Texts from elsewhere: AUROC (logistic)"]] == ["last"]
+    assert sum(row["tasks"] for row in tables["Where tasks are read best (logistic)"]) == 3
+    assert "<html" in (tmp_path / "out" / "board.html").read_text()
+
+
+def test_pairs_of_tasks_are_compared_as_they_should_be(scripts) -> None:
+    rng = np.random.default_rng(0)
+    theirs = rng.uniform(0.5, 0.9, 60)
+    each = pd.DataFrame({"ours": theirs + 0.02 + 0.01 * rng.normal(size=60), "theirs": theirs, "seconds": 1.0})
+    row = scripts.tables.paired(each).iloc[0]
+    assert row.low < 0.02 < row.high
+    assert row.p < 1e-6
+    assert row["higher on"] + row["lower on"] == 60
+    same = scripts.tables.paired(each.assign(ours=theirs)).iloc[0]
+    assert (same.difference, same.p, same["higher on"]) == (0, 1, 0)
