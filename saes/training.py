@@ -20,7 +20,8 @@ from saes.loading import CFG, WEIGHTS, fingerprint_rows, load
 from saes.rows import ShuffledRows, blocks_of
 
 if TYPE_CHECKING:
-    from probekit.data import Dataset
+    from probekit.files import write_whole
+from probekit.data import Dataset
 
 KINDS = {
     "standard": "StandardTrainingSAEConfig",
@@ -304,9 +305,7 @@ class _Run:
     def _write_record(self) -> None:
         versions = {"probekit": probekit.__version__, **{p: version(p) for p in ("torch", "sae-lens")}}
         record = {"settings": self.settings, "versions": versions, "log": self.log}
-        partial = self.folder / f".{RECORD}.new"
-        partial.write_text(json.dumps(record, indent=1))
-        partial.replace(self.folder / RECORD)
+        write_whole(self.folder / RECORD, json.dumps(record, indent=1))
 
 
 def _is_whole(checkpoint: Path) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probekit.files import write_whole
 from probekit.leaderboard.ranks import Ranks, rank_families
 
 if TYPE_CHECKING:
@@ -166,14 +167,11 @@ class Board:
     def save(self, folder: str | Path) -> Path:
         """Write `board.json` to a folder, made if need be."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         document = {
             "format": FORMAT, "rows": [dict(r) for r in self.rows], "curves": self.curves, "sites": self.sites,
             "failures": dict(self.failures), "notes": self.notes, "manifest": self.manifest,
         }  # fmt: skip
-        partial = folder / f".{RECORD}.new"
-        partial.write_text(json.dumps(document, default=str, allow_nan=False), encoding="utf-8")
-        partial.replace(folder / RECORD)
+        write_whole(folder / RECORD, json.dumps(document, default=str, allow_nan=False))
         return folder
 
     @staticmethod
