@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import probekit
+from probekit.files import write_whole
 from saes.loading import CFG, WEIGHTS, fingerprint_rows, load
 from saes.rows import ShuffledRows, blocks_of
 
 if TYPE_CHECKING:
-    from probekit.files import write_whole
-from probekit.data import Dataset
+    from probekit.data import Dataset
 
 KINDS = {
     "standard": "StandardTrainingSAEConfig",

@@ -13,6 +13,7 @@ import torch
 from probekit.data.labels import Kind
 from probekit.probes import fit_grid
 from probekit.probes.estimator import Estimator
+from probekit.probes.held_out import fold_of_rows, group_codes
 from probekit.probes.intervals import Estimate, bootstrap, cluster_counts
 from probekit.probes.metrics import Metric, Predictions, measure, metrics_for
 from probekit.probes.stack import ProbeStack
@@ -93,20 +94,16 @@ def question_of(
     """A question, with the rows that are held out and the bootstrap draws."""
     cluster = np.unique(test_groups, return_inverse=True)[1].astype(np.int64)
     draws = cluster_counts(int(cluster.max()) + 1, n_boot, seed)
-    return Question(kind, classes, labels, held_out(labels, groups, kind), truth, cluster, draws)
+    return Question(kind, classes, labels, held_out(labels, groups, kind, seed), truth, cluster, draws)
 
 
-def held_out(labels: np.ndarray, groups: np.ndarray, kind: Kind) -> np.ndarray:
-    """`[row, fold]` bool: a fifth of each class of many rows, or every fourth row of few in turn; groups stay together."""
+def held_out(labels: np.ndarray, groups: np.ndarray, kind: Kind, seed: int) -> np.ndarray:
+    """`[row, fold]` bool: a fifth of many rows, or of few each fold in turn; groups stay together, classes are spread evenly."""
     few = len(labels) < FEW
     folds = min(FOLDS, max(2, len(labels) // 4)) if few else round(1 / HELD_OUT)
-    place = np.empty(len(labels), int)
-    for class_ in [None] if kind == "continuous" else np.unique(labels):
-        of_class = np.arange(len(labels)) if class_ is None else np.flatnonzero(labels == class_)
-        place[of_class] = np.arange(len(of_class)) % folds
-    _, first, number = np.unique(groups, return_index=True, return_inverse=True)
-    place = place[first][number]
-    held: np.ndarray = place[:, None] == np.arange(folds if few else 1)
+    codes = np.zeros(len(labels), int) if kind == "continuous" else np.unique(labels, return_inverse=True)[1]
+    fold = fold_of_rows(codes, group_codes(groups, len(labels)), folds, seed)
+    held: np.ndarray = fold[:, None] == np.arange(fold.max() + 1 if few else 1)
     return held
 
 

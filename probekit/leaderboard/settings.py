@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from probekit.data import split_items
 from probekit.leaderboard.tasks import Task
+from probekit.probes.held_out import group_codes, hold_out
 
 SETTINGS = ("normal", "scarcity", "imbalance", "noise", "ood")
 SIZES = (8, 16, 32, 64, 128, 256, 512)
@@ -65,9 +65,10 @@ def draw_pools(task: Task, train: int, test: int, seed: int) -> Pools:
         ValueError: a pool shows one class only, or there are too few groups for two pools.
     """
     share = max(0.2, test / (train + test)) if len(task) < train + test else test / (train + test)
-    parts = split_items(np.arange(len(task)), task.groups, seed, (1 - share, 0.0, share))
+    codes = None if task.kind == "continuous" else task.values.astype(int)
+    parts = hold_out(codes, group_codes(task.groups, len(task)), share, seed)
     rng = np.random.default_rng([seed, 0xB0A2])
-    one, other = (in_turn(task, part, most, rng) for part, most in ((parts.train, train), (parts.test, test)))
+    one, other = (in_turn(task, part, most, rng) for part, most in zip(parts, (train, test), strict=True))
     for name, pool in (("train", one), ("test", other)):
         if task.kind != "continuous" and len(np.unique(task.values[pool])) < 2:
             raise ValueError(

@@ -65,8 +65,9 @@ def test_from_arguments_to_tables(scripts, tiny_model_folder: Path, tmp_path: Pa
     }
     (paired,) = tables["The package's own baseline on the same splits: AUROC"]
     assert paired["tasks"] == 2  # of two classes
-    assert paired["ours"] > 0.6
-    assert paired["theirs"] > 0.6
+    each = pd.read_csv(tmp_path / "out" / "peer.csv").set_index("task")
+    assert paired["ours"] == pytest.approx(each.ours.mean())
+    assert each.loc["last", ["ours", "theirs"]].min() > 0.6
     assert tables["scarcity: mean AUROC"][0]["amount"] == 8
     assert tables["imbalance: mean AUROC"] == []
     assert [row["task"] for row in tables["Texts from elsewhere: AUROC (logistic)"]] == ["last"]

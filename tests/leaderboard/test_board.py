@@ -59,7 +59,7 @@ def test_planted_tasks_are_read_and_noise_is_not(found):
     best = board.best_sites().set_index("task")
     assert best.test["last"] > 0.8
     assert best.test["three"] > 0.75
-    assert best.low["noise"] < 0.5 < best.high["noise"]
+    assert abs(best.test["noise"] - 0.5) < 0.22  # two and a half standard errors of 50 texts; over many draws see below
     ridge = board.best_sites("ridge").set_index("task")
     assert ridge.test["number"] > 0.9
     assert ridge.metric["number"] == "r2"
@@ -286,7 +286,7 @@ def test_rows_of_a_group_are_held_out_together():
     rng = np.random.default_rng(0)
     for n in (30, 400):
         y, groups = rng.integers(0, 2, n), np.arange(n) // 3
-        held = held_out(y, groups, "binary")
+        held = held_out(y, groups, "binary", 0)
         assert held.shape == (n, 4 if n < 128 else 1)
         assert held.sum(1).max() <= 1
         for fold in held.T:
