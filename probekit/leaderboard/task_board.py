@@ -36,6 +36,7 @@ def board(
     longest: float | None = None,
     text: str = "prompt",
     label: str = "target",
+    group: str | None = None,
     train: int = 1024,
     test: int = 300,
     out: str | Path,
@@ -66,6 +67,7 @@ def board(
         tasks: Names of those to do; all if left out.
         longest: Tasks whose texts have more tokens in the mean are left out, and said.
         text, label: Columns of the files.
+        group: Column whose values must not be split between training and test; left out, equal texts only are kept together.
         train, test: Texts of each task at most.
         out: Folder: the activations, a file a task and setting, and `board.json`. The same call goes on where it stopped, and does
             what is missing where more is asked.
@@ -89,7 +91,7 @@ def board(
     chosen = named(families)
     model = load_model(model)
     names = [model.site(s).name for s in sites] if sites is not None else list(model.stream_sites)
-    found = read_tasks(source, text=text, label=label)
+    found = read_tasks(source, text=text, label=label, group=group)
     if unknown := set(tasks or ()) - set(found):
         raise ValueError(f"there is no task {min(unknown)!r}; there are {', '.join(list(found)[:10])}, ...")
     wanted = {name: task for name, task in found.items() if tasks is None or name in tasks}

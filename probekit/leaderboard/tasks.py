@@ -127,7 +127,11 @@ def _read(path: str | Path, text: str, label: str, group: str | None = None, **o
 
 
 def read_tasks(
-    source: str | Path | Task | Sequence[str | Path | Task], *, text: str = "prompt", label: str = "target"
+    source: str | Path | Task | Sequence[str | Path | Task],
+    *,
+    text: str = "prompt",
+    label: str = "target",
+    group: str | None = None,
 ) -> dict[str, Task | Exception]:
     """Tasks by name, in order of their names (numbers by size); a task that cannot be read is the error that says why.
 
@@ -135,7 +139,7 @@ def read_tasks(
         source: `"sae-probes"` for the tasks of that package, which need only be installed (`pip install --no-deps
             sae-probes==0.4.2`; it is never imported); a folder of files; a file; a `Task`; or several files and tasks. A file
             `NAME_OOD.csv` beside `NAME.csv` is its out-of-distribution test.
-        text, label: Columns of the files.
+        text, label, group: Columns of the files; of sae-probes, which has no groups, the last must be left out.
 
     Raises:
         FileNotFoundError: the package is not installed, or no file is there.
@@ -143,17 +147,19 @@ def read_tasks(
     if isinstance(source, Task):
         return {source.name: source}
     if source == "sae-probes":
-        return _of_sae_probes(_sae_probes_folder(), text, label)
+        return _of_sae_probes(_sae_probes_folder(), text, label, group)
     if isinstance(source, str | Path):
         folder = Path(source)
         if (folder / "cleaned_data").is_dir():
-            return _of_sae_probes(folder, text, label)
+            return _of_sae_probes(folder, text, label, group)
         if folder.is_dir():
-            return _of_files(sorted(f for f in folder.iterdir() if _FILE.search(f.name)), {}, text, label, folder)
-        return _of_files([folder], {}, text, label, folder.parent)
+            return _of_files(
+                sorted(f for f in folder.iterdir() if _FILE.search(f.name)), {}, text, label, group, folder
+            )
+        return _of_files([folder], {}, text, label, group, folder.parent)
     found: dict[str, Task | Exception] = {}
     for one in source:
-        for name, task in read_tasks(one, text=text, label=label).items():
+        for name, task in read_tasks(one, text=text, label=label, group=group).items():
             if name in found:
                 raise ValueError(f"two tasks are called {name!r}: give one of them another name")
             found[name] = task
@@ -169,7 +175,7 @@ def _sae_probes_folder() -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / "data"
 
 
-def _of_sae_probes(folder: Path, text: str, label: str) -> dict[str, Task | Exception]:
+def _of_sae_probes(folder: Path, text: str, label: str, group: str | None) -> dict[str, Task | Exception]:
     import pandas as pd
 
     kinds: dict[str, Kind] = {}
@@ -180,11 +186,11 @@ def _of_sae_probes(folder: Path, text: str, label: str) -> dict[str, Task | Exce
         for file, kind in zip(frame["Dataset save name"], frame["Data type"], strict=True):
             kinds[_FILE.sub("", Path(file).name)] = said[str(kind).split()[0]]
     files = [f for part in ("cleaned_data", "OOD data") for f in (folder / part).glob("*") if _FILE.search(f.name)]
-    return _of_files([f for f in files if _FILE.sub("", f.name) not in _NO_TASK], kinds, text, label, folder)
+    return _of_files([f for f in files if _FILE.sub("", f.name) not in _NO_TASK], kinds, text, label, group, folder)
 
 
 def _of_files(
-    files: Sequence[Path], kinds: Mapping[str, Kind], text: str, label: str, folder: Path
+    files: Sequence[Path], kinds: Mapping[str, Kind], text: str, label: str, group: str | None, folder: Path
 ) -> dict[str, Task | Exception]:
     stems = {_FILE.sub("", file.name): file for file in files}
     if not stems:
@@ -198,7 +204,7 @@ def _of_files(
     for stem in sorted(stems, key=_by_number):
         try:
             tasks[stem] = read_task(
-                stems[stem], text, label, kind=kinds.get(stem), name=stem, elsewhere=elsewhere.get(stem)
+                stems[stem], text, label, group=group, kind=kinds.get(stem), name=stem, elsewhere=elsewhere.get(stem)
             )
         except (ValueError, KeyError, OSError) as error:
             tasks[stem] = error

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from probekit.leaderboard import Task, read_task, read_tasks
+from probekit.leaderboard.settings import draw_pools
 from tests.leaderboard.worlds import last_word, texts, write_task, write_tasks
 
 
@@ -108,3 +109,24 @@ def test_where_sae_probes_is_not_installed_it_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr("probekit.leaderboard.tasks.find_spec", lambda name: None)
     with pytest.raises(FileNotFoundError, match="pip install --no-deps sae-probes"):
         read_tasks("sae-probes")
+
+
+def test_a_group_is_never_in_both_pools(tmp_path):
+    rows = [
+        (f"{a} is {b} than {c}", int(a > c), f"{min(a, c)}-{max(a, c)}")
+        for a in "abcdefg"
+        for c in "abcdefg"
+        for b in ("more", "no less")
+    ]
+    file = tmp_path / "pairs.csv"
+    file.write_text("prompt,target,pair\n" + "\n".join(",".join(map(str, row)) for row in rows) + "\n")
+    task = read_tasks(tmp_path, group="pair")["pairs"]
+    assert isinstance(task, Task)
+    pools = draw_pools(task, 60, 20, 0)
+    train, test = ({rows[i][2] for i in pool} for pool in (pools.train, pools.test))
+    assert len(train) > 10
+    assert len(test) > 3
+    assert not train & test
+    missing = read_tasks(tmp_path, group="subject")["pairs"]
+    assert isinstance(missing, KeyError | ValueError)
+    assert "subject" in str(missing)
