@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import capture, features, games, precision, probes, surgery
+from benchmarks import capture, features, games, layers, precision, probes, surgery
 from benchmarks.table import write_page
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
@@ -13,14 +13,18 @@ PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sae-probes-python", help="interpreter of an environment with sae-probes==0.4.2")
+    parser.add_argument("--peers-python", help="interpreter of an environment with sae-probes and the like")
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that everything runs")
     parser.add_argument("--out", type=Path, default=PAGE)
     arguments = parser.parse_args()
     print("games", flush=True)
     rows = games.measure(5_000 if arguments.quick else 50_000)
     print("probes", flush=True)
-    more, notes = probes.measure(arguments.sae_probes_python, arguments.quick)
+    more, notes = probes.measure(arguments.quick)
+    rows += more
+    print("layers", flush=True)
+    more, told = layers.measure(arguments.peers_python, arguments.quick)
+    notes += told
     print("capture", flush=True)
     rows += [*more, *capture.measure(arguments.quick)]
     print("features", flush=True)

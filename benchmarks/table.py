@@ -32,8 +32,8 @@ def write_page(path: Path, rows: Sequence[Row], notes: Sequence[str]) -> None:
         "",
         "Each row is one run of ours and of theirs on the same machine, one after the other; the ratio is theirs / ours, so",
         "above 1 means that ours is faster or smaller. `make bench` measures everything again and writes this page. Rows against",
-        "sae-probes need an environment that has it (`PROBEKIT_SAE_PROBES_PYTHON=ENV/bin/python make bench`), the row against",
-        "steering-vectors that package in this one; without them those rows are left out. The call a pair is `BinaryAUROC` where torchmetrics is",
+        "sae-probes, lmprobe, probelab and probekit 0.4 (of the package index) need an environment that has them",
+        "(`PROBEKIT_PEERS_PYTHON=ENV/bin/python make bench`), the row against steering-vectors that package in this one; without them those rows are left out. The call a pair is `BinaryAUROC` where torchmetrics is",
         "installed, else of scikit-learn. Leave the machine to itself meanwhile.",
         "",
         f"Measured {datetime.now(UTC):%Y-%m-%d} on {_processor()}, {torch.get_num_threads()} threads; Python "
