@@ -157,10 +157,10 @@ def main() -> None:
     controls = Controls(store, data.label_set("unwanted"), args.controls, args.seed)
     asked: dict[str, list[str]] = {}  # the prompts that each way was measured on
 
-    def report(name: str, edit: surgery.Edit, *, half: bool = False, **options: object) -> surgery.EditReport:
-        """Measured on all prompts; with strengths (or where `half` says so) on those that nothing was chosen on."""
-        measures = [one.only("report") if half else one for one in (said, *effects)]
-        asked[name] = measures[0].items
+    def report(name: str, edit: surgery.Edit, **options: object) -> surgery.EditReport:
+        """Measured on all prompts; with strengths, or after a search, reported on those that nothing was chosen on."""
+        measures = (said, *effects)
+        asked[name] = said.items
         result = surgery.evaluate(
             model,
             edit,
@@ -219,7 +219,7 @@ def main() -> None:
             "controls": args.controls, "strengths": STEPS, "control_directions": {"permuted": controls.means(best)},
         },
         "steering where it fires": lambda: {"controls": args.controls, "strengths": FIRED},
-        "steering, searched": lambda: {"controls": args.controls, "half": True},
+        "steering, searched": lambda: {"controls": args.controls},
         "orthogonalisation": lambda: {"controls": args.controls // 2},  # it breaks the model, which needs no test
         "orthogonalisation beside the sink": lambda: {"controls": 0, "control_directions": {
             "spectrum": [d.without(sink_there) for d in controls.spectrum(beside_sink, model, ordinary_too)],
