@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from probekit.monitoring.readout import readout_of
 from probekit.probes import fit_grid
 from probekit.probes.base import LinearProbe
 from probekit.probes.held_out import fold_of_rows
+from probekit.probes.stack import ProbeStack
 from probekit.progress import stepping
 
 if TYPE_CHECKING:
@@ -167,11 +169,11 @@ def _require_negatives(
     if have >= needed:
         return
     everywhere = len(np.unique(groups[~positive]))
+    can = math.ceil(1000 / (have + 1)) / 1000
     what = "texts" if everywhere == (~positive).sum() else "groups of texts"
     raise ValueError(
         f"{100 * rate:g} % false alarms take {needed} {what} of class {classes[0]!r} to set the threshold, and {have} of the {everywhere} "
-        f"given are in the third that does: give {3 * needed}, or ask for {100 / (have + 1):.2g} % "
-        f"(false_alarms={np.ceil(1000 / (have + 1)) / 1000:g})"
+        f"given are in the third that does: give {3 * needed}" + (f", or ask for {100 * can:g} %" if can < 0.5 else "")
     )
 
 
@@ -223,3 +225,9 @@ def _choose(
     first = np.zeros(len(train), dtype=bool)
     first[np.flatnonzero(train)[held[:, 0]]] = True
     return _Chosen(probe, best, values[best], losses, first)
+
+
+def _logistic(X: np.ndarray, Y: np.ndarray, grid: Sequence[float] | None = None) -> ProbeStack:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what did not converge is judged on held-out texts like the rest
+        return fit_grid("logistic", X, Y, grid, n_classes=2)
