@@ -4,7 +4,21 @@ from __future__ import annotations
 
 import typer
 
-from probekit.cli import board, capture, demo, edit, loading, models, monitor, probe, report, sae, sae_names, score, sweep
+from probekit.cli import (
+    board,
+    capture,
+    demo,
+    edit,
+    loading,
+    models,
+    monitor,
+    probe,
+    report,
+    sae,
+    sae_names,
+    score,
+    sweep,
+)
 
 app = typer.Typer(
     name="probekit",

@@ -19,4 +19,16 @@ from probekit.monitoring.monitor import Monitor
 from probekit.monitoring.scored import Scored, ScoredToken
 from probekit.monitoring.watching import Event, Watch
 
-__all__ = ["Control", "Cost", "Event", "Evidence", "Follower", "Monitor", "Scored", "ScoredToken", "Watch", "fit", "make"]
+__all__ = [
+    "Control",
+    "Cost",
+    "Event",
+    "Evidence",
+    "Follower",
+    "Monitor",
+    "Scored",
+    "ScoredToken",
+    "Watch",
+    "fit",
+    "make",
+]

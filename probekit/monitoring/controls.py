@@ -100,8 +100,10 @@ def shuffled_labels(X: np.ndarray, parts: Parts, C: float, seed: int) -> Control
     found = [parts.found(odds[:, k]) for k in range(SHUFFLES)]
     told_by = [auroc(odds[told, k], parts.positive[told], parts.groups[told], seed)[0] for k in range(SHUFFLES)]
     low, high = np.quantile(told_by, (0.025, 0.975))
-    rates = (float(np.mean([getattr(f, name).value for f in found])) for name in ("false_alarms", "recall"))
-    return Control(float(np.mean(told_by)), float(low), float(high), *rates, SHUFFLES)
+    false_alarms, recall = (
+        float(np.mean([getattr(f, name).value for f in found])) for name in ("false_alarms", "recall")
+    )
+    return Control(float(np.mean(told_by)), float(low), float(high), false_alarms, recall, SHUFFLES)
 
 
 def words_alone(items: Sequence[str | np.ndarray], parts: Parts, held: np.ndarray, seed: int) -> Control:
@@ -120,5 +122,8 @@ def words_alone(items: Sequence[str | np.ndarray], parts: Parts, held: np.ndarra
     odds, told = said[:, 1] - said[:, 0], parts.part == 2
     found = parts.found(odds)
     return Control(
-        *auroc(odds[told], parts.positive[told], parts.groups[told], seed), found.false_alarms.value, found.recall.value, 1
+        *auroc(odds[told], parts.positive[told], parts.groups[told], seed),
+        found.false_alarms.value,
+        found.recall.value,
+        1,
     )

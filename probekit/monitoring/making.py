@@ -17,7 +17,7 @@ from probekit.data import LabelSet, as_dataset
 from probekit.models import Model
 from probekit.monitoring.controls import Control, Parts, shuffled_labels, words_alone
 from probekit.monitoring.false_alarms import negatives_needed
-from probekit.monitoring.fitting import Setting, put_to_use, setting_of
+from probekit.monitoring.fitting import put_to_use, setting_of
 from probekit.monitoring.held_out import three_parts, together
 from probekit.monitoring.monitor import Monitor
 from probekit.monitoring.passages import Item
@@ -143,9 +143,7 @@ def _two_classes(labels: object, data: Dataset, alarm_class: object) -> tuple[np
         )
     wanted = given.classes[1] if alarm_class is None else str(alarm_class)
     if wanted not in given.classes:
-        raise KeyError(
-            f"label {given.name!r} has no class {wanted!r}; its classes are {', '.join(given.classes[:8])}"
-        )
+        raise KeyError(f"label {given.name!r} has no class {wanted!r}; its classes are {', '.join(given.classes[:8])}")
     others = [name for name in given.classes if name != wanted]
     return column == given.classes.index(wanted), (others[0] if len(others) == 1 else f"not {wanted}", wanted)
 

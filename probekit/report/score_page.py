@@ -177,7 +177,9 @@ def _reliability(monitor: Monitor) -> Block:
     parts = found.texts
     used = f"{parts['fit']} + {parts['rank']} calibrated it and set the thresholds"
     if found.trained:
-        used = f"{parts['fit']} fitted the probe and chose its site, {parts['rank']} calibrated it and set the thresholds"
+        used = (
+            f"{parts['fit']} fitted the probe and chose its site, {parts['rank']} calibrated it and set the thresholds"
+        )
     facts = {
         "texts": f"{used} ({found.negatives} of them without the class), {parts['report']} are reported on",
         "false alarms, whole texts": str(found.text.false_alarms),
