@@ -1,4 +1,4 @@
-"""The command line: `probekit probe | capture | sweep | report | demo | models | sae | edit`."""
+"""The command line: `probekit probe | capture | sweep | board | monitor | score | report | demo | models | sae | edit`."""
 
 from __future__ import annotations
 

@@ -4,7 +4,21 @@ from __future__ import annotations
 
 import typer
 
-from probekit.cli import board, capture, demo, edit, loading, models, probe, report, sae, sae_names, score, sweep
+from probekit.cli import (
+    board,
+    capture,
+    demo,
+    edit,
+    loading,
+    models,
+    monitor,
+    probe,
+    report,
+    sae,
+    sae_names,
+    score,
+    sweep,
+)
 
 app = typer.Typer(
     name="probekit",
@@ -27,6 +41,7 @@ for command in (
     board.board,
     models.models,
     demo.demo,
+    monitor.monitor,
     score.score,
 ):
     app.command()(command)

@@ -24,7 +24,7 @@ def score(
         typer.Option(
             "--probe",
             "-p",
-            help="Folder of a monitor, as `Monitor.save` writes it (probekit.monitoring.fit makes one).",
+            help="Folder of a monitor, as `probekit monitor` or `Monitor.save` writes it.",
         ),
     ],
     model: options.Model,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from probekit.mapping.sums import Column, Sums, read_rows, slices_of, sum_rows
 from probekit.mapping.tiling import require_memory, tiles
 from probekit.probes.activation_source import digest_of
 from probekit.probes.direction import model_of
+from probekit.progress import stepping
 from probekit.versions import versions_of
 
 Paired = Activations | Mapping[str, Any] | str | Path
@@ -93,9 +93,9 @@ def fit(
     tiled = list(tiles(pairs, targets, memory, 2 * (1 + controls)))
     summed = int(((pairs.part == TRAIN) | (pairs.part == VALID)).sum())
     steps = sum(len(each) for _, each in tiled) * summed + len(pairs.sites_a) * len(targets)
-    with _bar(progress, steps) as advance:
+    with stepping("maps ", steps, progress) as bar:
         for sites, columns in tiled:
-            fitting.fit_tile(sites, columns, advance)
+            fitting.fit_tile(sites, columns, lambda done: bar(None, done))
     order = [(site_a, site_b) for site_a in pairs.sites_a for site_b in pairs.sites_b]
     return Maps(
         maps={key: fitting.maps[key] for key in order},
@@ -271,17 +271,3 @@ def _data(activations: Activations) -> dict[str, object]:
     if manifest is None:
         return rows
     return {"name": manifest.data, "fingerprint": manifest.data_fingerprint, "pool": manifest.pool, **rows}
-
-
-@contextmanager
-def _bar(wanted: bool, total: int) -> Iterator[Callable[[int], None]]:
-    if not wanted:
-        yield lambda steps: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("maps"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda steps: bar.advance(task, steps)

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
+import torch
 
-from probekit.probes.metrics import BINS
+from probekit.probes.calibration import isotonic_of, temperature_of
+from probekit.probes.metrics import BINS, bin_of
 
 How = Literal["temperature", "platt", "isotonic"]
 HOWS: tuple[str, ...] = get_args(How)
@@ -46,14 +48,16 @@ class Calibration:
             positive: `[n]` bool.
         """
         if how == "isotonic":
-            from sklearn.isotonic import IsotonicRegression
-
-            margin = 1 / (len(scores) + 2)
-            curve = IsotonicRegression(y_min=margin, y_max=1 - margin, out_of_bounds="clip").fit(scores, positive)
+            curve = isotonic_of(scores, positive)
             return cls(how, knots=np.stack([curve.X_thresholds_, curve.y_thresholds_]).astype(np.float64))
         if how not in HOWS:
             raise ValueError(f"calibration must be one of {', '.join(HOWS)}, got {how!r}")
-        return cls(how, *_logistic_fit(scores, positive, how == "platt"))
+        scores = np.asarray(scores, np.float64)
+        wanted = _platt_targets(positive)
+        if how == "temperature":
+            both = np.stack([np.zeros(len(scores)), scores], 1)
+            return cls(how, 1 / temperature_of(both, np.stack([1 - wanted, wanted], 1)))
+        return cls(how, *_platt(scores, wanted))
 
     def probability(self, scores: np.ndarray) -> np.ndarray:
         """Probability of the alarm class for log-odds of any shape, NaN where they are NaN."""
@@ -73,24 +77,28 @@ class Calibration:
         return f"Platt scaling, slope {self.slope:.3g}, offset {self.offset:.3g}"
 
 
-def _logistic_fit(scores: np.ndarray, positive: np.ndarray, shifted: bool) -> tuple[float, float]:
+def _platt_targets(positive: np.ndarray) -> np.ndarray:
+    """`[n]`: a little under 1 and over 0."""
+    positives, n = int(positive.sum()), len(positive)
+    wanted: np.ndarray = np.where(positive, (positives + 1) / (positives + 2), 1 / (n - positives + 2))
+    return wanted
+
+
+def _platt(scores: np.ndarray, wanted: np.ndarray) -> tuple[float, float]:
+    """Slope and offset with the least log-loss."""
     from scipy.optimize import minimize
     from scipy.special import expit
 
-    scores = np.asarray(scores, np.float64)
-    positives, n = int(positive.sum()), len(positive)
-    wanted = np.where(positive, (positives + 1) / (positives + 2), 1 / (n - positives + 2))
-
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         slope = np.exp(parameters[0])  # above 0: a calibration never turns the order around
-        logits = slope * scores + (parameters[1] if shifted else 0.0)
+        logits = slope * scores + parameters[1]
         error = expit(logits) - wanted
         value = np.logaddexp(0, logits) - wanted * logits
-        return value.mean(), np.array([(error * scores * slope).mean(), error.mean() if shifted else 0.0])
+        return value.mean(), np.array([(error * scores * slope).mean(), error.mean()])
 
     scale = float(np.abs(scores).mean()) or 1.0
     best = minimize(loss, [-np.log(scale), 0.0], jac=True, method="L-BFGS-B", bounds=[(-12, 12), (None, None)])
-    return float(np.exp(best.x[0])), float(best.x[1]) if shifted else 0.0
+    return float(np.exp(best.x[0])), float(best.x[1])
 
 
 @dataclass(frozen=True)
@@ -115,7 +123,7 @@ class Reliability:
         """Of probabilities `[n]` of the alarm class, and whether each text is of it."""
         sure = np.maximum(probability, 1 - probability)
         right = (probability > 0.5) == positive
-        place = np.clip(np.ceil(sure * BINS).astype(int) - 1, 0, BINS - 1)
+        place = bin_of(torch.from_numpy(sure)).numpy()
         count = np.bincount(place, minlength=BINS)
         held = np.flatnonzero(count)
         confidence, accuracy = (np.bincount(place, v, BINS)[held] / count[held] for v in (sure, right))

@@ -74,6 +74,11 @@ class Rate:
             effective = min(n, max(1.0, share * (1 - share) / variance)) if variance > 0 else float(n)
         return cls(k, n, share, *clopper_pearson(share * effective, effective))
 
+    @property
+    def rest(self) -> Rate:
+        """The share of the other texts: misses where this is recall."""
+        return Rate(self.n - self.hits, self.n, 1 - self.value, 1 - self.high, 1 - self.low)
+
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> Rate:
         return cls(**facts)

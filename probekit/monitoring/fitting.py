@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ import numpy as np
 from probekit.data import as_dataset
 from probekit.models import Model
 from probekit.monitoring.calibration import HOWS, Calibration
+from probekit.monitoring.controls import Control
 from probekit.monitoring.domain import LEVEL, Domain
 from probekit.monitoring.evidence import Evidence
 from probekit.monitoring.false_alarms import negatives_needed, threshold_for
@@ -76,67 +77,122 @@ def fit(
             probe's; fewer than three texts of a class; an empty text.
         KeyError: a site, label set or class that does not exist.
     """
-    if not isinstance(false_alarms, float | int) or not 0 < false_alarms < 0.5:
-        raise ValueError(f"false_alarms is a share above 0 and below 0.5, such as 0.01; got {false_alarms!r}")
+    _check_rate(false_alarms)
     asked = readout_of(probe, model, site, label_set, target, alarm_class)
-    pool = _one_of("pool", pool or asked.pool or "last", POOLS)
-    calibration = _one_of("calibration", calibration or ("platt" if pool == "max" else "temperature"), HOWS)
-    wait = WARM_UP[pool] if warm_up is None else warm_up
-    if wait < 0:
-        raise ValueError(f"warm_up is a number of tokens, 0 or more; got {warm_up!r}")
-    notes: list[str] = []
-    if asked.pool not in (None, pool):
-        notes.append(f"the probe was trained on the {asked.pool} of a text and is used on the {pool}")
-
+    setting = setting_of(false_alarms, pool or asked.pool or "last", calibration, warm_up, seed, POOLS)
+    notes = []
+    if asked.pool not in (None, setting.pool):
+        notes.append(f"the probe was trained on the {asked.pool} of a text and is used on the {setting.pool}")
     data = as_dataset(texts)  # type: ignore[arg-type]
     positive = positives(data.label_set(labels) if isinstance(labels, str) else labels, len(data), asked.classes)
     within = together(groups, data)
+    part = three_parts(positive, within, seed)
+    monitor = put_to_use(
+        asked, model, data, positive, within, part, setting, set_by=(0, 1), grouped=groups is not None, notes=notes
+    )
+    for note in monitor.notes:
+        warnings.warn(note, stacklevel=2)
+    return monitor
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a monitor is to be set; see `fit`."""
+
+    false_alarms: float
+    pool: str
+    calibration: str
+    warm_up: int
+    seed: int
+
+
+def setting_of(
+    false_alarms: float, pool: str, calibration: str | None, warm_up: int | None, seed: int, pools: Sequence[str]
+) -> Setting:
+    """With the defaults filled in.
+
+    Raises:
+        ValueError: values out of range.
+    """
+    _check_rate(false_alarms)
+    _one_of("pool", pool, pools)
+    how = _one_of("calibration", calibration or ("platt" if pool == "max" else "temperature"), HOWS)
+    wait = WARM_UP[pool] if warm_up is None else warm_up
+    if wait < 0:
+        raise ValueError(f"warm_up is a number of tokens, 0 or more; got {warm_up!r}")
+    return Setting(false_alarms, pool, how, wait, seed)
+
+
+def put_to_use(
+    asked: Asked,
+    model: Model,
+    data: Dataset,
+    positive: np.ndarray,
+    groups: np.ndarray,
+    part: np.ndarray,
+    setting: Setting,
+    *,
+    set_by: Sequence[int],
+    grouped: bool,
+    notes: Sequence[str] = (),
+    controls: Mapping[str, Control] | None = None,
+    sites: Mapping[str, float] | None = None,
+) -> Monitor:
+    """Read all texts with a probe, and make a monitor of it.
+
+    Args:
+        positive, groups, part: `[text]`; the domain is measured from part 0, new texts are ranked among part 1, part 2 is reported on.
+        set_by: Parts that calibrate and set the thresholds.
+        controls, sites: For the evidence.
+    """
+    notes = list(notes)
     items: Sequence[Item] = data.texts if data.texts is not None else data.tokens or ()
-    rows = _read_all(model, asked.readout, items, pool, wait)
+    rows = _read_all(model, asked.readout, items, setting.pool, setting.warm_up)
     if rows.cut:
         notes.append(
             f"{rows.cut} of {len(data)} texts are longer than the {model.context} tokens {model.name} can read: cut"
         )
-    part = three_parts(positive, within, seed)
-    setting, report = part < 2, part == 2
-    quiet = setting & ~positive
-    threshold, running, note = _thresholds(false_alarms, rows, quiet, within, asked.classes[1])
+    sets, report = np.isin(part, set_by), part == 2
+    quiet = sets & ~positive
+    threshold, running, note = _thresholds(setting.false_alarms, rows, quiet, groups, asked.classes[1])
     notes += [note] if note else []
-    curve = Calibration.fit(calibration, rows.pooled[setting], positive[setting])
-    domain = Domain.fit(rows.activations[part == 0], rows.activations[part == 1], seed)
+    curve = Calibration.fit(setting.calibration, rows.pooled[sets], positive[sets])
+    domain = Domain.fit(rows.activations[part == 0], rows.activations[part == 1], setting.seed)
     if domain.smallest > LEVEL:
         notes.append(
             f"{len(domain.ranked)} texts to rank among are too few to flag any as out of domain at the 5 % level"
         )
     evidence = Evidence.of(
-        asked=false_alarms,
+        asked=setting.false_alarms,
         pooled=rows.pooled[report],
         peaks=rows.peaks[report],
         activations=rows.activations[report],
         positive=positive[report],
-        groups=within[report],
+        groups=groups[report],
         thresholds=(threshold, running),
         calibration=curve,
         domain=domain,
         texts={name: int((part == k).sum()) for k, name in enumerate(("fit", "rank", "report"))},
+        trained=0 not in set_by,
         negatives=int(quiet.sum()),
+        controls=controls or {},
+        sites=sites or {},
+        seed=setting.seed,
     )
-    for note in notes:
-        warnings.warn(note, stacklevel=2)
     return Monitor(
         readout=asked.readout,
         model_name=model.name,
         fingerprint=model.fingerprint,
         classes=asked.classes,
-        pool=pool,
-        warm_up=wait,
+        pool=setting.pool,
+        warm_up=setting.warm_up,
         threshold=threshold,
         running_threshold=running,
         calibration=curve,
         domain=domain,
         evidence=evidence,
         notes=tuple(notes),
-        manifest=_manifest(asked, data, seed, groups is not None),
+        manifest=_manifest(asked, data, setting.seed, grouped),
     )
 
 
@@ -146,6 +202,11 @@ class _Rows:
     peaks: np.ndarray  # [text] the highest score while it streams
     activations: np.ndarray  # [text, d]
     cut: int
+
+
+def _check_rate(false_alarms: object) -> None:
+    if not isinstance(false_alarms, float | int) or not 0 < false_alarms < 0.5:
+        raise ValueError(f"false_alarms is a share above 0 and below 0.5, such as 0.01; got {false_alarms!r}")
 
 
 def _one_of(name: str, value: str, allowed: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from probekit.probes.arrays import as_vector, class_index, encode_classes
 from probekit.probes.base import LOG_FLOOR
+from probekit.probes.calibration import isotonic_of, temperature_of
 from probekit.probes.estimator import Estimator
 from probekit.probes.held_out import fit_copy, group_codes, hold_out, is_fitted
 
@@ -91,7 +92,7 @@ class CalibratedProbe(Estimator):
             raise ValueError(f"y has labels {strange} that the probe does not know; it knows {self.classes_.tolist()}")
         log_proba = self.probe_.predict_log_proba(rows[self.held_out_])
         if self.method == "temperature":
-            self.temperature_ = _temperature(log_proba, truth)
+            self.temperature_ = temperature_of(log_proba, np.eye(log_proba.shape[1])[truth])
         else:
             self.maps_ = self._isotonic(log_proba, truth)
         return self
@@ -119,19 +120,15 @@ class CalibratedProbe(Estimator):
         return calibrated
 
     def _isotonic(self, log_proba: np.ndarray, truth: np.ndarray) -> list[Any]:
-        from sklearn.isotonic import IsotonicRegression
-
         empty = [name for k, name in enumerate(self.classes_.tolist()) if not (truth == k).any()]
         if empty:
             raise ValueError(
                 f"no held-out row shows class {empty[0]!r}: isotonic calibration needs every class among them (and "
                 "some hundreds of rows); give more rows or method='temperature'"
             )
-        margin = 1 / (len(truth) + 2)
         odds = _log_odds(log_proba)
         wanted = [1] if log_proba.shape[1] == 2 else range(log_proba.shape[1])
-        maps = [IsotonicRegression(y_min=margin, y_max=1 - margin, out_of_bounds="clip") for _ in wanted]
-        return [fitted.fit(odds[:, k], truth == k) for fitted, k in zip(maps, wanted, strict=True)]
+        return [isotonic_of(odds[:, k], truth == k) for k in wanted]
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -148,15 +145,3 @@ def _log_odds(log_proba: np.ndarray) -> np.ndarray:
     others = [logsumexp(np.delete(log_proba, k, 1), axis=1) for k in range(log_proba.shape[1])]
     odds: np.ndarray = log_proba - np.stack(others, 1)
     return odds
-
-
-def _temperature(log_proba: np.ndarray, truth: np.ndarray) -> float:
-    from scipy.optimize import minimize_scalar
-
-    log_proba = np.asarray(log_proba, dtype=np.float64)
-    rows = np.arange(len(truth))
-
-    def loss(log_temperature: float) -> float:
-        return float(-_log_softmax(log_proba / np.exp(log_temperature))[rows, truth].mean())
-
-    return float(np.exp(minimize_scalar(loss, bounds=(-5, 5), method="bounded", options={"xatol": 1e-6}).x))

@@ -40,8 +40,10 @@ def plot_transferred(found: Transfer, metric: str, target: str | None = None) ->
 
 
 def _titled(figure: go.Figure, sites_a: tuple[str, ...], sites_b: tuple[str, ...], a: str, b: str) -> go.Figure:
-    for update, sites, name in ((figure.update_yaxes, sites_a, a), (figure.update_xaxes, sites_b, b)):
-        update(title_text=f"{wording.plain(name, 40)}, {wording.axis_title(sites)}")
+    down, across = (wording.plain(name, 40) for name in (a, b))
+    figure.update_xaxes(title_text=f"{across}, {wording.axis_title(sites_b)}")
+    figure.update_yaxes(title_text=f"{down},<br>{wording.axis_title(sites_a)}")
+    figure.update_layout(height=max(figure.layout.height, 100 + 7 * len(down)))  # room for the title beside few sites
     return figure
 
 
