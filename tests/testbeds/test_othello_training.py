@@ -13,9 +13,9 @@ from probekit.testbeds.othello import train as recipe_module
 from probekit.testbeds.othello.engine import random_games
 from probekit.testbeds.othello.export import export
 from probekit.testbeds.othello.games import sample_moves
-from probekit.testbeds.othello.muon import Muon, orthogonalise
+from probekit.testbeds.training.muon import Muon, orthogonalise
 from probekit.testbeds.othello.train import Recipe, new_model, next_move_loss, run, to_batch, training_batches
-from probekit.testbeds.othello.training_loop import load_checkpoint, save_checkpoint
+from probekit.testbeds.training.loop import load_checkpoint, save_checkpoint
 
 TINY = Recipe(layers=1, width=16, heads=2, batch=2)
 QUIET = {"log_every": 5, "evaluate_every": 1000, "save_every": 5}
@@ -40,8 +40,8 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path: Path, monkeypatch: py
     whole = run(TINY, tmp_path / "whole", stop_at=20, cooldown=10, warmup=4, **QUIET)
 
     def killing_batches(last: int):  # type: ignore[no-untyped-def]
-        def batches(recipe: Recipe):  # type: ignore[no-untyped-def]
-            batch_at = training_batches(recipe)
+        def batches(recipe: Recipe, part: int = 0, parts: int = 1):  # type: ignore[no-untyped-def]
+            batch_at = training_batches(recipe, part, parts)
 
             def at(step: int):  # type: ignore[no-untyped-def]
                 if step == last:
