@@ -13,9 +13,9 @@ from probekit.testbeds.othello import train as recipe_module
 from probekit.testbeds.othello.engine import random_games
 from probekit.testbeds.othello.export import export
 from probekit.testbeds.othello.games import sample_moves
-from probekit.testbeds.training.muon import Muon, orthogonalise
 from probekit.testbeds.othello.train import Recipe, new_model, next_move_loss, run, to_batch, training_batches
 from probekit.testbeds.training.loop import load_checkpoint, save_checkpoint
+from probekit.testbeds.training.muon import Muon, orthogonalise
 
 TINY = Recipe(layers=1, width=16, heads=2, batch=2)
 QUIET = {"log_every": 5, "evaluate_every": 1000, "save_every": 5}

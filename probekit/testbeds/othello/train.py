@@ -20,7 +20,12 @@ from torch import Tensor, nn
 
 from probekit.testbeds.othello.engine import random_games
 from probekit.testbeds.othello.tokens import CONTEXT, PAD, SQUARE_OF_TOKEN, VOCABULARY, squares_to_tokens
-from probekit.testbeds.training.recipe import new_gpt2, new_optimizers, part_of_process, read_command_line, run_in_two_parts
+from probekit.testbeds.training.recipe import (
+    new_gpt2,
+    part_of_process,
+    read_command_line,
+    run_in_two_parts,
+)
 
 TRAINING_SEEDS = 0x07E1107A
 """First word of every seed of a training game. `sample_games` uses another, so that no user's seed meets these."""
