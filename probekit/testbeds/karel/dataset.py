@@ -17,7 +17,7 @@ from probekit.testbeds.karel.tokens import Encoding, encode, is_word, split_sequ
 WORLD_VERSION = "1"
 SAMPLE_SEEDS = 0x6A7E15A
 """First word of every seed of `sample_problems`; training and its checks use other first words."""
-_PROBLEMS_A_DRAW = 1024
+_PROBLEMS_A_DRAW = {"actions": 1024, "control": 64}
 _HISTORY = 3
 
 LABEL_SETS = label_names()
@@ -50,12 +50,13 @@ def sample_problems(
     """
     if n < 1 or seed < 0:
         raise ValueError(f"sample_problems needs n >= 1 and seed >= 0, got n={n}, seed={seed}")
+    a_draw = _PROBLEMS_A_DRAW[dialect]
     draws = [
         random_problems(
-            _PROBLEMS_A_DRAW, np.random.default_rng([SAMPLE_SEEDS, seed, number]), part, unseen=unseen, dialect=dialect,
+            a_draw, np.random.default_rng([SAMPLE_SEEDS, seed, number]), part, unseen=unseen, dialect=dialect,
             lengths=lengths, shown=shown,
         )
-        for number in range(-(-n // _PROBLEMS_A_DRAW))
+        for number in range(-(-n // a_draw))
     ]  # fmt: skip
     return join_problems(draws).rows(slice(0, n))
 

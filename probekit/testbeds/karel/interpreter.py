@@ -120,11 +120,11 @@ def run(
     errors: Literal["stop", "pass"] = "stop",
     limit: int = 1000,
 ) -> Runs:
-    """Run each program in the world of the same number; one program, or one world, serves all.
+    """Run each program in its worlds.
 
     Args:
         programs: Texts, or words as `[program, word]` with -1 past the end.
-        worlds: As many worlds as programs.
+        worlds: As many for every program, those of a program one after the other (a run each); or one, which serves all.
         errors: What an action that cannot be carried out does. `"stop"`, as in the language: the run has failed.
             `"pass"`: nothing, and the program goes on, as in the environment of Jin & Rinard (arXiv 2305.11169), where
             every program has a trace under every meaning of its actions.
@@ -132,23 +132,23 @@ def run(
 
     Raises:
         ProgramError: a program that cannot be read.
-        ValueError: as many worlds as programs were not given.
+        ValueError: the worlds cannot be shared out evenly among the programs.
     """
     if errors not in ("stop", "pass"):
         raise ValueError(f"errors must be 'stop' or 'pass', got {errors!r}")
     words = as_programs(programs)
-    if len(words) != len(worlds) and 1 not in (len(words), len(worlds)):
-        raise ValueError(f"{len(words)} programs and {len(worlds)} worlds: give as many of each, or one of one of them")
-    n = max(len(words), len(worlds))
-    if len(words) < n:
-        words = np.repeat(words, n, axis=0)
-    if len(worlds) < n:
-        worlds = worlds.rows(np.zeros(n, np.int64))
+    if len(worlds) == 1:
+        worlds = worlds.rows(np.zeros(len(words), np.int64))
+    if not len(words) or len(worlds) % len(words):
+        raise ValueError(
+            f"{len(words)} programs and {len(worlds)} worlds: every program needs as many worlds as the others, or all of them one"
+        )
     return _advance(compile_programs(words), words, worlds, errors == "pass", limit)
 
 
 def _advance(code: Code, words: np.ndarray, worlds: Worlds, passing: bool, limit: int) -> Runs:
-    n, width = code.operation.shape
+    n, width = len(worlds), code.operation.shape[1]
+    base = np.repeat(np.arange(len(words)), n // len(words)) * width
     operations, arguments, code_words = code.operation.ravel(), code.argument.ravel(), code.word.ravel()
     wall, markers = worlds.walls.ravel(), worlds.markers.copy().ravel()
     cell, facing = worlds.cell.astype(np.int64), worlds.facing.astype(np.int64)
@@ -162,7 +162,7 @@ def _advance(code: Code, words: np.ndarray, worlds: Worlds, passing: bool, limit
     live = np.arange(n)
     plain = longest < limit  # actions alone: nothing to test, nowhere to jump
     for _ in range(limit):
-        place = live * width + at[live]
+        place = base[live] + at[live]
         operation = operations[place]
         going = operation != END
         if not going.all():
@@ -211,14 +211,13 @@ def _advance(code: Code, words: np.ndarray, worlds: Worlds, passing: bool, limit
             failed_at[live[~fine]] = code_words[place[~fine]]
             live = live[fine]
     else:
-        place = live * width + at[live]
-        live = live[operations[place] != END]
+        live = live[operations[base[live] + at[live]] != END]
         outcome[live] = ENDLESS
-        failed_at[live] = code_words[live * width + at[live]]
+        failed_at[live] = code_words[base[live] + at[live]]
     last = int(done.max(initial=0))
     outputs = Worlds(cell, facing, worlds.walls, markers.reshape(n, CELLS))
     places, facings, below = states[:, :, : last + 1]
-    return Runs(worlds, outputs, places, facings, below, carried[:, :last], outcome, failed_at, words)
+    return Runs(worlds, outputs, places, facings, below, carried[:, :last], outcome, failed_at, words[base // width])
 
 
 def _control(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from probekit.testbeds.karel.interpreter import run
+from probekit.testbeds.karel.interpreter import ENDED, run
 from probekit.testbeds.karel.language import Dialect
 from probekit.testbeds.karel.programs import (
     INNER_SIDE,
@@ -34,9 +34,9 @@ from probekit.testbeds.karel.world import (
 
 EXAMPLES = 5
 """Input-output examples in a specification, as in Jin & Rinard (arXiv 2305.11169)."""
-WALL_DENSITY, MARKER_DENSITY = 0.05, 0.08
+WALL_DENSITY, MARKER_DENSITY = 0.05, 0.05
 """Share of the inner cells with a wall, and with markers, before what the program asks of its world."""
-_TRIES = 60
+_TRIES, _LIMIT = 60, 200
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def make_problems(programs: np.ndarray, inputs: Worlds, *, shown: int | None = N
     if not len(programs) or len(inputs) % len(programs):
         raise ValueError(f"{len(inputs)} worlds cannot be shared out evenly among {len(programs)} programs")
     examples = len(inputs) // len(programs)
-    runs = run(np.repeat(programs, examples, axis=0), inputs).check()
+    runs = run(programs, inputs).check()
     return Problems(programs, inputs, runs.outputs, examples, examples if shown is None else shown)
 
 
@@ -218,7 +218,7 @@ def _worlds_found(
     worlds = random_worlds(
         len(programs) * _TRIES, rng, wall_density=wall_density, marker_density=max(marker_density, 0.25)
     )
-    fine = (run(np.repeat(programs, _TRIES, axis=0), worlds).outcome == 0).reshape(len(programs), _TRIES)
+    fine = (run(programs, worlds, limit=_LIMIT).outcome == ENDED).reshape(len(programs), _TRIES)
     enough = np.flatnonzero(fine.sum(1) >= examples)[:most]
     first = np.argsort(~fine[enough], axis=1, kind="stable")[:, :examples]
     return programs[enough], worlds.rows((enough[:, None] * _TRIES + first).ravel())

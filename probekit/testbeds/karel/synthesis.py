@@ -51,6 +51,12 @@ class Synthesis:
         """Share of the right programs that are shorter than the reference; NaN where none is right."""
         return float((self.length < self.reference_length)[self.right].mean()) if self.right.any() else float("nan")
 
+    def figures(self) -> dict[str, float]:
+        """The shares, rounded, for logs and cards; those that are not defined are left out."""
+        names = ("rate", "low", "high", "unseen", "unseen_low", "unseen_high", "shorter")
+        values = {name: round(float(getattr(self, name)), 4) for name in names}
+        return {name: value for name, value in values.items() if value == value}
+
     def __str__(self) -> str:
         return (
             f"{100 * self.rate:.1f} % right [{100 * self.low:.1f}, {100 * self.high:.1f}], {100 * self.unseen:.1f} % on unseen "
@@ -122,7 +128,7 @@ def judge(tokens: np.ndarray, problems: Problems) -> Synthesis:
     good = np.zeros((n, problems.examples), bool)
     if parsed.any():
         chosen = problems.rows(np.flatnonzero(parsed))
-        runs = run(np.repeat(words[parsed], problems.examples, axis=0), chosen.inputs)
+        runs = run(words[parsed], chosen.inputs)
         good[parsed] = ((runs.outcome == ENDED) & same_state(runs.outputs, chosen.outputs)).reshape(
             -1, problems.examples
         )

@@ -118,13 +118,8 @@ def is_word(tokens: np.ndarray) -> np.ndarray:
 
 def is_output(tokens: np.ndarray) -> np.ndarray:
     """Where tokens of the encoding `facts` speak of an output: bool of the same shape."""
-    return np.asarray(tokens) >= STOP
-
-
-def program_of(tokens: np.ndarray) -> np.ndarray:
-    """The words of a sequence, `[word]` int8."""
-    tokens = np.asarray(tokens)
-    return (tokens[is_word(tokens)] - FIRST_WORD).astype(np.int8)
+    found: np.ndarray = np.asarray(tokens) >= STOP
+    return found
 
 
 def decode(tokens: np.ndarray, encoding: Encoding = "facts") -> tuple[np.ndarray, Worlds, Worlds]:

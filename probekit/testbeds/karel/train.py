@@ -162,7 +162,6 @@ def check_on_held_out_problems(recipe: Recipe, problems: int = 256) -> Callable[
         return {
             "right": round(found.rate, 4),
             "unseen": round(found.unseen, 4),
-            "shorter": round(found.shorter, 4),
             "program_loss": round(float(program), 5),
             "output_loss": round(float(output), 5),
         }
