@@ -16,6 +16,7 @@ from probekit.testbeds.othello.games import sample_moves
 from probekit.testbeds.othello.train import Recipe, new_model, next_move_loss, run, to_batch, training_batches
 from probekit.testbeds.training.loop import load_checkpoint, save_checkpoint
 from probekit.testbeds.training.muon import Muon, orthogonalise
+from probekit.testbeds.training.recipe import new_optimizers
 
 TINY = Recipe(layers=1, width=16, heads=2, batch=2)
 QUIET = {"log_every": 5, "evaluate_every": 1000, "save_every": 5}
@@ -114,13 +115,13 @@ def test_a_run_without_cooldown_is_not_exported_by_mistake(tmp_path: Path) -> No
 
 def test_a_checkpoint_holds_the_optimizers(tmp_path: Path) -> None:
     model = new_model(TINY)
-    optimizers = recipe_module.new_optimizers(model, TINY)
+    optimizers = new_optimizers(model, TINY)
     next_move_loss(TINY)(model, training_batches(TINY)(0)).backward()
     for optimizer in optimizers:
         optimizer.step()
     save_checkpoint(tmp_path / "c.safetensors", model, optimizers, 7)
     other = new_model(TINY)
-    fresh = recipe_module.new_optimizers(other, TINY)
+    fresh = new_optimizers(other, TINY)
     assert load_checkpoint(tmp_path / "c.safetensors", other, fresh) == 7
     for a, b in zip(optimizers, fresh, strict=True):
         saved, loaded = a.state_dict()["state"], b.state_dict()["state"]
