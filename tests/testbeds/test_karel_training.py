@@ -237,3 +237,17 @@ def test_a_program_that_fits_only_the_examples_shown_does_not_generalise() -> No
     found = karel.judge(tokens, problems)
     assert found.right.tolist() == [True]
     assert found.generalises.tolist() == [False]
+
+
+def test_a_sweep_reads_the_labels_from_the_programs_words() -> None:
+    import probekit as pk
+
+    data = karel.sample_programs(60, seed=0)
+    model = pk.load_model(new_model(TINY))
+    rows = karel.program_rows(data)
+    store = pk.capture(model, data, rows=rows, progress=False)
+    assert len(store) == rows.sum()
+    result = pk.sweep(store, data, labels=["facing", "marker_below+1"], n_boot=100, progress=False)
+    frame = result.to_frame()
+    assert set(frame.label_set) == {"facing", "marker_below+1"}
+    assert {"model", "surface", "majority", "shuffled"} <= set(frame.source)
