@@ -225,6 +225,19 @@ def test_programs_are_judged_by_what_they_do() -> None:
     assert np.isnan(nothing_unseen.unseen)
 
 
+def test_problems_that_ask_for_the_same_count_as_one_for_the_interval() -> None:
+    few, one = karel.sample_problems(8, seed=4), karel.sample_problems(1, seed=4)
+    tokens = np.full((8, 24), karel.PAD)
+    for i, row in enumerate(few.programs):
+        tokens[i, : (row >= 0).sum()] = row[row >= 0] + FIRST_WORD
+        tokens[i, (row >= 0).sum()] = karel.END
+    tokens[::2] = karel.END  # half are wrong
+    different = karel.judge(tokens, few)
+    assert different.high - different.low > 0.3
+    same = karel.judge(tokens[[0, 1] * 20], one.rows(np.zeros(40, int)))
+    assert (same.low, same.high) == (same.rate, same.rate)
+
+
 def test_a_program_that_fits_only_the_examples_shown_does_not_generalise() -> None:
     program = karel.read_program("move move")[None]
     free = karel.make_world((3, 3), "north")

@@ -10,6 +10,7 @@ import numpy as np
 from probekit.testbeds.karel.interpreter import ENDED, run
 from probekit.testbeds.karel.language import ProgramError, compile_programs
 from probekit.testbeds.karel.problems import Problems
+from probekit.testbeds.karel.programs import behaviours
 from probekit.testbeds.karel.tokens import END, FIRST_WORD, PAD, PROGRAM, VOCABULARY, Encoding, encode, is_word
 from probekit.testbeds.karel.world import Worlds
 
@@ -29,7 +30,8 @@ class Synthesis:
         right, generalises: `[problem]` bool; the latter all False where no unseen examples were given.
         parsed: `[problem]` bool.
         length, reference_length: `[problem]` number of words.
-        rate, low, high: Share that is right, with a 95 % interval from a bootstrap over problems.
+        rate, low, high: Share that is right, with a 95 % interval from a bootstrap over behaviours: problems that ask
+            for the same are right or wrong together.
         unseen, unseen_low, unseen_high: The same for those that generalise; NaN where no unseen examples were given.
     """
 
@@ -135,10 +137,10 @@ def judge(tokens: np.ndarray, problems: Problems) -> Synthesis:
     right = np.asarray(good[:, : problems.shown].all(1))
     everywhere = np.asarray(good.all(1))
     with_unseen = problems.examples > problems.shown
-    draws = np.random.default_rng(0).integers(0, n, (1000, n))
-    low, high = np.quantile(right[draws].mean(1), (0.025, 0.975))
     nan = float("nan")
-    unseen_low, unseen_high = np.quantile(everywhere[draws].mean(1), (0.025, 0.975)) if with_unseen else (nan, nan)
+    groups = np.unique(behaviours(problems.programs), return_inverse=True)[1]
+    low, high = _interval(right, groups)
+    unseen_low, unseen_high = _interval(everywhere, groups) if with_unseen else (nan, nan)
     return Synthesis(
         programs=words,
         right=right,
@@ -147,12 +149,20 @@ def judge(tokens: np.ndarray, problems: Problems) -> Synthesis:
         length=(words >= 0).sum(1),
         reference_length=(problems.programs >= 0).sum(1),
         rate=float(right.mean()),
-        low=float(low),
-        high=float(high),
+        low=low,
+        high=high,
         unseen=float(everywhere.mean()) if with_unseen else nan,
-        unseen_low=float(unseen_low),
-        unseen_high=float(unseen_high),
+        unseen_low=unseen_low,
+        unseen_high=unseen_high,
     )
+
+
+def _interval(hit: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
+    """95 % interval of a share, from a bootstrap over groups."""
+    hits, sizes = np.bincount(groups, hit), np.bincount(groups)
+    draws = np.random.default_rng(0).integers(0, len(sizes), (1000, len(sizes)))
+    low, high = np.quantile(hits[draws].sum(1) / sizes[draws].sum(1), (0.025, 0.975))
+    return float(low), float(high)
 
 
 def synthesise(model: Any, problems: Problems, *, encoding: Encoding = "facts", batch: int = 128) -> Synthesis:
