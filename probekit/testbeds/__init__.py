@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-_WORLDS = ("othello",)
+_WORLDS = ("karel", "othello")
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -13,9 +13,10 @@ from probekit.testbeds.othello import train as recipe_module
 from probekit.testbeds.othello.engine import random_games
 from probekit.testbeds.othello.export import export
 from probekit.testbeds.othello.games import sample_moves
-from probekit.testbeds.othello.muon import Muon, orthogonalise
 from probekit.testbeds.othello.train import Recipe, new_model, next_move_loss, run, to_batch, training_batches
-from probekit.testbeds.othello.training_loop import load_checkpoint, save_checkpoint
+from probekit.testbeds.training.loop import load_checkpoint, save_checkpoint
+from probekit.testbeds.training.muon import Muon, orthogonalise
+from probekit.testbeds.training.recipe import new_optimizers
 
 TINY = Recipe(layers=1, width=16, heads=2, batch=2)
 QUIET = {"log_every": 5, "evaluate_every": 1000, "save_every": 5}
@@ -40,8 +41,8 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path: Path, monkeypatch: py
     whole = run(TINY, tmp_path / "whole", stop_at=20, cooldown=10, warmup=4, **QUIET)
 
     def killing_batches(last: int):  # type: ignore[no-untyped-def]
-        def batches(recipe: Recipe):  # type: ignore[no-untyped-def]
-            batch_at = training_batches(recipe)
+        def batches(recipe: Recipe, part: int = 0, parts: int = 1):  # type: ignore[no-untyped-def]
+            batch_at = training_batches(recipe, part, parts)
 
             def at(step: int):  # type: ignore[no-untyped-def]
                 if step == last:
@@ -114,13 +115,13 @@ def test_a_run_without_cooldown_is_not_exported_by_mistake(tmp_path: Path) -> No
 
 def test_a_checkpoint_holds_the_optimizers(tmp_path: Path) -> None:
     model = new_model(TINY)
-    optimizers = recipe_module.new_optimizers(model, TINY)
+    optimizers = new_optimizers(model, TINY)
     next_move_loss(TINY)(model, training_batches(TINY)(0)).backward()
     for optimizer in optimizers:
         optimizer.step()
     save_checkpoint(tmp_path / "c.safetensors", model, optimizers, 7)
     other = new_model(TINY)
-    fresh = recipe_module.new_optimizers(other, TINY)
+    fresh = new_optimizers(other, TINY)
     assert load_checkpoint(tmp_path / "c.safetensors", other, fresh) == 7
     for a, b in zip(optimizers, fresh, strict=True):
         saved, loaded = a.state_dict()["state"], b.state_dict()["state"]

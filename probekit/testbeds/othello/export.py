@@ -19,7 +19,7 @@ from probekit.models import SHIPPED
 from probekit.testbeds.othello.behaviour import legal_rate
 from probekit.testbeds.othello.games import sample_moves
 from probekit.testbeds.othello.train import Recipe, new_model
-from probekit.testbeds.othello.training_loop import checkpoint_step, load_checkpoint
+from probekit.testbeds.training.loop import checkpoint_step, load_checkpoint
 
 MEASURE_SEED = 20_260_101
 """Seed of `sample_games` for the card's figures: large, so that a user's first seeds are other games."""

@@ -8,26 +8,24 @@ run can go on from it; a cool-down can be started from it as often as one likes.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import shutil
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
-from probekit.models import SHIPPED
 from probekit.testbeds.othello.engine import random_games
-from probekit.testbeds.othello.muon import Muon
 from probekit.testbeds.othello.tokens import CONTEXT, PAD, SQUARE_OF_TOKEN, VOCABULARY, squares_to_tokens
-from probekit.testbeds.othello.training_loop import checkpoint_step, is_first_process, train
+from probekit.testbeds.training.recipe import (
+    new_gpt2,
+    part_of_process,
+    read_command_line,
+    run_in_two_parts,
+)
 
 TRAINING_SEEDS = 0x07E1107A
 """First word of every seed of a training game. `sample_games` uses another, so that no user's seed meets these."""
@@ -146,134 +144,32 @@ def new_model(recipe: Recipe) -> nn.Module:
     Raises:
         ValueError: that model is of another shape.
     """
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    torch.manual_seed(recipe.seed)
-    config = GPT2Config(
-        vocab_size=VOCABULARY,
-        n_positions=CONTEXT,
-        n_embd=recipe.width,
-        n_layer=recipe.layers,
-        n_head=recipe.heads,
-        activation_function="relu",
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-        tie_word_embeddings=False,
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=PAD,
-        use_cache=False,
-    )
-    model = GPT2LMHeadModel(config)
-    if recipe.start:
-        shipped = SHIPPED.get(recipe.start, Path(recipe.start))
-        start = GPT2LMHeadModel.from_pretrained(shipped, dtype=torch.float32)
-        here, there = ((c.n_layer, c.n_embd, c.n_head, c.vocab_size) for c in (config, start.config))
-        if here != there:
-            raise ValueError(f"{recipe.start} has layers, width, heads, tokens {there}; the recipe asks for {here}")
-        model.load_state_dict(start.state_dict())
-    if recipe.precision == "bfloat16":  # PyTorch's fused attention is slow in bfloat16 on a processor
-        model.set_attn_implementation("eager")
-    return model
+    return new_gpt2(recipe, vocabulary=VOCABULARY, context=CONTEXT, pad=PAD)
 
 
-def new_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the blocks, AdamW for everything else."""
-    matrices = [p for name, p in model.named_parameters() if ".h." in name and p.ndim == 2]
-    inside = {id(p) for p in matrices}
-    others = [p for p in model.parameters() if id(p) not in inside]
-    return [
-        Muon(matrices, lr=recipe.matrix_rate, dtype=getattr(torch, recipe.precision)),
-        torch.optim.AdamW(others, lr=recipe.other_rate, betas=(0.9, 0.98), weight_decay=0.0),
-    ]
-
-
-def run(recipe: Recipe, out: Path, *, stop_at: int, cooldown: int = 0, warmup: int = 100, **loop: Any) -> nn.Module:
+def run(recipe: Recipe, out: Path, *, stop_at: int, cooldown: int = 0, **more: Any) -> nn.Module:
     """Train at constant rate to step `stop_at`, then, if asked, cool down for `cooldown` steps.
 
     Args:
         recipe: What to train.
-        out: Folder for `constant.safetensors`, `cooldown-from-STEP.safetensors` and `train_log.jsonl`. Calling again
-            with the same folder goes on from what is there.
-        stop_at: Last step at constant rate. When a cool-down is asked for and `constant.safetensors` is further on, it
-            starts there.
+        out: Folder for checkpoints and log, as for `run_in_two_parts`.
+        stop_at: Last step at constant rate.
         cooldown: Steps over which the rate falls linearly to zero; none when 0.
-        warmup: First steps, over which the rate rises.
-        **loop: Passed on to `training_loop.train`.
+        **more: Passed on to `run_in_two_parts`.
 
     Raises:
         ValueError: the folder holds a run of another recipe.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    if is_first_process():
-        written = out / "recipe.json"
-        if written.exists() and json.loads(written.read_text()) != asdict(recipe):
-            raise ValueError(f"{out} holds a run of another recipe ({written}): choose another folder")
-        written.write_text(json.dumps(asdict(recipe), indent=2))
-    model = new_model(recipe)
-    optimizers = new_optimizers(model, recipe)
-    begun = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-    def log(entry: dict[str, Any]) -> None:
-        entry = {
-            "games": entry["step"] * recipe.batch,
-            **entry,
-            "games_per_second": round(entry["steps_per_second"] * recipe.batch, 1),
-        }
-        with (out / "train_log.jsonl").open("a") as file:
-            file.write(json.dumps(entry | {"run": begun}) + "\n")
-        print(json.dumps(entry), flush=True)
-
-    shared = distributed.is_initialized()
-    batch_at = (
-        training_batches(recipe, distributed.get_rank(), distributed.get_world_size())
-        if shared
-        else training_batches(recipe)
-    )
-
-    def go(checkpoint: Path, last: int, rate_at: Callable[[int], float]) -> nn.Module:
-        return train(
-            model, optimizers, batch_at, next_move_loss(recipe), checkpoint=checkpoint,
-            stop_at=last, rate_at=rate_at, log=log, evaluate=check_on_fresh_games, **loop,
-        )  # fmt: skip
-
-    constant = out / "constant.safetensors"
-    go(constant, stop_at, lambda step: min(1.0, (step + 1) / warmup))
-    if cooldown:
-        if shared:
-            distributed.barrier()  # until the first process has written the checkpoint
-        start = checkpoint_step(constant)
-        cooling = out / f"cooldown-from-{start}.safetensors"
-        if is_first_process() and not cooling.exists():
-            shutil.copy(constant, cooling)
-        if shared:
-            distributed.barrier()
-        go(cooling, start + cooldown, lambda step: (start + cooldown - step) / cooldown)
-    return model
+    return run_in_two_parts(
+        recipe, out, new_model(recipe), batch_at=training_batches(recipe, *part_of_process()),
+        loss_of=next_move_loss(recipe), sequences="games", stop_at=stop_at, cooldown=cooldown,
+        evaluate=check_on_fresh_games, **more,
+    )  # fmt: skip
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder for checkpoints and log; an interrupted run goes on from it"
-    )
-    parser.add_argument("--steps", type=int, default=4000, help="steps at constant rate (default: 4000)")
-    parser.add_argument(
-        "--cooldown",
-        type=int,
-        default=4000,
-        help="steps over which the rate then falls to zero (default: 4000; 0: none)",
-    )
-    parser.add_argument("--threads", type=int, default=2)
-    for name, default in asdict(Recipe()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
-    given = vars(parser.parse_args())
-    torch.set_num_threads(given["threads"])
-    if "RANK" in os.environ:  # started by torchrun
-        distributed.init_process_group("gloo")
-    recipe = Recipe(**{name: given[name] for name in asdict(Recipe())})
-    run(recipe, given["out"], stop_at=given["steps"], cooldown=given["cooldown"])
+    recipe, given = read_command_line(__doc__, Recipe)
+    run(recipe, **given)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """A small training loop that can be killed at any moment and goes on exactly where its last checkpoint stood.
 
-It knows nothing about Othello: it takes a model, its optimizers, a function from step to batch and a loss.
+It knows no world: it takes a model, its optimizers, a function from step to batch and a loss.
 """
 
 from __future__ import annotations
@@ -34,8 +34,17 @@ def save_checkpoint(path: Path, model: nn.Module, optimizers: Sequence[torch.opt
     partial.replace(path)
 
 
+def save_weights(path: Path, model: nn.Module, step: int) -> None:
+    """Write the weights in float16, without the optimizers, atomically; `load_checkpoint` reads them."""
+    tensors = {f"model.{name}": tensor.detach().half().contiguous() for name, tensor in model.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial, {"step": str(step)})
+    partial.replace(path)
+
+
 def load_checkpoint(path: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> int:
-    """Bring model and optimizers to the state that `save_checkpoint` wrote.
+    """Bring model and optimizers to the state that `save_checkpoint` wrote, or the model to what `save_weights` wrote.
 
     Args:
         path: The file.
@@ -106,6 +115,7 @@ def train(
     log_every: int = 50,
     evaluate_every: int = 500,
     save_every: int = 250,
+    keep: Callable[[int], Path | None] = lambda step: None,
 ) -> nn.Module:
     """Train up to step `stop_at`, from `checkpoint` if that file exists.
 
@@ -130,6 +140,7 @@ def train(
         log_every: Steps between log entries.
         evaluate_every: Steps between evaluations; a multiple of `log_every`.
         save_every: Steps between checkpoints.
+        keep: The file for a copy of the weights alone in float16 after a step, or None where none is wanted.
 
     Returns:
         The model.
@@ -165,6 +176,8 @@ def train(
                 entry |= evaluate(model)
             log(entry)
             total, since, clock = torch.zeros(()), 0, time.perf_counter()
+        if (kept := keep(step)) is not None and is_first_process():
+            save_weights(kept, model, step)
         if (step % save_every == 0 or step == stop_at) and is_first_process():
             save_checkpoint(checkpoint, model, optimizers, step)
     return model

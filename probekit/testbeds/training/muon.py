@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
-from probekit.testbeds.othello.training_loop import sum_over_processes
+from probekit.testbeds.training.loop import sum_over_processes
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
