@@ -6,10 +6,11 @@ import errno
 import functools
 import hashlib
 import json
+import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -34,6 +35,7 @@ from probekit.activations.store import (
 )
 from probekit.activations.stream import computing_dtype, names_of_sites, run_batch, stream_of, warn_of_cut
 from probekit.data import Dataset, as_dataset
+from probekit.engine import Engine, check_engine, mapped
 
 if TYPE_CHECKING:
     from probekit.models import Model
@@ -53,6 +55,7 @@ def capture(
     dtype: str = "float32",
     compute_dtype: str | None = None,
     token_budget: int = 8192,
+    engine: Engine = "local",
     progress: bool = True,
 ) -> ActivationStore:
     """Run the model over the data and store its activations.
@@ -80,15 +83,20 @@ def capture(
         compute_dtype: `bfloat16` runs the model's matrix products in it (autocast). Left out, the model runs as it
             was loaded.
         token_budget: The most positions (padding included) of a batch.
+        engine: `"local"`: this process. `"ray"`, or `probekit.engine.Ray(...)`: the workers of a Ray cluster, a shard at a time, each
+            with the model loaded from where it was loaded here; `out` must be a folder that all machines see. A worker or machine
+            that is lost costs its shard. The folder ends byte for byte the same (on the same kind of processor and threads).
         progress: Whether to say beforehand what time, memory and disk it will take, and to draw a bar (on stderr).
 
     Raises:
         KeyError: unknown site; names the near ones.
-        ValueError: arguments that do not fit the data; a folder that holds another capture; activations that are not
+        ImportError, ConnectionError: `engine="ray"` without Ray, or without a cluster.
+        ValueError: arguments that do not fit the data; a model that workers cannot load (see `Origin`); a folder that holds another capture; activations that are not
             finite, or overflow `dtype` (names site and sequence).
         OSError: too little disk, found beforehand or on the way. What was written stays intact and is taken up again
             by the next call.
     """
+    check_engine(engine)
     dataset = as_dataset(data)
     names = names_of_sites(sites, stream_of(model))
     widths = {name: int(model.site(name).width) for name in names}
@@ -125,7 +133,7 @@ def capture(
         manifest = _resumed(path, wanted)
         shards = _left_to_do(path, manifest, plan)
         if shards:
-            _write_shards(model, plan, shards, path, manifest, computing, row_bytes, progress)
+            _write_shards(model, plan, shards, path, manifest, computing, row_bytes, engine, progress)
     except BaseException:
         if out is None:
             shutil.rmtree(path, ignore_errors=True)
@@ -189,9 +197,10 @@ def _write_shards(
     manifest: Manifest,
     computing: torch.dtype | None,
     row_bytes: int,
+    engine: Engine,
     progress: bool,
 ) -> None:
-    sites, dtype = manifest.sites, DTYPES[manifest.dtype]
+    sites = manifest.sites
     left_rows = sum(plan.shards[n][1] - plan.shards[n][0] for n in shards)
     disk = left_rows * row_bytes + plan.rows * 32
     path.mkdir(parents=True, exist_ok=True)
@@ -209,25 +218,10 @@ def _write_shards(
             stale.unlink()
         if manifest.index is None:
             _write_index(path, manifest, plan)
-        buffers = [{s: torch.empty((largest, w), dtype=dtype) for s, w in sites.items()} for _ in range(spaces)]
-        with ThreadPoolExecutor(1) as writer:  # the model goes on while a shard is checksummed and written
-            written: Future[None] | None = None
-            for turn, number in enumerate(shards):
-                start, stop = plan.shards[number]
-                shard = {site: values[: stop - start] for site, values in buffers[turn % spaces].items()}
-                for batch in plan.batches[number]:
-                    began, tokens = time.perf_counter(), plan.padded_tokens(batch)
-                    place = torch.from_numpy(plan.rows_of(batch) - start)
-                    keep = functools.partial(_copy_rows, plan, start, shard, place)
-                    run_batch(model, plan, batch, list(sites), computing, keep)
-                    seconds = (time.perf_counter() - began) / tokens
-                    bar.time(seconds * total)
-                    bar.advance(tokens)
-                if written is not None:
-                    written.result()
-                written = writer.submit(_write_shard, path, manifest, number, shard, start, stop)
-            if written is not None:
-                written.result()
+        if engine == "local":
+            _shards_here(model, plan, shards, path, manifest, computing, bar, total)
+        else:
+            _shards_elsewhere(model, plan, shards, path, manifest, computing, engine, bar)
     except (OSError, SafetensorError) as error:
         if getattr(error, "errno", None) == errno.ENOSPC or "os error 28" in str(error):
             raise OSError(
@@ -238,6 +232,108 @@ def _write_shards(
         raise
     finally:
         bar.close()
+
+
+def _shards_here(
+    model: Any,
+    plan: Plan,
+    shards: list[int],
+    path: Path,
+    manifest: Manifest,
+    computing: torch.dtype | None,
+    bar: Bar,
+    total: int,
+) -> None:
+    """One shard after another; the model goes on while a shard is checksummed and written."""
+    sites = list(manifest.sites)
+    buffers = [_empty(plan, shards, manifest) for _ in range(min(2, len(shards)))]
+    began = time.perf_counter()
+
+    def passed(tokens: int) -> None:
+        nonlocal began
+        now = time.perf_counter()
+        bar.time((now - began) / tokens * total)
+        bar.advance(tokens)
+        began = time.perf_counter()
+
+    with ThreadPoolExecutor(1) as writer:
+        written: Future[None] | None = None
+        for turn, number in enumerate(shards):
+            start, stop = plan.shards[number]
+            shard = {site: values[: stop - start] for site, values in buffers[turn % len(buffers)].items()}
+            began = time.perf_counter()
+            _fill(model, plan, number, shard, sites, computing, passed)
+            if written is not None:
+                written.result()
+            written = writer.submit(_write_shard, path, manifest, number, shard, start, stop)
+        if written is not None:
+            written.result()
+
+
+def _shards_elsewhere(
+    model: Any,
+    plan: Plan,
+    shards: list[int],
+    path: Path,
+    manifest: Manifest,
+    computing: torch.dtype | None,
+    engine: Engine,
+    bar: Bar,
+) -> None:
+    """Each shard by a worker that loads the model once; here is only noted what is there."""
+    make = functools.partial(_make_shard, model, path.resolve(), dict(manifest.sites), manifest.dtype, computing)
+    pieces = ((number, *plan.shards[number], plan.shard(number)) for number in shards)
+    for _, (number, file) in mapped(make, pieces, engine, on_gpu=True):
+        place = path / file.name
+        if not place.is_file() or place.stat().st_size != file.bytes:
+            raise OSError(f"a worker wrote {file.name}, and it is not in {path}: {_SHARED}")
+        _note_shard(path, manifest, file)
+        bar.advance(sum(plan.padded_tokens(batch) for batch in plan.batches[number]))
+    for stale in path.glob(".*.tmp"):  # of workers that were lost
+        stale.unlink(missing_ok=True)
+
+
+_SHARED = "out= must be a folder that every machine of the cluster sees under the same path"
+
+
+def _make_shard(
+    model: Any,
+    path: Path,
+    sites: dict[str, int],
+    dtype: str,
+    computing: torch.dtype | None,
+    piece: tuple[int, int, int, Plan],
+) -> tuple[int, File]:
+    number, start, stop, plan = piece
+    if not (path / INDEX).is_file():
+        raise OSError(f"{path} is not there on {platform.node()}: {_SHARED}")
+    shard = {site: torch.empty((stop - start, width), dtype=DTYPES[dtype]) for site, width in sites.items()}
+    _fill(model, plan, 0, shard, list(sites), computing, lambda tokens: None)
+    return number, write_tensors(path, _shard_name(number), shard, start, stop)
+
+
+def _empty(plan: Plan, shards: list[int], manifest: Manifest) -> dict[str, torch.Tensor]:
+    """Room for the largest of the shards."""
+    largest = max(plan.shards[n][1] - plan.shards[n][0] for n in shards)
+    return {site: torch.empty((largest, width), dtype=DTYPES[manifest.dtype]) for site, width in manifest.sites.items()}
+
+
+def _fill(
+    model: Any,
+    plan: Plan,
+    number: int,
+    shard: dict[str, torch.Tensor],
+    sites: list[str],
+    computing: torch.dtype | None,
+    passed: Callable[[int], None],
+) -> None:
+    """Run the batches of a shard; its rows come to stand in `shard`. `passed` hears how many positions a batch had."""
+    start, _ = plan.shards[number]
+    for batch in plan.batches[number]:
+        place = torch.from_numpy(plan.rows_of(batch) - start)
+        keep = functools.partial(_copy_rows, plan, start, shard, place)
+        run_batch(model, plan, batch, sites, computing, keep)
+        passed(plan.padded_tokens(batch))
 
 
 def _copy_rows(
@@ -252,9 +348,16 @@ def _copy_rows(
 def _write_shard(
     path: Path, manifest: Manifest, number: int, shard: dict[str, torch.Tensor], start: int, stop: int
 ) -> None:
-    file = write_tensors(path, f"shard-{number:05d}.safetensors", shard, start, stop)
+    _note_shard(path, manifest, write_tensors(path, _shard_name(number), shard, start, stop))
+
+
+def _note_shard(path: Path, manifest: Manifest, file: File) -> None:
     manifest.shards = sorted([*manifest.shards, file], key=_start)
     write_manifest(path, manifest)
+
+
+def _shard_name(number: int) -> str:
+    return f"shard-{number:05d}.safetensors"
 
 
 def _start(file: File) -> int:

@@ -120,6 +120,9 @@ class ActivationStore:
             )
         return cls(path, manifest)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ActivationStore.open, (self.path.resolve(),)
+
     def __repr__(self) -> str:
         m = self.manifest
         return f"ActivationStore({str(self.path)!r}: {m.rows} rows at {len(m.sites)} sites of {m.model}, {m.dtype})"

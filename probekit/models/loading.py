@@ -14,6 +14,7 @@ from probekit.models.checkpoint import first_line, read_checkpoint
 from probekit.models.gguf_file import read_gguf
 from probekit.models.huggingface import wrap_huggingface
 from probekit.models.model import Model
+from probekit.models.origin import Origin
 from probekit.models.transformer_lens import is_transformer_lens, wrap_transformer_lens
 
 if TYPE_CHECKING:
@@ -73,12 +74,23 @@ def load_model(
         return wrap_huggingface(source, tokenizer, Path(source.name_or_path or type(source).__name__).name, blocks)
 
     hf, own_tokenizer, name = _read(source, _as_dtype(dtype))
+    origin = _origin(source, dtype=dtype, device=device, blocks=blocks, tokenizer=tokenizer)
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     try:
         hf = hf.to(where)  # type: ignore[arg-type]
     except (AssertionError, RuntimeError) as error:
         raise ValueError(f"the model cannot be moved to device={device!r}: {first_line(error)}") from error
-    return wrap_huggingface(hf.eval(), tokenizer or own_tokenizer, name, blocks)
+    model = wrap_huggingface(hf.eval(), tokenizer or own_tokenizer, name, blocks)
+    model.origin = origin
+    return model
+
+
+def _origin(source: str | Path, *, device: str | torch.device | None, **options: Any) -> Origin:
+    """How another process loads the same: a path from the root, and no number of a GPU, since each has its own."""
+    path = Path(source).expanduser()
+    named = str(source) in SHIPPED or not path.exists()
+    kind = None if device is None else torch.device(device).type
+    return Origin(str(source) if named else str(path.resolve()), {**options, "device": kind})
 
 
 def _read(source: str | Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Any, str]:
