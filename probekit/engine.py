@@ -11,6 +11,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -94,6 +95,19 @@ def mapped(
     if wanted is None:
         return enumerate(map(do, pieces))
     return _on_ray(do, pieces, wanted, on_gpu)
+
+
+def require_seen(file: Path) -> None:
+    """Refuse a folder that another machine does not see; both sides call it, each for a file of the other's.
+
+    Raises:
+        OSError: the file is not there.
+    """
+    if not file.is_file():
+        raise OSError(
+            f"{file} is not there on {platform.node()}, but on another machine of the cluster it is: give a folder (out=) that every "
+            "machine sees under the same path"
+        )
 
 
 def _connected() -> Any:

@@ -38,6 +38,12 @@ def write_whole(path: Path, content: str | bytes | Callable[[Path], object]) -> 
     _flush(path.parent, os.O_RDONLY)
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Delete what `write_whole` had not finished when its process was killed. No other may be writing there."""
+    for left in folder.glob(".*.tmp"):
+        left.unlink(missing_ok=True)
+
+
 def _flush(path: Path, mode: int) -> None:
     handle = os.open(path, mode)
     try:

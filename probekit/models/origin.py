@@ -23,6 +23,11 @@ class Origin:
     source: str
     options: dict[str, Any]
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it goes to a GPU where there is one."""
+        return self.options.get("device") != "cpu"
+
 
 def sent(model: Model) -> tuple[Any, ...]:
     """What a pickle of a model is: its origin and its fingerprint, and no weights.
