@@ -201,7 +201,9 @@ def _encode_into(
         _write_manifest(path, manifest)
     done = {shard.start for shard in manifest.shards}
     starts = range(0, len(activations), SHARD_ROWS)
-    left = [(i, start, min(start + SHARD_ROWS, len(activations))) for i, start in enumerate(starts) if start not in done]
+    left = [
+        (i, start, min(start + SHARD_ROWS, len(activations))) for i, start in enumerate(starts) if start not in done
+    ]
     encode_shard = functools.partial(_encode_shard, path.resolve(), sae, activations, site)
     with stepping(f"encode {site}", len(left), progress) as advance:
         for _, (shard, nonzeros) in mapped(encode_shard, left, engine, on_gpu=torch.device(sae.device).type == "cuda"):

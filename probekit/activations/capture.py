@@ -26,6 +26,7 @@ from probekit.activations.store import (
 from probekit.activations.stream import computing_dtype, names_of_sites, stream_of, warn_of_cut
 from probekit.data import Dataset, as_dataset
 from probekit.engine import Engine, check_engine
+from probekit.models.origin import sent
 
 if TYPE_CHECKING:
     from probekit.models import Model
@@ -84,9 +85,11 @@ def capture(
         OSError: too little disk, found beforehand or on the way. What was written stays intact and is taken up again
             by the next call.
     """
-    check_engine(engine)
+    elsewhere = check_engine(engine) is not None
     dataset = as_dataset(data)
     names = names_of_sites(sites, stream_of(model))
+    if elsewhere:
+        sent(model)  # refused now, if at all
     widths = {name: int(model.site(name).width) for name in names}
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
