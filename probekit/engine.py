@@ -87,9 +87,10 @@ def mapped(
         on_gpu: Whether the work uses a GPU where there is one.
 
     Raises:
-        ValueError, ImportError, ConnectionError: as `check_engine`; no machine of the cluster is large enough for a worker.
+        ImportError, ConnectionError: as `check_engine`.
+        ValueError: no such engine; no machine of the cluster is large enough for a worker, or one has other versions of packages.
         TypeError: `do` holds something that cannot be sent to another process.
-        RuntimeError: a piece was lost `LOSSES` times more than once; other versions of packages on a machine of the cluster.
+        OSError: a piece was lost more than `LOSSES` times.
     """
     wanted = check_engine(engine)
     if wanted is None:
@@ -139,7 +140,7 @@ class _Worker:
 
         here = versions_of(*_DECIDE)
         if here != versions:
-            raise RuntimeError(f"{platform.node()} has {here}, the machine that asks has {versions}: install the same")
+            raise ValueError(f"{platform.node()} has {here}, the machine that asks has {versions}: install the same")
         torch.set_num_threads(threads)
         self.do = cloudpickle.loads(sent)
 
@@ -211,7 +212,7 @@ class _Workers:
             if number is None:
                 self.refused += 1
                 if self.refused > LOSSES:
-                    raise RuntimeError(
+                    raise OSError(
                         f"{self.refused} workers in a row died before their first piece: is there memory for what each has to load? "
                         f"Ray says: {error}"
                     ) from error
@@ -268,7 +269,7 @@ def _on_ray(do: Callable[[Any], Any], pieces: Iterable[Any], wanted: Ray, on_gpu
                 continue
             losses[found] = losses.get(found, 0) + 1
             if losses[found] > LOSSES:
-                raise RuntimeError(
+                raise OSError(
                     f"piece {found} was lost {losses[found]} times with the worker that had it: does it fit in memory there? "
                     f"Ray says: {lost}"
                 ) from lost

@@ -1,4 +1,4 @@
-"""A Ray cluster of two nodes in processes of this machine; no other cluster, and none of its processes, is touched."""
+"""A Ray cluster of small nodes, in processes of this machine; no other cluster is touched."""
 
 from __future__ import annotations
 
@@ -9,35 +9,48 @@ from typing import Any
 
 import pytest
 
+_SMALL = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
+
 
 @contextmanager
-def two_nodes() -> Iterator[tuple[Any, Callable[[], None]]]:
-    """Ray, connected to a cluster whose driver's node has no CPUs and whose two others have one each; and what adds a third."""
+def two_nodes() -> Iterator[Any]:
+    """Ray, connected to a cluster: the driver's node without CPUs, and two nodes with one CPU each."""
     ray = pytest.importorskip("ray", reason="Ray is not installed")
     from ray.cluster_utils import Cluster
 
     assert not ray.is_initialized(), "another test left its connection open"
-    small = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **_SMALL})
     try:
         for _ in range(2):
-            cluster.add_node(num_cpus=1, **small)
+            add_node(cluster)
         ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
         cluster.wait_for_nodes()
-        yield cluster, ray
+        yield cluster
     finally:
         ray.shutdown()
         cluster.shutdown()
 
 
-def node_of(cluster: Any, node_id: str) -> Any:
-    """The handle of a node, from the id that a worker on it gives."""
-    return next(node for node in cluster.worker_nodes if node.node_id == node_id)
+def add_node(cluster: Any) -> None:
+    """Another node of one CPU."""
+    cluster.add_node(num_cpus=1, **_SMALL)
 
 
-def until(there: Callable[[], bool], seconds: float = 60) -> None:
-    """Wait for something."""
-    end = time.monotonic() + seconds
-    while not there():
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.02)
+def kill_node(cluster: Any, node_id: str | None = None) -> None:
+    """Kill a node that holds workers, as a machine that loses its power; the one of this id, or any."""
+    nodes = [node for node in cluster.worker_nodes if node_id in (None, node.node_id)]
+    cluster.remove_node(nodes[0], allow_graceful=False)
+
+
+def when(there: Callable[[], bool], then: Callable[[], object], seconds: float = 120) -> Callable[[], None]:
+    """What does something as soon as something is there; for a thread."""
+
+    def wait() -> None:
+        end = time.monotonic() + seconds
+        while not there():
+            if time.monotonic() > end:
+                return
+            time.sleep(0.01)
+        then()
+
+    return wait
