@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 _SMALL = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
+_HASTE = {"worker_niceness": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
 
 
 @contextmanager
@@ -19,7 +20,7 @@ def two_nodes() -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     assert not ray.is_initialized(), "another test left its connection open"
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **_SMALL})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": _HASTE, **_SMALL})
     try:
         for _ in range(2):
             add_node(cluster)
@@ -42,7 +43,7 @@ def kill_node(cluster: Any, node_id: str | None = None) -> None:
     cluster.remove_node(nodes[0], allow_graceful=False)
 
 
-def when(there: Callable[[], bool], then: Callable[[], object], seconds: float = 120) -> Callable[[], None]:
+def when(there: Callable[[], bool], then: Callable[[], object], seconds: float = 300) -> Callable[[], None]:
     """What does something as soon as something is there; for a thread."""
 
     def wait() -> None:
