@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import psutil
 import pytest
 
 _SMALL = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
@@ -30,6 +31,8 @@ def two_nodes() -> Iterator[Any]:
     finally:
         ray.shutdown()
         cluster.shutdown()
+        left = [child.name() for child in psutil.Process().children(recursive=True)]
+        assert not [name for name in left if name.startswith(("raylet", "gcs_server", "ray::"))], left
 
 
 def add_node(cluster: Any) -> None:

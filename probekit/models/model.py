@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from probekit.models.architectures import Layout
 from probekit.models.fingerprint import fingerprint_model, weights_version
 from probekit.models.origin import Origin, sent
+from probekit.models.placement import entry_device
 from probekit.models.sites import Site, describe_unknown
 
 
@@ -105,8 +106,9 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are; tokens given to `run` are moved there."""
-        return next(self.hf.parameters()).device
+        """Where the model begins: tokens given to `run` are moved there. What is read at a site of a model on several devices is
+        on that of its block."""
+        return entry_device(self.hf)
 
     @property
     def dtype(self) -> torch.dtype:
