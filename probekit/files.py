@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import platform
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -22,7 +23,7 @@ def write_whole(path: Path, content: str | bytes | Callable[[Path], object]) -> 
         content: Text (as UTF-8), bytes, or what writes them to the path that it is handed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    temporary = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         if isinstance(content, str):
             temporary.write_text(content, encoding="utf-8")
@@ -35,6 +36,12 @@ def write_whole(path: Path, content: str | bytes | Callable[[Path], object]) -> 
     finally:
         temporary.unlink(missing_ok=True)
     _flush(path.parent, os.O_RDONLY)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete what `write_whole` had not finished when its process was killed. No other may be writing there."""
+    for left in folder.glob(".*.tmp"):
+        left.unlink(missing_ok=True)
 
 
 def _flush(path: Path, mode: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import tempfile
@@ -19,7 +20,9 @@ from safetensors import safe_open
 from scipy import sparse
 
 from probekit.activations.store import File, fault_of, write_tensors
-from probekit.files import write_whole
+from probekit.engine import Engine, check_engine, mapped, require_seen
+from probekit.files import remove_unfinished, write_whole
+from probekit.progress import stepping
 from saes.loading import check_fits, fingerprint, fingerprint_rows, site_of
 
 if TYPE_CHECKING:
@@ -143,6 +146,7 @@ def encode(
     *,
     site: str | None = None,
     out: str | Path | None = None,
+    engine: Engine = "local",
     progress: bool = True,
 ) -> SparseFeatures:
     """Encode all rows of a store. A killed run goes on where it stopped when called again with the same arguments.
@@ -152,13 +156,17 @@ def encode(
         activations: A store, or arrays.
         site: What the SAE reads; left out, its configuration says.
         out: Folder. Left out, a temporary one, removed when the features are no longer referred to.
+        engine: As in `capture`: `"ray"` encodes shards by the workers of a cluster, which must see the folders of the store and of
+            the features; the files are the same byte for byte.
         progress: Whether to draw a bar (on stderr).
 
     Raises:
         KeyError: the activations lack the site.
+        ImportError, ConnectionError: `engine="ray"` without Ray, or without a cluster.
         ValueError: an SAE of another width or model; features of another SAE or of other rows in the folder; activations
             that are not finite; negative features (an architecture whose features are no activations).
     """
+    check_engine(engine)
     site = site_of(sae, site)
     check_fits(sae, activations, site)
     wanted = Manifest(
@@ -169,10 +177,10 @@ def encode(
         source=_source(activations, site),
     )
     if out is not None:
-        return _encode_into(Path(out), sae, activations, wanted, progress)
+        return _encode_into(Path(out), sae, activations, wanted, engine, progress)
     path = Path(tempfile.mkdtemp(prefix="probekit-features-"))
     try:
-        features = _encode_into(path, sae, activations, wanted, progress)
+        features = _encode_into(path, sae, activations, wanted, engine, progress)
     except BaseException:
         shutil.rmtree(path, ignore_errors=True)
         raise
@@ -180,7 +188,9 @@ def encode(
     return features
 
 
-def _encode_into(path: Path, sae: Any, activations: Activations, wanted: Manifest, progress: bool) -> SparseFeatures:
+def _encode_into(
+    path: Path, sae: Any, activations: Activations, wanted: Manifest, engine: Engine, progress: bool
+) -> SparseFeatures:
     site, manifest = wanted.site, _resumed(path, wanted)
     path.mkdir(parents=True, exist_ok=True)
     if manifest.index is None:
@@ -190,25 +200,36 @@ def _encode_into(path: Path, sae: Any, activations: Activations, wanted: Manifes
         manifest.index = write_tensors(path, INDEX, arrays)
         _write_manifest(path, manifest)
     done = {shard.start for shard in manifest.shards}
-    left = [start for start in range(0, len(activations), SHARD_ROWS) if start not in done]
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), disable=not progress) as bar:
-        for start in bar.track(left, description=f"encode {site}"):
-            stop = min(start + SHARD_ROWS, len(activations))
-            part = _encoded(sae, activations, site, start, stop)
-            tensors = {
-                "values": part.data,
-                "indices": part.indices.astype(np.int32),
-                "starts": part.indptr.astype(np.int64),
-            }
-            name = f"features-{start // SHARD_ROWS:05d}.safetensors"
-            shard = write_tensors(path, name, {k: torch.from_numpy(v) for k, v in tensors.items()}, start, stop)
+    starts = range(0, len(activations), SHARD_ROWS)
+    left = [
+        (i, start, min(start + SHARD_ROWS, len(activations))) for i, start in enumerate(starts) if start not in done
+    ]
+    encode_shard = functools.partial(_encode_shard, path.resolve(), sae, activations, site)
+    with stepping(f"encode {site}", len(left), progress) as advance:
+        for _, (shard, nonzeros) in mapped(encode_shard, left, engine, on_gpu=torch.device(sae.device).type == "cuda"):
+            require_seen(path / shard.name)
             manifest.shards = sorted([*manifest.shards, shard], key=lambda file: file.start)
-            manifest.nonzeros += part.nnz
+            manifest.nonzeros += nonzeros
             _write_manifest(path, manifest)
+            advance(None, 1)
+    remove_unfinished(path)
     return SparseFeatures(path, manifest)
+
+
+def _encode_shard(
+    path: Path, sae: Any, activations: Activations, site: str, piece: tuple[int, int, int]
+) -> tuple[File, int]:
+    """Write the features of some rows: the file, and how many are not zero."""
+    number, start, stop = piece
+    require_seen(path / INDEX)
+    part = _encoded(sae, activations, site, start, stop)
+    tensors = {
+        "values": part.data,
+        "indices": part.indices.astype(np.int32),
+        "starts": part.indptr.astype(np.int64),
+    }
+    name = f"features-{number:05d}.safetensors"
+    return write_tensors(path, name, {k: torch.from_numpy(v) for k, v in tensors.items()}, start, stop), part.nnz
 
 
 def _source(activations: Activations, site: str) -> dict[str, Any]:

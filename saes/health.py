@@ -218,10 +218,9 @@ def _spliced(
     chosen = [t for t in chosen if len(t) > 1][:most]
     if not chosen:
         raise ValueError("no held-out sequence of two tokens or more to splice into")
-    constant = mean.to(model.device, model.dtype)
 
     def rebuilt(x: torch.Tensor) -> torch.Tensor:
-        return sae(x.to(sae.dtype).flatten(0, -2)).to(x.dtype).view_as(x)
+        return sae(x.to(sae.device, sae.dtype).flatten(0, -2)).to(x).view_as(x)
 
     sums = []  # a row a sequence: loss, spliced, mean, KL, tokens
     for group in batches([len(ids) for ids in chosen], positions_of_logits(model)):
@@ -229,7 +228,7 @@ def _spliced(
         plain = logits(model, batch, mask).float().log_softmax(-1)
         with changed_at(model, site, rebuilt):
             spliced = logits(model, batch, mask).float().log_softmax(-1)
-        with changed_at(model, site, lambda x: constant.expand_as(x)):
+        with changed_at(model, site, lambda x: mean.to(x).expand_as(x)):
             ignorant = logits(model, batch, mask).float().log_softmax(-1)
         real = mask.to(plain)
         target, counted = batch.to(plain.device)[:, 1:, None], real[:, 1:]

@@ -2,43 +2,34 @@
 
 from __future__ import annotations
 
-import errno
-import functools
 import hashlib
 import json
 import shutil
 import tempfile
-import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from safetensors import SafetensorError
 
 import probekit
 from probekit.activations.plan import Plan, make_plan
-from probekit.activations.progress import Bar, Estimate, readable_size
+from probekit.activations.shards import INDEX, write_index, write_shards
 from probekit.activations.store import (
     DTYPES,
     ActivationStore,
-    File,
     Manifest,
     fault_of,
     read_manifest,
-    write_manifest,
-    write_tensors,
 )
-from probekit.activations.stream import computing_dtype, names_of_sites, run_batch, stream_of, warn_of_cut
+from probekit.activations.stream import computing_dtype, names_of_sites, stream_of, warn_of_cut
 from probekit.data import Dataset, as_dataset
+from probekit.engine import Engine, check_engine
+from probekit.models.origin import sent
 
 if TYPE_CHECKING:
     from probekit.models import Model
-
-INDEX = "index.safetensors"
 
 
 def capture(
@@ -53,6 +44,7 @@ def capture(
     dtype: str = "float32",
     compute_dtype: str | None = None,
     token_budget: int = 8192,
+    engine: Engine = "local",
     progress: bool = True,
 ) -> ActivationStore:
     """Run the model over the data and store its activations.
@@ -80,17 +72,24 @@ def capture(
         compute_dtype: `bfloat16` runs the model's matrix products in it (autocast). Left out, the model runs as it
             was loaded.
         token_budget: The most positions (padding included) of a batch.
+        engine: `"local"`: this process. `"ray"`, or `probekit.engine.Ray(...)`: the workers of a Ray cluster, a shard at a time, each
+            with the model loaded from where it was loaded here; `out` must be a folder that all machines see. A worker or machine
+            that is lost costs its shard. The folder ends byte for byte the same (on the same kind of processor and threads).
         progress: Whether to say beforehand what time, memory and disk it will take, and to draw a bar (on stderr).
 
     Raises:
         KeyError: unknown site; names the near ones.
-        ValueError: arguments that do not fit the data; a folder that holds another capture; activations that are not
+        ImportError, ConnectionError: `engine="ray"` without Ray, or without a cluster.
+        ValueError: arguments that do not fit the data; a model that workers cannot load (see `Origin`); a folder that holds another capture; activations that are not
             finite, or overflow `dtype` (names site and sequence).
         OSError: too little disk, found beforehand or on the way. What was written stays intact and is taken up again
             by the next call.
     """
+    elsewhere = check_engine(engine) is not None
     dataset = as_dataset(data)
     names = names_of_sites(sites, stream_of(model))
+    if elsewhere:
+        sent(model)  # refused now, if at all
     widths = {name: int(model.site(name).width) for name in names}
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
@@ -125,7 +124,7 @@ def capture(
         manifest = _resumed(path, wanted)
         shards = _left_to_do(path, manifest, plan)
         if shards:
-            _write_shards(model, plan, shards, path, manifest, computing, row_bytes, progress)
+            write_shards(model, plan, shards, path, manifest, computing, row_bytes, engine, progress)
     except BaseException:
         if out is None:
             shutil.rmtree(path, ignore_errors=True)
@@ -169,117 +168,8 @@ def _left_to_do(path: Path, manifest: Manifest, plan: Plan) -> list[int]:
     left = [number for number, (start, _) in enumerate(plan.shards) if start not in done]
     if not left and manifest.index is None:
         path.mkdir(parents=True, exist_ok=True)
-        _write_index(path, manifest, plan)
+        write_index(path, manifest, plan)
     return left
-
-
-def _write_index(path: Path, manifest: Manifest, plan: Plan) -> None:
-    # PyTorch cannot store every unsigned type everywhere; the bits of the hash are kept as int64.
-    arrays = {name: torch.from_numpy(array.view(np.int64) if array.dtype == np.uint64 else array)
-              for name, array in plan.index.items()}  # fmt: skip
-    manifest.index = write_tensors(path, INDEX, arrays)
-    write_manifest(path, manifest)
-
-
-def _write_shards(
-    model: Any,
-    plan: Plan,
-    shards: list[int],
-    path: Path,
-    manifest: Manifest,
-    computing: torch.dtype | None,
-    row_bytes: int,
-    progress: bool,
-) -> None:
-    sites, dtype = manifest.sites, DTYPES[manifest.dtype]
-    left_rows = sum(plan.shards[n][1] - plan.shards[n][0] for n in shards)
-    disk = left_rows * row_bytes + plan.rows * 32
-    path.mkdir(parents=True, exist_ok=True)
-    _require_disk(path, disk)
-    total = sum(plan.padded_tokens(batch) for n in shards for batch in plan.batches[n])
-    most = max(plan.padded_tokens(batch) for n in shards for batch in plan.batches[n])
-    largest = max(plan.shards[n][1] - plan.shards[n][0] for n in shards)
-    spaces = min(2, len(shards))
-    memory = spaces * largest * row_bytes + most * max(sites.values()) * 4
-    places = f"{len(sites)} site{'s' * (len(sites) > 1)}"
-    bar = Bar(progress, total, f"{left_rows:,} rows at {places} of {manifest.model}")
-    bar.announce(Estimate(memory, disk), path)
-    try:
-        for stale in path.glob(".*.tmp"):
-            stale.unlink()
-        if manifest.index is None:
-            _write_index(path, manifest, plan)
-        buffers = [{s: torch.empty((largest, w), dtype=dtype) for s, w in sites.items()} for _ in range(spaces)]
-        with ThreadPoolExecutor(1) as writer:  # the model goes on while a shard is checksummed and written
-            written: Future[None] | None = None
-            for turn, number in enumerate(shards):
-                start, stop = plan.shards[number]
-                shard = {site: values[: stop - start] for site, values in buffers[turn % spaces].items()}
-                for batch in plan.batches[number]:
-                    began, tokens = time.perf_counter(), plan.padded_tokens(batch)
-                    place = torch.from_numpy(plan.rows_of(batch) - start)
-                    keep = functools.partial(_copy_rows, plan, start, shard, place)
-                    run_batch(model, plan, batch, list(sites), computing, keep)
-                    seconds = (time.perf_counter() - began) / tokens
-                    bar.time(seconds * total)
-                    bar.advance(tokens)
-                if written is not None:
-                    written.result()
-                written = writer.submit(_write_shard, path, manifest, number, shard, start, stop)
-            if written is not None:
-                written.result()
-    except (OSError, SafetensorError) as error:
-        if getattr(error, "errno", None) == errno.ENOSPC or "os error 28" in str(error):
-            raise OSError(
-                errno.ENOSPC,
-                f"the disk is full: {len(manifest.shards)} of {len(plan.shards)} shards are written to {path} and "
-                f"intact. Make room and call capture again with the same arguments; it goes on from there",
-            ) from error
-        raise
-    finally:
-        bar.close()
-
-
-def _copy_rows(
-    plan: Plan, start: int, shard: dict[str, torch.Tensor], place: torch.Tensor, site: str, values: torch.Tensor
-) -> None:
-    values = values.to(shard[site].dtype).cpu()
-    if not torch.isfinite(values.sum(dtype=torch.float32)):  # a sum costs little while the values are in the cache
-        _require_finite(values, plan, site, start + place.numpy())
-    shard[site].index_copy_(0, place, values)
-
-
-def _write_shard(
-    path: Path, manifest: Manifest, number: int, shard: dict[str, torch.Tensor], start: int, stop: int
-) -> None:
-    file = write_tensors(path, f"shard-{number:05d}.safetensors", shard, start, stop)
-    manifest.shards = sorted([*manifest.shards, file], key=_start)
-    write_manifest(path, manifest)
-
-
-def _start(file: File) -> int:
-    return file.start
-
-
-def _require_disk(path: Path, needed: int) -> None:
-    free = shutil.disk_usage(path).free
-    if free < needed * 1.01 + 2**20:
-        raise OSError(
-            errno.ENOSPC,
-            f"this capture needs {readable_size(needed)} of disk, and {readable_size(free)} are free in {path}. Store "
-            f"less (dtype='float16', fewer sites, every=, pool=, rows=) or give another folder with out=",
-        )
-
-
-def _require_finite(values: torch.Tensor, plan: Plan, site: str, rows: np.ndarray) -> None:
-    finite = torch.isfinite(values).all(dim=1).numpy()
-    if not finite.all():
-        first = rows[~finite].min()
-        hint = "; float16 ends at 65,504: store float32 or bfloat16" if values.dtype == torch.float16 else ""
-        raise ValueError(
-            f"activations at {site} are not finite in sequence {plan.index['sequence'][first]}, position "
-            f"{plan.index['position'][first]}{hint}"
-        )
 
 
 def _tokenizer_fingerprint(tokenizer: Any) -> str:

@@ -58,6 +58,21 @@ class Plan:
         """Positions the model computes for a batch, padding included."""
         return len(batch) * max(len(self.tokens[i]) for i in batch)
 
+    def shard(self, number: int) -> Plan:
+        """The plan of one shard alone: its sequences are counted from 0, and so are its rows; the index keeps the numbers."""
+        start, stop = self.shards[number]
+        members = np.unique(np.concatenate(self.batches[number]))
+        return Plan(
+            tokens=[self.tokens[i] for i in members],
+            cut=0,
+            pool=self.pool,
+            index={name: values[start:stop] for name, values in self.index.items()},
+            spans=self.spans[members],
+            first_row=np.append(self.first_row[members], stop) - start,
+            shards=[(0, stop - start)],
+            batches=[[np.searchsorted(members, batch) for batch in self.batches[number]]],
+        )
+
     def totals(self) -> tuple[int, int]:
         """Positions the model will compute over all batches, and how many of them are padding."""
         computed = sum(self.padded_tokens(batch) for shard in self.batches for batch in shard)

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 from probekit.activations.source import unknown_site
 from probekit.data import as_dataset
+from probekit.engine import require_seen
 from probekit.files import write_whole
 
 MANIFEST = "manifest.json"
@@ -119,6 +120,9 @@ class ActivationStore:
                 f"arguments and out={str(path)!r} to finish it"
             )
         return cls(path, manifest)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopened, (self.path.resolve(),)
 
     def __repr__(self) -> str:
         m = self.manifest
@@ -254,6 +258,12 @@ class ActivationStore:
         except SafetensorError as error:
             raise ValueError(f"activation store {self.path}: {file.name} is damaged ({error})") from error
         raise ValueError(f"activation store {self.path}: {file.name} is damaged (its size is not what was written)")
+
+
+def _reopened(path: Path) -> ActivationStore:
+    """The store in another process."""
+    require_seen(path / MANIFEST)
+    return ActivationStore.open(path)
 
 
 def read_manifest(path: Path) -> Manifest | None:

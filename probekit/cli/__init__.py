@@ -20,7 +20,7 @@ def main() -> None:
         with warnings.catch_warnings():
             warnings.showwarning = _show_note
             app()
-    except (ValueError, TypeError, KeyError, OSError, FloatingPointError) as error:
+    except (ValueError, TypeError, KeyError, OSError, ImportError, FloatingPointError) as error:
         if os.environ.get("PROBEKIT_TRACEBACK"):
             raise
         message = error.args[0] if isinstance(error, KeyError) and error.args else error

@@ -66,6 +66,7 @@ def board(
     ] = None,
     n_boot: options.Draws = 1000,
     seed: options.Seed = 0,
+    engine: options.Engines = options.Engine.local,
 ) -> None:
     """Compare families of probes over many tasks and all layers, with ranks, intervals and a page.
 
@@ -100,6 +101,7 @@ def board(
         compute_dtype=None if compute is None else compute.value,
         n_boot=n_boot,
         seed=seed,
+        engine=engine.value,
     )
     page = found.save_page(out / "board.html", command=command_line())
     found.to_frame().to_csv(out / "board.csv", index=False)

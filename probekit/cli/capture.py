@@ -37,6 +37,7 @@ def capture(
     token_budget: Annotated[
         int, typer.Option("--token-budget", min=1, help="Tokens in one batch, padding included.")
     ] = 8192,
+    engine: options.Engines = options.Engine.local,
 ) -> None:
     """Run a model over a table of texts once and keep its activations.
 
@@ -63,5 +64,6 @@ def capture(
         every=every,
         dtype=dtype.value,
         token_budget=token_budget,
+        engine=engine.value,
     )
     typer.echo(f"{len(store):,} rows x {len(store.sites)} sites in {out.resolve()}")

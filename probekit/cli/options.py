@@ -42,6 +42,13 @@ class Precision(StrEnum):
     bfloat16 = "bfloat16"
 
 
+class Engine(StrEnum):
+    """Where the work is done."""
+
+    local = "local"
+    ray = "ray"
+
+
 File = Annotated[Path, typer.Argument(help="Table of texts: .csv, .tsv or .jsonl, also with .zst behind it.")]
 Model = Annotated[
     str, typer.Option("--model", "-m", help="A shipped name, a folder, a .gguf file, or a Hugging Face Hub id.")
@@ -107,6 +114,14 @@ MaxRows = Annotated[
     ),
 ]
 Draws = Annotated[int, typer.Option("--n-boot", min=100, help="Bootstrap draws behind the intervals.")]
+Engines = Annotated[
+    Engine,
+    typer.Option(
+        "--engine",
+        help="`ray`: by the workers of a Ray cluster that runs already (RAY_ADDRESS says where); OUT must be a folder that all its "
+        "machines see.",
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", help="The same seed gives the same numbers.")]
 Controls = Annotated[
     bool,

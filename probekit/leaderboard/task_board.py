@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 
 from probekit.activations import ActivationStore, capture
 from probekit.data import Dataset
+from probekit.engine import Engine, check_engine, mapped
 from probekit.leaderboard import files
 from probekit.leaderboard.families import DEFAULT, GUIDE, WORDS, Families, Family, key, linear, named, reads
 from probekit.leaderboard.fitting import Question, question_of, read_site, read_sites, read_words
@@ -44,6 +44,7 @@ def board(
     compute_dtype: str | None = None,
     n_boot: int = 1000,
     seed: int = 0,
+    engine: Engine = "local",
     progress: bool = True,
 ) -> Board:
     """Read every task from every site of a model with every family of probes.
@@ -75,6 +76,8 @@ def board(
         compute_dtype: `bfloat16` runs the model's matrix products in it: twice as fast on many machines (see `capture`).
         n_boot: Bootstrap draws, over groups of test texts.
         seed: Of the pools, the wrong labels and the bootstrap.
+        engine: As in `capture`: `"ray"` has the texts read by the workers of a cluster, shard by shard, and then the tasks done by
+            them, one a worker at a time. The figures are the same, and a board begun one way goes on the other.
         progress: Whether to draw bars (on stderr).
 
     Returns:
@@ -82,9 +85,11 @@ def board(
 
     Raises:
         FileNotFoundError: no tasks there.
+        ImportError, ConnectionError: `engine="ray"` without Ray, or without a cluster.
         ValueError: no such setting, family or task; every task fails.
         KeyError: no such site.
     """
+    check_engine(engine)
     asked = tuple(s for s in SETTINGS if s in {"normal", *settings})
     if unknown := set(settings) - set(SETTINGS):
         raise ValueError(f"there is no setting {min(unknown)!r}; there are {', '.join(SETTINGS)}")
@@ -110,28 +115,30 @@ def board(
     if not usable:
         raise ValueError("no task can be read: " + "; ".join(f"{n}: {why}" for n, why in list(failures.items())[:5]))
     folder = Path(out)
-    reading = _Reading(model, usable, pools, names, folder, dtype, compute_dtype, n_boot, seed, progress)
+    row = _each_once(usable, pools)
+    store = capture(
+        model, Dataset("texts of the board", texts=tuple(row)), names, out=folder / "store", pool="last", dtype=dtype,
+        compute_dtype=compute_dtype, engine=engine, progress=progress,
+    )  # fmt: skip
+    reading = _Reading(usable, pools, names, folder.resolve(), store, row, chosen, dtype, compute_dtype, n_boot, seed)
     every: dict[str, dict[str, dict[str, Any]]] = {}
     with stepping("board", len(usable) * (1 + len(asked)), progress) as advance:
-        at_sites: dict[str, dict[str, Any]] = {}
-        for name in usable:
-            advance(f"every site: {name}", 0)
-            at_sites[name] = _tried(partial(reading.every_site, name, chosen), name, "every site", failures)
-            advance(None, 1)
-        guide = _guide({name: families for name, families in at_sites.items() if families}, names)
-        for setting in asked:
-            for name in usable:
-                advance(f"{setting}: {name}", 0)
-                if at_sites[name]:
-                    do = partial(reading.at_site, name, setting, guide[name], chosen)
-                    every.setdefault(setting, {})[name] = _tried(do, name, setting, failures)
-                advance(None, 1)
+        at_sites = dict(
+            zip(usable, _answers(reading, [(n, None) for n in usable], engine, failures, advance), strict=True)
+        )
+        guide = _guide({name: found for name, found in at_sites.items() if found}, names)
+        advance(None, len(asked) * (len(usable) - len(guide)))
+        questions = [(name, (setting, guide[name])) for setting in asked for name in guide]
+        for (name, (setting, _)), found in zip(
+            questions, _answers(reading, questions, engine, failures, advance), strict=True
+        ):
+            every.setdefault(setting, {})[name] = found
     result = Board(
         rows=tuple(_rows(usable, at_sites, every)),
         curves={name: {f: found["curve"] for f, found in each.items() if "curve" in found} for name, each in at_sites.items()},
         sites=tuple(names),
         failures=failures,
-        notes=tuple(notes + reading.notes),
+        notes=tuple(notes),
         manifest={
             "model": {"name": model.name, "fingerprint": model.fingerprint},
             "source": str(source),
@@ -146,42 +153,86 @@ def board(
     return result
 
 
+_Asked = tuple[str, tuple[str, str] | None]
+"""A task; and the setting and the site to read it in, or None for every site."""
+
+
+def _answers(
+    reading: _Reading,
+    questions: Sequence[_Asked],
+    engine: Engine,
+    failures: dict[str, str],
+    advance: Callable[[str | None, int], None],
+) -> list[dict[str, Any]]:
+    """The figures of each; a task that fails is noted, and the others go on."""
+
+    def shown() -> Iterator[_Asked]:
+        for name, what in questions:
+            advance(f"{_called(what)}: {name}", 0)
+            yield name, what
+
+    found: list[dict[str, Any]] = [{} for _ in questions]
+    failed: dict[int, str] = {}
+    for number, (figures, failure) in mapped(reading.answer, shown(), engine):
+        found[number] = figures
+        if failure:
+            failed[number] = failure
+        advance(None, 1)
+    for number, failure in sorted(failed.items()):
+        name, what = questions[number]
+        failures[name] = f"{_called(what)}: {failure}"
+    return found
+
+
+def _called(what: tuple[str, str] | None) -> str:
+    return "every site" if what is None else what[0]
+
+
+def _each_once(tasks: Mapping[str, Task], pools: Mapping[str, Pools]) -> dict[str, int]:
+    """The texts that are used, each with its number."""
+    row: dict[str, int] = {}
+    for name, task in tasks.items():
+        for i in np.concatenate([pools[name].train, pools[name].test]):
+            row.setdefault(task.texts[i], len(row))
+        for data in task.elsewhere.values():
+            for text in data.texts or ():
+                row.setdefault(text, len(row))
+    return row
+
+
 @dataclass
 class _Reading:
-    """The texts of all tasks, read once by the model, and the figures of each task."""
+    """The texts of all tasks, read once by the model, and the figures of each task. It holds no model, so that it can be sent."""
 
-    model: Model
     tasks: Mapping[str, Task]
     pools: Mapping[str, Pools]
     sites: list[str]
     folder: Path
+    store: ActivationStore
+    row: Mapping[str, int]
+    families: Mapping[str, Family]
     dtype: str
     compute_dtype: str | None
     n_boot: int
     seed: int
-    progress: bool
 
     def __post_init__(self) -> None:
-        self.notes: list[str] = []
-        self._row: dict[str, int] = {}
-        for name, task in self.tasks.items():
-            for i in np.concatenate([self.pools[name].train, self.pools[name].test]):
-                self._row.setdefault(task.texts[i], len(self._row))
-            for data in task.elsewhere.values():
-                for text in data.texts or ():
-                    self._row.setdefault(text, len(self._row))
-        data = Dataset("texts of the board", texts=tuple(self._row))
-        self._store: ActivationStore = capture(
-            self.model, data, self.sites, out=self.folder / "store", pool="last", dtype=self.dtype,
-            compute_dtype=self.compute_dtype, progress=self.progress,
-        )  # fmt: skip
-        self._of_row = {int(sequence): row for row, sequence in enumerate(self._store.sequence)}
+        self._of_row = {int(sequence): row for row, sequence in enumerate(self.store.sequence)}
 
-    def every_site(self, name: str, families: Mapping[str, Family]) -> dict[str, Any]:
+    def answer(self, asked: _Asked) -> tuple[dict[str, Any], str]:
+        """The figures, and why there are none."""
+        name, what = asked
+        try:
+            return (self.every_site(name) if what is None else self.at_site(name, *what)), ""
+        except Exception as error:  # whatever it is, the other tasks are not to be lost
+            return {}, _reason(error)
+
+    def every_site(self, name: str) -> dict[str, Any]:
         """Each linear family at every site, and at the one that is best for it."""
         (condition,) = conditions(self.tasks[name], self.pools[name], "normal", self.seed)
         path, digest = files.path_of(self.folder, name, "every site"), self._digest(name, "every site", self.sites)
         kept = files.read(path, digest)
+        families = self.families
         missing = [f for f in linear(families, self.tasks[name]) if f not in kept]
         if missing:
             question = self._question(name, condition)
@@ -201,9 +252,9 @@ class _Reading:
             kept = files.read(path, digest)
         return {family: kept[family] for family in linear(families, self.tasks[name])}
 
-    def at_site(self, name: str, setting: str, site: str, families: Mapping[str, Family]) -> dict[str, Any]:
+    def at_site(self, name: str, setting: str, site: str) -> dict[str, Any]:
         """Each family at one site, in all conditions of a setting."""
-        task = self.tasks[name]
+        task, families = self.tasks[name], self.families
         path, digest = files.path_of(self.folder, name, setting), self._digest(name, setting, [site])
         kept = files.read(path, digest)
         keys = {f: key(f, families[f]) for f in families}
@@ -226,7 +277,7 @@ class _Reading:
         return {family: kept[keys[family]] for family in families if keys[family] in kept}
 
     def _digest(self, name: str, setting: str, sites: Sequence[str]) -> str:
-        manifest = self._store.manifest
+        manifest = self.store.manifest
         asked = {
             "model": manifest.model_fingerprint, "sites": list(sites), "setting": setting, "n_boot": self.n_boot, "seed": self.seed,
             "dtype": self.dtype, "compute_dtype": self.compute_dtype,
@@ -257,13 +308,13 @@ class _Reading:
 
     def _rows_of(self, name: str, condition: Condition) -> tuple[np.ndarray, np.ndarray]:
         texts = self._texts(name, condition.train), self._test_texts(name, condition)
-        train, test = (np.array([self._of_row[self._row[text]] for text in some]) for some in texts)
+        train, test = (np.array([self._of_row[self.row[text]] for text in some]) for some in texts)
         return train, test
 
     def _read(self, site: str, rows: np.ndarray) -> torch.Tensor:
         """`[row, d]` in the order asked for."""
         ascending, place = np.unique(rows, return_inverse=True)
-        return torch.from_numpy(self._store.read(site, ascending))[place]
+        return torch.from_numpy(self.store.read(site, ascending))[place]
 
 
 def _guide(at_sites: Mapping[str, Mapping[str, Any]], sites: Sequence[str]) -> dict[str, str]:
@@ -300,15 +351,6 @@ def _rows(
             for family, figures in by_task.get(name, {}).items():
                 for figure in figures:
                     yield own | {"family": family, "at": "shared"} | figure
-
-
-def _tried(do: Callable[[], dict[str, Any]], name: str, what: str, failures: dict[str, str]) -> dict[str, Any]:
-    """What it gives; a task that fails is noted, and the others go on."""
-    try:
-        return do()
-    except Exception as error:  # whatever it is, the other tasks are not to be lost
-        failures[name] = f"{what}: {_reason(error)}"
-        return {}
 
 
 def _reason(error: Exception) -> str:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from probekit.models.placement import in_memory, offloaded, tied_names
+
 # Where a configuration was saved, and how it is to be run, are not what the model is.
 _NOT_THE_MODEL = {
     "transformers_version", "architectures", "dtype", "torch_dtype", "use_cache", "quantization_config",
@@ -29,12 +31,17 @@ def fingerprint_model(model: nn.Module) -> str:
     if config is not None:
         facts = {k: v for k, v in config.to_dict().items() if k not in _NOT_THE_MODEL and not k.startswith("_")}
         digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
-    seen: set[tuple[int, torch.Size]] = set()
+    tied = tied_names(model) if offloaded(model) else {}
+    seen: set[object] = set()
     for name, tensor in sorted(model.state_dict().items()):
-        if (tensor.data_ptr(), tensor.shape) in seen:
+        away = tensor.device.type == "meta"
+        what = tied.get(name) or (name if away else (tensor.data_ptr(), tensor.shape))
+        if what in seen:
             continue
-        seen.add((tensor.data_ptr(), tensor.shape))
+        seen.add(what)
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        if away:
+            tensor = in_memory(model, name)
         if tensor.numel():
             digest.update(memoryview(_as_bytes(tensor)))
     return digest.hexdigest()[:16]

@@ -55,7 +55,21 @@ def wrap_huggingface(hf: PreTrainedModel, tokenizer: Any, name: str, blocks: str
 
 
 def make_fresh(hf: PreTrainedModel) -> PreTrainedModel:
-    """The same architecture, with weights as its own initialisation draws them from torch's global random state."""
+    """The same architecture, with weights as its own initialisation draws them from torch's global random state.
+
+    Raises:
+        ValueError: a model of which parts are on disk: its random twin would have to be held in memory.
+    """
+    placed = getattr(hf, "hf_device_map", None) or {}
+    if "disk" in placed.values():
+        raise ValueError(
+            "parts of the model are on disk (device_map), and random weights would have to be held in memory whole: leave out that "
+            "control (controls=False)"
+        )
     config = copy.deepcopy(hf.config)
     fresh = type(hf)._from_config(config, dtype=hf.dtype, attn_implementation=config._attn_implementation)
+    if len(set(placed.values())) > 1:
+        from accelerate import dispatch_model
+
+        return dispatch_model(fresh, placed).eval()  # type: ignore[no-any-return]
     return fresh.to(hf.device).eval()

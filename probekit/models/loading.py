@@ -14,6 +14,7 @@ from probekit.models.checkpoint import first_line, read_checkpoint
 from probekit.models.gguf_file import read_gguf
 from probekit.models.huggingface import wrap_huggingface
 from probekit.models.model import Model
+from probekit.models.origin import Origin
 from probekit.models.transformer_lens import is_transformer_lens, wrap_transformer_lens
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ def load_model(
     *,
     dtype: str | torch.dtype = "float32",
     device: str | torch.device | None = None,
+    device_map: str | dict[str, int | str] | None = None,
+    offload_folder: str | Path | None = None,
     blocks: str | None = None,
     tokenizer: Any = None,
 ) -> Model:
@@ -47,14 +50,20 @@ def load_model(
         dtype: `"float32"`, `"bfloat16"` or `"float16"`. A model already in memory stays in the dtype it has.
         device: `"cpu"`, `"cuda"`, ...; when None, the first GPU if there is one, else the CPU. A model already in
             memory stays where it is.
+        device_map: For a model that is too large for one device, how accelerate spreads it: `"auto"` (all GPUs, then memory, then
+            disk), or by module a GPU's number, `"cpu"` or `"disk"`. Sites are read and edited where their block is; weights
+            that are not in memory cannot be edited.
+        offload_folder: Where the parts on disk are written, if they are not read from the checkpoint itself.
         blocks: Path of the list of blocks (`"transformer.h"`), for an architecture probekit does not know.
         tokenizer: A tokenizer to use instead of the model's own, or with a model given as an object.
 
     Raises:
         FileNotFoundError: no such file or folder, or a folder without a model in it.
-        ValueError: a file that is no model, pickled or quantised weights, an architecture whose blocks are not found.
+        ValueError: a file that is no model, pickled or quantised weights, an architecture whose blocks are not found, a device map
+            beside a device, or of a model that is in memory or a GGUF file.
         OSError: the Hub has no such model, or cannot be reached.
     """
+    spread = _spread(source, device, device_map, offload_folder)
     if isinstance(source, Model):
         return source
     if is_transformer_lens(source):
@@ -72,22 +81,49 @@ def load_model(
         _refuse_conversion(next(source.parameters()), dtype, device)
         return wrap_huggingface(source, tokenizer, Path(source.name_or_path or type(source).__name__).name, blocks)
 
-    hf, own_tokenizer, name = _read(source, _as_dtype(dtype))
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    try:
-        hf = hf.to(where)  # type: ignore[arg-type]
-    except (AssertionError, RuntimeError) as error:
-        raise ValueError(f"the model cannot be moved to device={device!r}: {first_line(error)}") from error
-    return wrap_huggingface(hf.eval(), tokenizer or own_tokenizer, name, blocks)
+    hf, own_tokenizer, name = _read(source, _as_dtype(dtype), spread)
+    origin = _origin(source, dtype=dtype, device=device, blocks=blocks, tokenizer=tokenizer, **spread)
+    if not spread:
+        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        try:
+            hf = hf.to(where)  # type: ignore[arg-type]
+        except (AssertionError, RuntimeError) as error:
+            raise ValueError(f"the model cannot be moved to device={device!r}: {first_line(error)}") from error
+    model = wrap_huggingface(hf.eval(), tokenizer or own_tokenizer, name, blocks)
+    model.origin = origin
+    return model
 
 
-def _read(source: str | Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Any, str]:
+def _spread(source: Any, device: Any, device_map: Any, offload_folder: str | Path | None) -> dict[str, Any]:
+    """What transformers is told of a model that is spread over devices; nothing for one that is not."""
+    if device_map is None:
+        if offload_folder is not None:
+            raise ValueError("offload_folder goes with device_map: device_map='auto', or a dict with 'disk' in it")
+        return {}
+    if device is not None:
+        raise ValueError(f"give device={str(device)!r} or device_map, not both")
+    if not isinstance(source, str | Path) or str(source).endswith(".gguf"):
+        what = "a GGUF file" if isinstance(source, str | Path) else "a model that is in memory"
+        raise ValueError(f"device_map is for models that are loaded from a folder or the Hub, not for {what}")
+    found = {"device_map": device_map}
+    return found if offload_folder is None else found | {"offload_folder": str(Path(offload_folder).resolve())}
+
+
+def _origin(source: str | Path, *, device: str | torch.device | None, **options: Any) -> Origin:
+    """How another process loads the same: a path from the root, and no number of a GPU, since each has its own."""
+    path = Path(source).expanduser()
+    named = str(source) in SHIPPED or not path.exists()
+    kind = None if device is None else torch.device(device).type
+    return Origin(str(source) if named else str(path.resolve()), {**options, "device": kind})
+
+
+def _read(source: str | Path, dtype: torch.dtype, spread: dict[str, Any]) -> tuple[PreTrainedModel, Any, str]:
     """Model, tokenizer and name of what `source` names."""
     if str(source) in SHIPPED:
-        return *_read_folder(SHIPPED[str(source)], dtype), str(source)
+        return *_read_folder(SHIPPED[str(source)], dtype, spread), str(source)
     path = Path(source).expanduser()
     if path.is_dir():
-        return *_read_folder(path, dtype), path.resolve().name
+        return *_read_folder(path, dtype, spread), path.resolve().name
     if path.is_file():
         if path.suffix in _PICKLES:
             raise ValueError(f"{path} is a pickle file. {_CONVERT}")
@@ -98,10 +134,10 @@ def _read(source: str | Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Any,
         raise FileNotFoundError(f"no model at {path}: there is no such file or folder")
     if "/" not in source and (near := difflib.get_close_matches(source, SHIPPED, n=1)):
         raise ValueError(f"there is no shipped model {source!r}; did you mean {near[0]!r}?")
-    return *_read_hub(source, dtype), source
+    return *_read_hub(source, dtype, spread), source
 
 
-def _read_folder(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
+def _read_folder(folder: Path, dtype: torch.dtype, spread: dict[str, Any]) -> tuple[PreTrainedModel, Any]:
     from transformers import AutoTokenizer
 
     names = sorted(file.name for file in folder.iterdir())
@@ -126,7 +162,7 @@ def _read_folder(folder: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Any
         raise ValueError(f"{config_file} is not JSON: {error}") from error
     _refuse_quantised(config, folder)
     try:
-        hf = read_checkpoint(folder, dtype, use_safetensors=True, local_files_only=True)
+        hf = read_checkpoint(folder, dtype, use_safetensors=True, local_files_only=True, **spread)
     except Exception as error:
         wrong = next((n for n in names if n.endswith(".safetensors") and not _is_safetensors(folder / n)), None)
         if wrong is not None:
@@ -148,13 +184,13 @@ def _is_safetensors(file: Path) -> bool:
         return False
 
 
-def _read_hub(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
+def _read_hub(name: str, dtype: torch.dtype, spread: dict[str, Any]) -> tuple[PreTrainedModel, Any]:
     from transformers import AutoConfig, AutoTokenizer
 
     try:
         config = AutoConfig.from_pretrained(name)
         _refuse_quantised(config.to_dict(), name)
-        hf = read_checkpoint(name, dtype, use_safetensors=True)
+        hf = read_checkpoint(name, dtype, use_safetensors=True, **spread)
     except OSError as error:
         raise OSError(
             f"{name!r} is neither a shipped model ({', '.join(SHIPPED)}), "

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from probekit.models.architectures import Layout
 from probekit.models.fingerprint import fingerprint_model, weights_version
+from probekit.models.origin import Origin, sent
+from probekit.models.placement import entry_device
 from probekit.models.sites import Site, describe_unknown
 
 
@@ -41,6 +43,8 @@ class Model:
         d_model: Width of the residual stream.
         context: The most tokens a sequence may have, or None where the configuration names no limit.
         vocab: Number of token ids.
+        origin: The name or folder it was loaded from, and how; None for one that was made in this process. A pickle of the model
+            is that and the fingerprint, not the weights.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class Model:
         self._wrap = wrap
         self._fingerprint: tuple[object, str] | None = None
         self._running = _Running()
+        self.origin: Origin | None = None
         self.sites: tuple[str, ...] = tuple(layout.sites)
         posts = tuple(f"blocks.{layer}.hook_resid_post" for layer in range(layout.n_layers))
         self.stream_sites: tuple[str, ...] = ("blocks.0.hook_resid_pre", *posts)
@@ -79,6 +84,10 @@ class Model:
             f"Model({self.name!r}, {type(self.hf).__name__}, {size / 1e6:.3g} M parameters, {self.n_layers} blocks of "
             f"width {self.d_model}, {len(self.sites)} sites)"
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process loads it again from where it was loaded here; see `Origin`."""
+        return sent(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Model:
         other = self._wrap(copy.deepcopy(self.hf, memo))
@@ -97,8 +106,9 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are; tokens given to `run` are moved there."""
-        return next(self.hf.parameters()).device
+        """Where the model begins: tokens given to `run` are moved there. What is read at a site of a model on several devices is
+        on that of its block."""
+        return entry_device(self.hf)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from probekit.models.model import Model
+from probekit.models.placement import in_memory
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]
@@ -28,13 +29,14 @@ def logit_effects(model: Model, directions: Tensor) -> Tensor:
     """
     if directions.ndim != 2 or directions.shape[1] != model.d_model:
         raise ValueError(f"directions have shape {tuple(directions.shape)}, the stream {model.d_model} dimensions")
-    pushed = directions.to(model.device, torch.float32)
+    unembedding = _unembedding(model)
+    pushed = directions.to(unembedding.device, torch.float32)
     if "ln_final.hook_normalized" in model.sites:
         norm = model.hf.get_submodule(model.site("ln_final.hook_normalized").module.removesuffix(".hook_normalized"))
         if _centres(norm):
             pushed = pushed - pushed.mean(1, keepdim=True)
-        pushed = pushed * _gain(norm, model)
-    return (pushed @ _unembedding(model)).cpu()
+        pushed = pushed * _gain(norm, model).to(pushed.device)
+    return (pushed @ unembedding).cpu()
 
 
 def _centres(norm: nn.Module) -> bool:
@@ -44,8 +46,8 @@ def _centres(norm: nn.Module) -> bool:
 def _gain(norm: nn.Module, model: Model) -> Tensor:
     """`[d_model]`; an RMS norm makes its gain of ones, whatever way it writes it (Gemma's is one more than its weight)."""
     if _centres(norm):
-        weight = getattr(norm, "weight", getattr(norm, "w", None))
-        return torch.ones(model.d_model, device=model.device) if weight is None else weight.detach().float()
+        name = next((name for name in ("weight", "w") if getattr(norm, name, None) is not None), None)
+        return torch.ones(model.d_model) if name is None else in_memory(norm, name).detach().float()
     if hasattr(norm, "w"):
         return norm.w.detach().float()
     gain: Tensor = norm(torch.ones(1, 1, model.d_model, device=model.device, dtype=model.dtype))
@@ -60,7 +62,7 @@ def _unembedding(model: Model) -> Tensor:
     head = model.hf.get_output_embeddings() if hasattr(model.hf, "get_output_embeddings") else None
     if head is None:
         raise TypeError(f"{model.name} has no unembedding")
-    weight: Tensor = head.weight.detach().float().T
+    weight: Tensor = in_memory(head, "weight").detach().float().T
     if weight.shape[0] != model.d_model:
         raise TypeError(f"the unembedding of {model.name} reads {weight.shape[0]} dimensions, not the stream's")
     return weight

@@ -61,7 +61,7 @@ class Runner:
     def _at(self, sequence: np.ndarray, row: int, edits: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
         """`[edit, vocabulary]` and `[edit, d]` at the end of one sequence."""
         tokens = torch.from_numpy(sequence.astype(np.int64))[None].to(self.model.device)
-        steps = [None if edit is None else edit[row].to(self.model.device, self.model.dtype) for edit in edits]
+        steps = [None if edit is None else edit[row].to(self.model.dtype) for edit in edits]
         before = self._before(tokens[:, :-1])
         options: dict[str, Any] = {}
         if before is not None:
@@ -74,7 +74,7 @@ class Runner:
             changed = stream.clone()
             for i, step in enumerate(steps):
                 if step is not None:
-                    changed[i, -1] += step
+                    changed[i, -1] += step.to(stream.device)
             return changed
 
         def keep(stream: Tensor) -> Tensor:

@@ -77,9 +77,9 @@ def set_feature(
 
     def change(h: Tensor) -> Tensor:
         with torch.no_grad():
-            own = sae.encode(h.to(sae.W_dec.dtype))[..., feature]
+            own = sae.encode(h.to(sae.W_dec))[..., feature].to(h.device)
         wanted = torch.full_like(own, value) if value is not None else own * factor
-        return h + ((wanted - own)[..., None] * sae.W_dec[feature].detach()).to(h.dtype)
+        return h + ((wanted - own)[..., None] * sae.W_dec[feature].detach().to(h.device)).to(h.dtype)
 
     def make(d: Direction | None, s: float | None) -> ActivationEdit:
         if d is not None:

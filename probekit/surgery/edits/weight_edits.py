@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from probekit.models import Model
+from probekit.models.placement import offloaded
 from probekit.models.transformer_lens import is_transformer_lens
 from probekit.surgery.edits.affine import AffineMap
 from probekit.surgery.edits.edit import Edit, Undo, edits_on
@@ -381,11 +382,12 @@ def refuse_weights(model: Model) -> None:
             "weights of a TransformerLens model are a converted copy: edit the weights of the Hugging Face model, then convert "
             "that (edits of activations work on both)"
         )
-    for name, parameter in model.hf.named_parameters():
-        if parameter.device.type == "meta":
-            raise ValueError(
-                f"{name} is not in memory (device_map put it on disk or on another device): load the model whole"
-            )
+    if away := offloaded(model.hf):
+        raise ValueError(
+            f"{len(away)} weights of {model.name!r} are not in memory ({away[0]}, ...): device_map offloaded them, and they are fetched "
+            "anew whenever they are used, so that a change would be lost. Load the model without offloading (more GPUs, or "
+            "device='cpu'), or edit activations, which works"
+        )
     for module_name, module in model.hf.named_modules():
         for name in ("weight", "qweight"):
             weight = getattr(module, name, None)
