@@ -60,11 +60,11 @@ class Recipe:
     """
 
     layers: int = 6
-    width: int = 192
-    heads: int = 6
+    width: int = 160
+    heads: int = 5
     batch: int = 64
-    matrix_rate: float = 0.02
-    other_rate: float = 0.003
+    matrix_rate: float = 0.01
+    other_rate: float = 0.005
     shortest: int = LENGTHS[0]
     longest: int = LENGTHS[1]
     outputs: float = 1.0
