@@ -46,9 +46,7 @@ def test_partial_sums_merge_in_any_grouping(data, seed, count, whole_numbers):
     rng = np.random.default_rng(seed)
     X = rng.integers(-1000, 1000, (80, 5)).astype(np.float32) if whole_numbers else rng.normal(9, 3, (80, 5))
     Y = rng.integers(-1, 3, (80, 2))
-    parts = [
-        Moments(5, 2, 3).update(X[rows], Y[rows]) for rows in np.array_split(rng.permutation(80), count)
-    ]
+    parts = [Moments(5, 2, 3).update(X[rows], Y[rows]) for rows in np.array_split(rng.permutation(80), count)]
     order = [data.draw(st.integers(0, left - 2)) for left in range(count, 1, -1)]
 
     def merged() -> Moments:
