@@ -39,6 +39,31 @@ def test_any_cut_into_batches_and_any_merge_gives_the_same(seed, cuts, classes):
     assert_equal(merged, whole)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.data(), st.integers(0, 99), st.integers(1, 9), st.booleans())
+def test_partial_sums_merge_in_any_grouping(data, seed, count, whole_numbers):
+    """Bit for bit where every sum is a float64 exactly (whole numbers), or where the grouping is the same; else to 1e-12."""
+    rng = np.random.default_rng(seed)
+    X = rng.integers(-1000, 1000, (80, 5)).astype(np.float32) if whole_numbers else rng.normal(9, 3, (80, 5))
+    Y = rng.integers(-1, 3, (80, 2))
+    parts = [Moments(5, 2, 3).update(X[rows], Y[rows]) for rows in np.array_split(rng.permutation(80), count)]
+    order = [data.draw(st.integers(0, left - 2)) for left in range(count, 1, -1)]
+
+    def merged() -> Moments:
+        waiting = list(parts)
+        for at in order:  # two neighbours become one
+            waiting[at : at + 2] = [waiting[at].merge(waiting[at + 1])]
+        return waiting[0]
+
+    one, again, whole = merged(), merged(), Moments(5, 2, 3).update(X, Y)
+    assert one.n + one.left_out == 80
+    for field in (*FIELDS, "left_out"):
+        np.testing.assert_array_equal(getattr(one, field), getattr(again, field))
+        if whole_numbers:
+            np.testing.assert_array_equal(getattr(one, field), getattr(whole, field))
+    assert_equal(one, whole, rtol=1e-12)
+
+
 def test_sums_and_what_is_derived_from_them():
     rng = np.random.default_rng(0)
     X = rng.normal(3, 2, (200, 4))
