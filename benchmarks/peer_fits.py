@@ -64,15 +64,19 @@ def probekit_of_the_index(
 
     from probekit.fitters.batch.logistic import fit_logistic_batch
 
-    ranks, tests = [], []
+    ranks, fitted = [], []
     for C in GRID:
         found = fit_logistic_batch(torch.from_numpy(X[:, inside]), torch.from_numpy(y[inside]), c_param=float(C))
         each = [probe.predict_score(x[outside]) for probe, x in zip(found, X, strict=True)]
         ranks.append([roc_auc_score(y[outside], said) for said in each])
-        tests.append(
-            [roc_auc_score(y[train:], probe.predict_score(x[train:])) for probe, x in zip(found, X, strict=True)]
-        )
-    best: np.ndarray = np.array(tests)[np.argmax(ranks, 0), np.arange(len(X))]
+        fitted.append(found)
+    chosen = np.argmax(ranks, 0)
+    best: np.ndarray = np.array(
+        [
+            roc_auc_score(y[train:], fitted[c][i].predict_score(x[train:]))
+            for i, (c, x) in enumerate(zip(chosen, X, strict=True))
+        ]
+    )
     return best
 
 

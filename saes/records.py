@@ -23,6 +23,7 @@ _DRAWN = ("value", "draws", "clusters")
 def write_record(folder: Path, name: str, document: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
     """Write `NAME.safetensors`, then `NAME.json`, each whole."""
     folder.mkdir(parents=True, exist_ok=True)
+    json.dumps(dict(document))  # what cannot be written is refused before anything is
     tensors = {key: torch.from_numpy(np.ascontiguousarray(array)) for key, array in arrays.items()}
     file = write_tensors(folder, f"{name}.safetensors", tensors)
     whole = {"format": FORMAT, **document, "tensors": file.model_dump()}

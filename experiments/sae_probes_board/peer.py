@@ -38,7 +38,7 @@ def beside(board: pk.Board, source: object, store: Path, python: str, train: int
 
     frame = board.to_frame()
     ours = frame[frame.setting.eq("normal") & frame["at"].eq("shared") & frame.family.eq("logistic")].set_index("task")
-    known = set(frame.task)
+    known = {*frame.task, *board.failures}  # those that failed were read by the model, too
     tasks = {name: task for name, task in read_tasks(source).items() if isinstance(task, Task) and name in known}
     pools = {name: draw_pools(task, train, test, seed) for name, task in tasks.items()}
     row: dict[str, int] = {}

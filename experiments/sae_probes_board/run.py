@@ -22,6 +22,7 @@ import tables
 import probekit as pk
 from probekit.leaderboard.families import DEFAULT, OTHERS
 
+PEER = "The package's own baseline on the same splits: AUROC"
 SETTINGS = ("normal", "scarcity", "imbalance", "noise", "ood")
 
 
@@ -63,15 +64,20 @@ def main() -> None:
         **{f"{setting}: mean AUROC": tables.varied(board, setting) for setting in ("scarcity", "imbalance", "noise")},
         "Texts from elsewhere: AUROC (logistic)": tables.elsewhere(board),
     }
+    for title, frame in parts.items():
+        print(f"\n## {title}\n\n{shown(frame)}", flush=True)
     if args.peer_python is not None:
         beside = peer.beside(board, source, args.out / "store", args.peer_python, args.train, args.test, args.seed)
         beside.to_csv(args.out / "peer.csv", index=False)
-        parts["The package's own baseline on the same splits: AUROC"] = tables.paired(beside)
-    for title, frame in parts.items():
-        print(f"\n## {title}\n\n{frame.to_markdown(index=False, floatfmt='.3f') if len(frame) else '(none)'}")
+        parts[PEER] = tables.paired(beside)
+        print(f"\n## {PEER}\n\n{shown(parts[PEER])}")
     (args.out / "tables.json").write_text(json.dumps({k: json.loads(v.to_json(orient="records")) for k, v in parts.items()}, indent=1))  # fmt: skip
     print("\n".join(["", *(f"failed: {name}: {why}" for name, why in board.failures.items())]))
     print(f"{board.to_frame().task.nunique()} tasks; {(time.perf_counter() - began) / 60:.1f} min in all")
+
+
+def shown(frame: pd.DataFrame) -> str:
+    return str(frame.to_markdown(index=False, floatfmt=".3f")) if len(frame) else "(none)"
 
 
 if __name__ == "__main__":

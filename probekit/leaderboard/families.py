@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
 
 from probekit.leaderboard.tasks import Task
 from probekit.probes import ElasticNetProbe, KernelRidgeProbe, KSparseProbe, MLPProbe
@@ -33,7 +37,7 @@ def named(given: Families) -> dict[str, Family]:
 
     Raises:
         TypeError: what is no estimator.
-        ValueError: no such family, or none at all.
+        ValueError: no such family, none at all, or one that goes by another's name.
     """
     asked: dict[str, Family] = dict(given) if isinstance(given, Mapping) else {name: name for name in given}
     if not asked:
@@ -44,6 +48,8 @@ def named(given: Families) -> dict[str, Family]:
             raise ValueError(
                 f"there is no family {family!r}; there are {', '.join(NAMES)}, or give an estimator: {{{name!r}: MLPProbe(layers=2)}}"
             )
+        if name in NAMES and family != name and type(family) is not OTHERS.get(name):
+            raise ValueError(f"{name!r} is the name of another family: call yours something else")
         if not isinstance(family, str) and not hasattr(family, "fit"):
             raise TypeError(f"family {name!r} is {type(family).__name__}, which has no fit")
         found[name] = OTHERS[family]() if isinstance(family, str) and family in OTHERS else family
@@ -68,5 +74,18 @@ def reads(family: Family, task: Task) -> bool:
 
 
 def key(name: str, family: Family) -> str:
-    """What a family's figures are kept under: an estimator with other parameters has other ones."""
-    return name if isinstance(family, str) else f"{name}: {type(family).__name__} {sorted(family.get_params().items())}"
+    """What a family's figures are kept under: another family under the same name, or other parameters, have other ones."""
+    if isinstance(family, str):
+        return name if name == family else f"{name}: {family}"
+    given = {parameter: _told(value) for parameter, value in sorted(family.get_params().items())}
+    return f"{name}: {type(family).__qualname__} {given}"
+
+
+def _told(value: object) -> object:
+    """A parameter in words that are the same in every process, and other for another value."""
+    if isinstance(value, np.ndarray | torch.Tensor):
+        array = np.ascontiguousarray(value)
+        return f"{array.dtype}{array.shape} {hashlib.sha256(array.tobytes()).hexdigest()[:16]}"
+    if isinstance(value, Estimator):
+        return key(type(value).__qualname__, value)
+    return f"{value.__module__}.{value.__qualname__}" if callable(value) and hasattr(value, "__qualname__") else value

@@ -14,7 +14,7 @@ from probekit.files import with_nulls, write_whole
 from probekit.leaderboard.settings import Pools
 from probekit.leaderboard.tasks import Task
 
-FORMAT = 1
+FORMAT = 2
 
 
 def digest_of(task: Task, pools: Pools, asked: Mapping[str, object]) -> str:
@@ -25,7 +25,10 @@ def digest_of(task: Task, pools: Pools, asked: Mapping[str, object]) -> str:
     for data in task.elsewhere.values():
         for text in data.texts or ():
             digest.update(text.encode() + b"\1")
-    for array in (task.values, pools.train, pools.test):
+        for name in data.labels:
+            digest.update(np.ascontiguousarray(data.label_set(name).values).tobytes())
+        digest.update(np.ascontiguousarray(data.groups).tobytes())
+    for array in (task.values, task.groups, pools.train, pools.test):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:16]
 

@@ -103,8 +103,12 @@ def held_out(labels: np.ndarray, groups: np.ndarray, kind: Kind, seed: int) -> n
     folds = min(FOLDS, max(2, len(labels) // 4)) if few else round(1 / HELD_OUT)
     codes = np.zeros(len(labels), int) if kind == "continuous" else np.unique(labels, return_inverse=True)[1]
     fold = fold_of_rows(codes, group_codes(groups, len(labels)), folds, seed)
-    held: np.ndarray = fold[:, None] == np.arange(fold.max() + 1 if few else 1)
-    return held
+    if few:
+        by_fold: np.ndarray = fold[:, None] == np.arange(fold.max() + 1)
+        return by_fold
+    sizes = np.bincount(fold)  # uneven where groups are: the one nearest to a fifth
+    one: np.ndarray = fold[:, None] == np.abs(sizes - HELD_OUT * len(labels)).argmin()
+    return one
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from probekit.leaderboard.tasks import Task
-from probekit.probes.held_out import group_codes, hold_out
+from probekit.probes.held_out import fold_of_rows, group_codes
 
 SETTINGS = ("normal", "scarcity", "imbalance", "noise", "ood")
 SIZES = (8, 16, 32, 64, 128, 256, 512)
-"""Training texts of the setting `scarcity`, as far as the pool has more."""
+"""Training texts of the setting `scarcity`, as far as the pool has more and there are two for each class."""
 SHARES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 """Of the second class, in training and in test, in the setting `imbalance`."""
 WRONG = (0.0, 0.1, 0.2, 0.3, 0.4)
 """Of the training labels, changed to another class, in the setting `noise`."""
+
+FOLDS = 20
+"""Parts that the texts of a task are dealt into before some are joined to a test."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,7 @@ def draw_pools(task: Task, train: int, test: int, seed: int) -> Pools:
         ValueError: a pool shows one class only, or there are too few groups for two pools.
     """
     share = max(0.2, test / (train + test)) if len(task) < train + test else test / (train + test)
-    codes = None if task.kind == "continuous" else task.values.astype(int)
-    parts = hold_out(codes, group_codes(task.groups, len(task)), share, seed)
+    parts = _two_parts(task, share, seed)
     rng = np.random.default_rng([seed, 0xB0A2])
     one, other = (in_turn(task, part, most, rng) for part, most in zip(parts, (train, test), strict=True))
     for name, pool in (("train", one), ("test", other)):
@@ -75,6 +77,25 @@ def draw_pools(task: Task, train: int, test: int, seed: int) -> Pools:
                 f"the {len(pool)} texts to {name} on show one class only: give more texts of the rarer class, or smaller groups"
             )
     return Pools(one, other)
+
+
+def _two_parts(task: Task, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Texts to train on and about this share of them to test on: whole groups, every class in both as far as groups allow.
+
+    Texts are dealt into many folds, and the smaller ones that show all classes are joined first, so that one large group does not make a
+    test by itself.
+    """
+    groups = group_codes(task.groups, len(task))
+    codes = np.zeros(len(task), int) if task.kind == "continuous" else task.values.astype(int)
+    rarest = np.bincount(codes)[np.unique(codes)].min()
+    fold = fold_of_rows(codes, groups, int(np.clip(rarest // 2, round(1 / min(share, 1 - share)), FOLDS)), seed)
+    sizes = np.bincount(fold)
+    shown = np.array([len(np.unique(codes[fold == one])) for one in range(len(sizes))])
+    order = np.lexsort((sizes, -shown))
+    total = np.cumsum(sizes[order])
+    count = 1 + int(np.abs(total[:-1] - share * len(task)).argmin())  # never all of them
+    test = np.isin(fold, order[:count])
+    return np.flatnonzero(~test), np.flatnonzero(test)
 
 
 def in_turn(task: Task, texts: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
@@ -106,7 +127,7 @@ def conditions(task: Task, pools: Pools, setting: str, seed: int) -> Iterator[Co
         yield Condition(setting, nothing, pools.train, values[pools.train], pools.test)
     elif setting == "scarcity":
         for size in SIZES:
-            if size < len(pools.train):
+            if 2 * len(task.labels.classes) <= size < len(pools.train):
                 few = pools.train[:size]
                 yield Condition(setting, size, few, values[few], pools.test)
     elif setting == "imbalance":

@@ -68,7 +68,8 @@ def board(
         tasks: Names of those to do; all if left out.
         longest: Tasks whose texts have more tokens in the mean are left out, and said.
         text, label: Columns of the files.
-        group: Column whose values must not be split between training and test; left out, equal texts only are kept together.
+        group: Column whose values must not be split between training and test; left out, equal texts only are kept together. Texts from
+            elsewhere are tested on whole: there it keeps nothing apart.
         train, test: Texts of each task at most.
         out: Folder: the activations, a file a task and setting, and `board.json`. The same call goes on where it stopped, and does
             what is missing where more is asked.
@@ -233,7 +234,8 @@ class _Reading:
         path, digest = files.path_of(self.folder, name, "every site"), self._digest(name, "every site", self.sites)
         kept = files.read(path, digest)
         families = self.families
-        missing = [f for f in linear(families, self.tasks[name]) if f not in kept]
+        keys = {f: key(f, families.get(f, f)) for f in linear(families, self.tasks[name])}
+        missing = [f for f in keys if keys[f] not in kept]
         if missing:
             question = self._question(name, condition)
             X, X_test = (
@@ -244,13 +246,13 @@ class _Reading:
                 curve = read_sites(what, X, X_test, question)
                 best = int(np.nanargmax(curve.valid))
                 scored = read_site(what, X[best], X_test[best], question)
-                kept[family] = {
+                kept[keys[family]] = {
                     "curve": {"valid": curve.valid, "test": curve.test},
                     **_figures(scored, condition, question, self.sites[best]),
                 }
             files.write(path, digest, name, "every site", kept)
             kept = files.read(path, digest)
-        return {family: kept[family] for family in linear(families, self.tasks[name])}
+        return {family: kept[keys[family]] for family in keys}
 
     def at_site(self, name: str, setting: str, site: str) -> dict[str, Any]:
         """Each family at one site, in all conditions of a setting."""

@@ -63,6 +63,21 @@ def test_little_is_the_beginning_of_much(task):
         assert np.array_equal(condition.test, pools.test)
 
 
+@pytest.mark.parametrize(("train", "test"), [(100, 200), (200, 100), (600, 400)])
+def test_a_small_task_is_split_in_the_proportion_asked_for(train, test):
+    task = made(np.arange(240) % 2)
+    pools = draw_pools(task, train, test, 0)
+    share = max(0.2, test / (train + test))
+    assert abs(len(pools.test) / min(240, len(pools.train) + len(pools.test)) - share) < 0.06
+
+
+def test_one_large_group_is_no_test_by_itself():
+    groups = np.concatenate([np.zeros(400, int), 1 + np.arange(600) // 10])
+    for seed in range(8):
+        pools = draw_pools(made(np.arange(1000) % 2, groups), 700, 300, seed)
+        assert len(np.unique(groups[pools.test])) > 10
+
+
 def test_unbalanced_sets_have_the_share_they_say_and_one_size(task):
     found = list(conditions(task, draw_pools(task, 1024, 300, 0), "imbalance", 0))
     assert [c.amount for c in found] == list(SHARES)

@@ -40,6 +40,14 @@ def test_token_ids_and_data_sets_count_likewise():
         refuse_overlap([measure([[1, 2, 3, 4, 5], [9]])], pk.Dataset("ids", tokens=ids))
     with pytest.raises(ValueError, match="1 of 1 items"):
         refuse_overlap([measure(["Here it is"])], pk.Dataset("texts", texts=("here it is", "or not")))
+    with pytest.raises(ValueError, match="1 of 1 items"):
+        refuse_overlap([measure(["I saw the new film"])], ["I saw the new film, and it was good"])
     assert refuse_overlap([measure([[1, 2], [7]])], ids)
+    with pytest.raises(TypeError, match="cannot be held against each other"):
+        refuse_overlap([measure([[1, 2]])], ["a text"])
+    with pytest.raises(TypeError, match="neither a text nor"):
+        refuse_overlap([measure(["a"])], [("a", "b")])
+    with pytest.raises(ValueError, match="found_on is empty"):
+        refuse_overlap([measure(["a"])], [])
     with pytest.raises(TypeError, match="one string"):
         refuse_overlap([measure(["a"])], "a text")

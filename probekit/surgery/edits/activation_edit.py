@@ -13,7 +13,7 @@ from torch import Tensor
 from probekit.models import Model
 from probekit.models.editing import changed_at
 from probekit.surgery.edits.affine import AffineMap, Cast, applied_to
-from probekit.surgery.edits.edit import Edit, Uncopied, Undo
+from probekit.surgery.edits.edit import Edit, Uncopied, Undo, edits_on
 from probekit.surgery.edits.where import Place, Tokens, Where
 
 if TYPE_CHECKING:
@@ -94,7 +94,8 @@ class ActivationEdit(Edit):
 
     def _try_out(self, model: Model) -> None:
         """Run a few tokens, at which an edit that adds too much says so."""
-        if not any(isinstance(change, AffineMap) and change.bias.any() for change in self.changes.values()):
+        adds = any(isinstance(change, AffineMap) and change.bias.any() for change in self.changes.values())
+        if not adds or edits_on(model):  # an edit that is on the model may take certain texts only
             return
         length, generator = min(_TRIED, model.context or _TRIED), torch.Generator().manual_seed(0)
         tokens = torch.randint(model.vocab, (1, length), generator=generator)

@@ -60,11 +60,16 @@ def _choice_notes(choice: Choice | None, tests: Sequence[Test], searched: bool, 
     if not tests or (choice is None and not searched):
         return []
     kinds = list(dict.fromkeys(test.control for test in tests))
-    without = kinds if searched else [kind for kind in kinds if kind not in chose]
+    without = [kind for kind in kinds if kind not in chose]
     out = []
     if len(without) < len(kinds):
         which = ", ".join(kind for kind in kinds if kind not in without)
-        out.append(f"Each control ({which}) chose its own strength on the half that chooses, as the edit did.")
+        out.append(
+            f"Each control ({which}) chose its own strength on the half that chooses, as the edit did, and stands at that strength in every "
+            "p, those of side effects too."
+        )
+    if searched and len(without) < len(kinds):
+        out.append("The edit's place was searched, which no control's was: p may be too small.")
     if without:
         what = (
             "place, sign and strength were searched"

@@ -135,7 +135,8 @@ class EditReport:
         return pd.DataFrame({name: self.figures[name] for name in COLUMNS})
 
     def tests_frame(self) -> pd.DataFrame:
-        """A row a measure and kind of control, at the strength reported, on the items held back.
+        """A row a measure and kind of control, at the strength reported (each control at its own, where all were measured at every
+        strength: `manifest["arguments"]["strengths of controls"]`), on the items held back.
 
         `p` is the share of controls (and the edit itself) that change the behaviour as far in the wanted direction, or damage as
         much; `low`, `median` and `high` are of the controls' effects.

@@ -201,7 +201,8 @@ def evaluate(
             "model": {"name": model.name, "fingerprint": model.fingerprint},
             "arguments": {
                 "controls": {kind: len(made) for kind, made in kinds.items()},
-                "strengths": doses, "prompt": prompt, "baselines": list(baselines or {}), "cloud": cloud, "seed": seed, "n_boot": n_boot,
+                "strengths": doses, "strengths of controls": {kind: [one.strength for one in taken] for kind, taken in held.items()},
+                "prompt": prompt, "baselines": list(baselines or {}), "cloud": cloud, "seed": seed, "n_boot": n_boot,
             },
             "measures": [measure.describe() for measure in measures],
             "versions": versions_of("torch", "transformers", "numpy"),
