@@ -6,7 +6,8 @@ which the rate falls linearly to zero (`--cooldown N`). The checkpoint of the fi
 go on from it; a cool-down can be started from it as often as one likes. Every problem is seen once, and all programs are of the
 recipe's lengths from the first step to the last: there is no curriculum.
 
-Small copies of the weights are kept at steps 100, 150, 200, 300, 400, 600, ... under `OUT/kept/`.
+Small copies of the weights are kept at steps 100, 150, 200, 300, 400, 600, ... under `OUT/kept/`, in both parts; going on at
+constant rate after a cool-down writes over those of the cool-down.
 """
 
 from __future__ import annotations
