@@ -22,8 +22,8 @@ QUIET = {"log_every": 5, "evaluate_every": 1000, "save_every": 5}
 
 @pytest.fixture(autouse=True)
 def small_and_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    check = recipe_module.check_on_held_out_problems
-    monkeypatch.setattr(recipe_module, "check_on_held_out_problems", lambda recipe: check(recipe, problems=4))
+    check = recipe_module.check_on_fresh_problems
+    monkeypatch.setattr(recipe_module, "check_on_fresh_problems", lambda recipe: check(recipe, problems=4))
     monkeypatch.setattr(recipe_module, "_PROBLEMS_A_DRAW", 64)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -68,7 +68,7 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path: Path, monkeypatch: py
     ):
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "parts" / file).read_bytes()
     entries = [json.loads(line) for line in (tmp_path / "whole" / "train_log.jsonl").read_text().splitlines()]
-    assert {"right", "unseen", "program_loss", "output_loss"} <= entries[-1].keys()
+    assert {"right", "unseen", "right_train", "program_loss", "output_loss"} <= entries[-1].keys()
     with pytest.raises(ValueError, match="another recipe"):
         run(replace(TINY, seed=1), tmp_path / "whole", stop_at=2, **QUIET)
 

@@ -104,6 +104,9 @@ def test_runs_that_fail_say_where() -> None:
     ):
         with pytest.raises(karel.RunError, match=says):
             karel.run([program], world).check()
+    with pytest.raises(karel.RunError, match="stopped after 2 actions, at the limit"):
+        karel.run(["turn_left turn_left turn_left"], world, limit=2).check()
+    assert karel.run(["turn_left turn_left"], world, limit=2).check().length.tolist() == [2]
     with pytest.raises(ValueError, match="2 programs and 3 worlds: every program needs"):
         karel.run(["move", "move"], karel.random_worlds(3, np.random.default_rng(0)))
 

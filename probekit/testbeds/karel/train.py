@@ -3,9 +3,11 @@
 A GPT-2 learns to predict the next token of specifications followed by programs. It is told tokens and nothing else: no states, no
 meaning of the actions. The run has two parts: a constant learning rate for as long as one likes, then a *cool-down* in
 which the rate falls linearly to zero (`--cooldown N`). The checkpoint of the first part is kept, so that a longer run can
-go on from it; a cool-down can be started from it as often as one likes.
+go on from it; a cool-down can be started from it as often as one likes. Every problem is seen once, and all programs are of the
+recipe's lengths from the first step to the last: there is no curriculum.
 
-Small copies of the weights are kept at steps 100, 150, 200, 300, 400, 600, ... under `OUT/kept/`.
+Small copies of the weights are kept at steps 100, 150, 200, 300, 400, 600, ... under `OUT/kept/`, in both parts; going on at
+constant rate after a cool-down writes over those of the cool-down.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from probekit.testbeds.karel.problems import random_problems
-from probekit.testbeds.karel.programs import LENGTHS
+from probekit.testbeds.karel.problems import Problems, random_problems
+from probekit.testbeds.karel.programs import LENGTHS, PARTS, Part
 from probekit.testbeds.karel.synthesis import synthesise
 from probekit.testbeds.karel.tokens import CONTEXT, END, PAD, VOCABULARY, encode, is_output, is_word
 from probekit.testbeds.training.recipe import (
@@ -34,7 +36,7 @@ from probekit.testbeds.training.recipe import (
 TRAINING_SEEDS = 0x6A7E17A
 """First word of every seed of a training problem."""
 CHECKING_SEEDS = 0x6A7E17C
-"""First word of the seeds of the problems that the training log measures on, which are of the part `valid`."""
+"""First word of the seeds of the problems that the training log measures on."""
 _PROBLEMS_A_DRAW = 2048
 
 
@@ -144,24 +146,29 @@ def losses(model: nn.Module, batch: ProblemBatch) -> tuple[Tensor, Tensor]:
     return each[program].mean(), each[~program].sum() / (~program).sum().clamp_min(1)
 
 
-def check_on_held_out_problems(recipe: Recipe, problems: int = 256) -> Callable[[nn.Module], dict[str, float]]:
-    """What the log measures: losses, and the programs written for fixed problems of the part `valid`."""
+def check_on_fresh_problems(recipe: Recipe, problems: int = 256) -> Callable[[nn.Module], dict[str, float]]:
+    """What the log measures, on fixed problems that training does not see.
 
-    @lru_cache(maxsize=1)
-    def fixed() -> Any:
-        return random_problems(
-            problems, np.random.default_rng([CHECKING_SEEDS, 0]), "valid", unseen=5,
-            lengths=(recipe.shortest, recipe.longest),
-        )  # fmt: skip
+    `right` and `unseen`: the share of specifications of the part `valid`, whose behaviours training never asks for, that the
+    model writes a right program for, and one that is right on five unseen examples, too. `right_train`: the first, for half as
+    many specifications of the part `train`, in worlds of their own. The losses are on the part `valid`.
+    """
+
+    @lru_cache(maxsize=2)
+    def fixed(part: Part) -> Problems:
+        rng = np.random.default_rng([CHECKING_SEEDS, PARTS.index(part)])
+        many = problems if part == "valid" else problems // 2
+        return random_problems(many, rng, part, unseen=5, lengths=(recipe.shortest, recipe.longest))
 
     def check(model: nn.Module) -> dict[str, float]:
-        batch = to_batch(encode(fixed(), recipe.encoding)[0])
+        batch = to_batch(encode(fixed("valid"), recipe.encoding)[0])
         with torch.no_grad():
             program, output = losses(model, batch)
-        found = synthesise(model, fixed(), encoding=recipe.encoding)
+        held_out, known = (synthesise(model, fixed(part), encoding=recipe.encoding) for part in ("valid", "train"))
         return {
-            "right": round(found.rate, 4),
-            "unseen": round(found.unseen, 4),
+            "right": round(held_out.rate, 4),
+            "unseen": round(held_out.unseen, 4),
+            "right_train": round(known.rate, 4),
             "program_loss": round(float(program), 5),
             "output_loss": round(float(output), 5),
         }
@@ -199,7 +206,7 @@ def run(recipe: Recipe, out: Path, *, stop_at: int, cooldown: int = 0, **more: A
     return run_in_two_parts(
         recipe, out, new_model(recipe), batch_at=training_batches(recipe, *part_of_process()),
         loss_of=next_token_loss(recipe), sequences="problems", stop_at=stop_at, cooldown=cooldown,
-        evaluate=check_on_held_out_problems(recipe),
+        evaluate=check_on_fresh_problems(recipe),
         keep=lambda step: out / "kept" / f"step-{step:06d}.safetensors" if is_kept(step) else None, **more,
     )  # fmt: skip
 
