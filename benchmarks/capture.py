@@ -25,6 +25,7 @@ import probekit as pk
 from benchmarks.table import Row
 from probekit.activations import capture
 from probekit.activations.plan import make_plan
+from probekit.models.batching import padded
 
 PEER_BATCH = 16
 
@@ -56,17 +57,17 @@ def measure_speed(sequences: int = 128, repeats: int = 2) -> list[Row]:
         with torch.inference_mode():
             for shard in plan.batches:
                 for batch in shard:
-                    ids, mask = _padded([tokens[i] for i in batch])
-                    backbone(input_ids=ids, attention_mask=mask, use_cache=False)
+                    ids, mask = padded([tokens[i] for i in batch])
+                    backbone(input_ids=ids, attention_mask=mask.long(), use_cache=False)
 
     def peer() -> None:
         sites = set(model.stream_sites)
         with torch.inference_mode():
             for start in range(0, len(tokens), PEER_BATCH):
-                ids, mask = _padded(tokens[start : start + PEER_BATCH])
-                _, cache = lens.run_with_cache(ids, attention_mask=mask, names_filter=lambda name: name in sites)
+                ids, mask = padded(tokens[start : start + PEER_BATCH])
+                _, cache = lens.run_with_cache(ids, attention_mask=mask.long(), names_filter=lambda name: name in sites)
                 for site in model.stream_sites:
-                    cache[site][mask.bool()].numpy()
+                    cache[site][mask].numpy()
 
     seconds = best_interleaved({"ours": ours, "bare": bare, "peer": peer}, repeats)
     computed, padding = plan.totals()
@@ -119,16 +120,6 @@ def best_interleaved(runs: dict[str, Callable[[], None]], repeats: int) -> dict[
             run()
             best[name] = min(best[name], time.perf_counter() - began)
     return best
-
-
-def _padded(sequences: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
-    longest = max(len(s) for s in sequences)
-    ids = torch.zeros((len(sequences), longest), dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for i, sequence in enumerate(sequences):
-        ids[i, : len(sequence)] = torch.from_numpy(sequence)
-        mask[i, : len(sequence)] = 1
-    return ids, mask
 
 
 def load_smollm2() -> Any:

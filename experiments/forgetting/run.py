@@ -31,6 +31,7 @@ from tuning import pairs, random_labels, tune
 
 import probekit as pk
 from probekit import surgery
+from probekit.files import write_whole
 from probekit.versions import versions_of
 
 KINDS = (
@@ -108,9 +109,7 @@ class Run:
             return
         self.say(name)
         found = measure()
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(found))
-        partial.replace(path)
+        write_whole(path, json.dumps(found))
 
     def done(self, name: str) -> bool:
         return (self.args.out / "conditions" / f"{name}.json").exists()

@@ -26,6 +26,7 @@ from scipy import stats
 
 import probekit as pk
 import saes
+from probekit.files import write_whole
 from probekit.testbeds import othello
 from saes.overlap import random_directions
 
@@ -118,10 +119,7 @@ def stream(model: pk.Model, where: str) -> list[str]:
 
 
 def save(frame: pd.DataFrame, file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}")
-    frame.to_csv(partial, index=False)
-    partial.replace(file)
+    write_whole(file, frame.to_csv(index=False))
 
 
 def questions(squares: pd.DataFrame, move_number: Mapping[str, float]) -> pd.DataFrame:

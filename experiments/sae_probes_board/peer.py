@@ -33,7 +33,7 @@ def beside(board: pk.Board, source: object, store: Path, python: str, train: int
     import pandas as pd
 
     from probekit.activations import ActivationStore
-    from probekit.leaderboard.settings import draw_pools
+    from probekit.leaderboard.settings import draw_pools, each_once
     from probekit.leaderboard.tasks import Task, read_tasks
 
     frame = board.to_frame()
@@ -41,13 +41,7 @@ def beside(board: pk.Board, source: object, store: Path, python: str, train: int
     known = {*frame.task, *board.failures}  # those that failed were read by the model, too
     tasks = {name: task for name, task in read_tasks(source).items() if isinstance(task, Task) and name in known}
     pools = {name: draw_pools(task, train, test, seed) for name, task in tasks.items()}
-    row: dict[str, int] = {}
-    for name, task in tasks.items():
-        for i in np.concatenate([pools[name].train, pools[name].test]):
-            row.setdefault(task.texts[i], len(row))
-        for data in task.elsewhere.values():
-            for text in data.texts or ():
-                row.setdefault(text, len(row))
+    row = each_once(tasks, pools)
     activations = ActivationStore.open(store)
     if len(activations) != len(row):
         raise ValueError(f"{store} holds {len(activations):,} texts, the tasks {len(row):,}: it is of another board")

@@ -6,7 +6,7 @@ import errno
 import functools
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from probekit.engine import Engine, mapped, require_seen
 from probekit.files import remove_unfinished
 
 INDEX = "index.safetensors"
+_SPACES = 2  # shards in memory: one is filled while the other is written
 
 
 def write_index(path: Path, manifest: Manifest, plan: Plan) -> None:
@@ -58,9 +59,7 @@ def write_shards(
     _require_disk(path, disk)
     total = sum(plan.padded_tokens(batch) for n in shards for batch in plan.batches[n])
     most = max(plan.padded_tokens(batch) for n in shards for batch in plan.batches[n])
-    largest = max(plan.shards[n][1] - plan.shards[n][0] for n in shards)
-    spaces = min(2, len(shards))
-    memory = spaces * largest * row_bytes + most * max(sites.values()) * 4
+    memory = min(_SPACES, len(shards)) * _largest(plan, shards) * row_bytes + most * max(sites.values()) * 4
     places = f"{len(sites)} site{'s' * (len(sites) > 1)}"
     bar = Bar(progress, total, f"{left_rows:,} rows at {places} of {manifest.model}")
     bar.announce(Estimate(memory, disk), path)
@@ -95,8 +94,8 @@ def _shards_here(
     total: int,
 ) -> None:
     """One shard after another; the model goes on while a shard is checksummed and written."""
-    sites = list(manifest.sites)
-    buffers = [_empty(plan, shards, manifest) for _ in range(min(2, len(shards)))]
+    rows, dtype = _largest(plan, shards), manifest.dtype
+    buffers = [_empty(rows, manifest.sites, dtype) for _ in range(min(_SPACES, len(shards)))]
     began = time.perf_counter()
 
     def passed(tokens: int) -> None:
@@ -112,7 +111,7 @@ def _shards_here(
             start, stop = plan.shards[number]
             shard = {site: values[: stop - start] for site, values in buffers[turn % len(buffers)].items()}
             began = time.perf_counter()
-            _fill(model, plan, number, shard, sites, computing, passed)
+            _fill(model, plan, number, shard, computing, passed)
             if written is not None:
                 written.result()
             written = writer.submit(_write_shard, path, manifest, number, shard, start, stop)
@@ -150,15 +149,18 @@ def _make_shard(
 ) -> tuple[int, File]:
     number, start, stop, plan = piece
     require_seen(path / INDEX)
-    shard = {site: torch.empty((stop - start, width), dtype=DTYPES[dtype]) for site, width in sites.items()}
-    _fill(model, plan, 0, shard, list(sites), computing, lambda tokens: None)
+    shard = _empty(stop - start, sites, dtype)
+    _fill(model, plan, 0, shard, computing, lambda tokens: None)
     return number, write_tensors(path, _shard_name(number), shard, start, stop)
 
 
-def _empty(plan: Plan, shards: list[int], manifest: Manifest) -> dict[str, torch.Tensor]:
-    """Room for the largest of the shards."""
-    largest = max(plan.shards[n][1] - plan.shards[n][0] for n in shards)
-    return {site: torch.empty((largest, width), dtype=DTYPES[manifest.dtype]) for site, width in manifest.sites.items()}
+def _largest(plan: Plan, shards: list[int]) -> int:
+    """Rows of the largest of these shards."""
+    return max(plan.shards[n][1] - plan.shards[n][0] for n in shards)
+
+
+def _empty(rows: int, sites: Mapping[str, int], dtype: str) -> dict[str, torch.Tensor]:
+    return {site: torch.empty((rows, width), dtype=DTYPES[dtype]) for site, width in sites.items()}
 
 
 def _fill(
@@ -166,7 +168,6 @@ def _fill(
     plan: Plan,
     number: int,
     shard: dict[str, torch.Tensor],
-    sites: list[str],
     computing: torch.dtype | None,
     passed: Callable[[int], None],
 ) -> None:
@@ -175,7 +176,7 @@ def _fill(
     for batch in plan.batches[number]:
         place = torch.from_numpy(plan.rows_of(batch) - start)
         keep = functools.partial(_copy_rows, plan, start, shard, place)
-        run_batch(model, plan, batch, sites, computing, keep)
+        run_batch(model, plan, batch, list(shard), computing, keep)
         passed(plan.padded_tokens(batch))
 
 

@@ -13,7 +13,7 @@ import torch
 from probekit.data.labels import Kind
 from probekit.probes import fit_grid
 from probekit.probes.estimator import Estimator
-from probekit.probes.held_out import fold_of_rows, group_codes
+from probekit.probes.held_out import fold_of_rows, group_codes, mean_over_folds
 from probekit.probes.intervals import Estimate, bootstrap, cluster_counts
 from probekit.probes.metrics import Metric, Predictions, measure, metrics_for
 from probekit.probes.stack import ProbeStack
@@ -189,9 +189,7 @@ def _chosen(family: str, X: torch.Tensor, question: Question) -> tuple[ProbeStac
     held = question.held
     stack = _fit(family, X, question.without(held), question)
     loss = stack.loss(X, question.without(~held))  # [grid, site, fold]
-    counts = torch.from_numpy(held.sum(0).astype(np.float64))
-    mean = (loss * counts).sum(-1) / counts.sum()
-    index = torch.nan_to_num(mean, nan=torch.inf).argmin(0)
+    index = mean_over_folds(loss, held).argmin(0)
     stack = stack.select(index[:, None].expand(-1, held.shape[1]))
     rows = np.flatnonzero(held.any(1))
     fold = torch.from_numpy(held.argmax(1)[rows])

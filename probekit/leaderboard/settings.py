@@ -6,7 +6,7 @@ texts, so that a model reads each text once, and no group of texts is in both.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,6 +113,18 @@ def in_turn(task: Task, texts: np.ndarray, most: int, rng: np.random.Generator) 
     if task.kind == "binary":  # the rest would all be of one class
         chosen = chosen[: 2 * int(np.bincount(values.astype(int), minlength=2).min())]
     return chosen[:most]
+
+
+def each_once(tasks: Mapping[str, Task], pools: Mapping[str, Pools]) -> dict[str, int]:
+    """The texts that are used, elsewhere too, each with its number: the order in which a board has the model read them."""
+    row: dict[str, int] = {}
+    for name, task in tasks.items():
+        for i in np.concatenate([pools[name].train, pools[name].test]):
+            row.setdefault(task.texts[i], len(row))
+        for data in task.elsewhere.values():
+            for text in data.texts or ():
+                row.setdefault(text, len(row))
+    return row
 
 
 def conditions(task: Task, pools: Pools, setting: str, seed: int) -> Iterator[Condition]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,12 @@ import torch
 from probekit.activations import ActivationStore, capture
 from probekit.data import Dataset
 from probekit.engine import Engine, check_engine, mapped
+from probekit.files import with_nans
 from probekit.leaderboard import files
 from probekit.leaderboard.families import DEFAULT, GUIDE, WORDS, Families, Family, key, linear, named, reads
 from probekit.leaderboard.fitting import Question, question_of, read_site, read_sites, read_words
 from probekit.leaderboard.result import Board
-from probekit.leaderboard.settings import SETTINGS, Condition, Pools, conditions, draw_pools
+from probekit.leaderboard.settings import SETTINGS, Condition, Pools, conditions, draw_pools, each_once
 from probekit.leaderboard.tasks import Task, read_tasks
 from probekit.models import Model, load_model
 from probekit.progress import stepping
@@ -116,7 +116,7 @@ def board(
     if not usable:
         raise ValueError("no task can be read: " + "; ".join(f"{n}: {why}" for n, why in list(failures.items())[:5]))
     folder = Path(out)
-    row = _each_once(usable, pools)
+    row = each_once(usable, pools)
     store = capture(
         model, Dataset("texts of the board", texts=tuple(row)), names, out=folder / "store", pool="last", dtype=dtype,
         compute_dtype=compute_dtype, engine=engine, progress=progress,
@@ -187,18 +187,6 @@ def _answers(
 
 def _called(what: tuple[str, str] | None) -> str:
     return "every site" if what is None else what[0]
-
-
-def _each_once(tasks: Mapping[str, Task], pools: Mapping[str, Pools]) -> dict[str, int]:
-    """The texts that are used, each with its number."""
-    row: dict[str, int] = {}
-    for name, task in tasks.items():
-        for i in np.concatenate([pools[name].train, pools[name].test]):
-            row.setdefault(task.texts[i], len(row))
-        for data in task.elsewhere.values():
-            for text in data.texts or ():
-                row.setdefault(text, len(row))
-    return row
 
 
 @dataclass
@@ -324,7 +312,7 @@ def _guide(at_sites: Mapping[str, Mapping[str, Any]], sites: Sequence[str]) -> d
     curves = {}
     for name, families in at_sites.items():
         found = families.get(GUIDE) or next(iter(families.values()))
-        curve = np.array([math.nan if v is None else v for v in found["curve"]["valid"]], float)
+        curve = np.array(with_nans(found["curve"]["valid"]), float)
         curves[name] = curve - np.nanmean(curve)  # so that a hard task counts as much as an easy one
     out = {}
     for name in curves:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from probekit.activations import capture
 from probekit.activations.stream import names_of_sites
@@ -24,7 +23,7 @@ from probekit.monitoring.passages import Item
 from probekit.monitoring.readout import readout_of
 from probekit.probes import fit_grid
 from probekit.probes.base import LinearProbe
-from probekit.probes.held_out import fold_of_rows
+from probekit.probes.held_out import fold_of_rows, mean_over_folds
 from probekit.probes.stack import ProbeStack
 from probekit.progress import stepping
 
@@ -205,7 +204,6 @@ def _choose(
             "give finer groups, or more texts"
         )
     fitted, judged = np.where(held, -1, labels[:, None]), np.where(held, labels[:, None], -1)
-    counts = torch.from_numpy(held.sum(0).astype(np.float64))
     store = capture(model, data, sites, pool=pool, rows=train, progress=progress)
     losses: dict[str, float] = {}
     values: dict[str, float] = {}
@@ -215,7 +213,7 @@ def _choose(
             X = store.read(site)
             stack = _logistic(X, fitted)
             loss = stack.loss(X, judged).reshape(len(stack.grid), -1)  # [grid, fold]
-            mean = torch.nan_to_num((loss * counts).sum(-1) / counts.sum(), nan=torch.inf)
+            mean = mean_over_folds(loss, held)
             losses[site], values[site] = float(mean.min()), float(stack.grid[int(mean.argmin())])
             advance(None, 1)
     best = min(sites, key=losses.__getitem__)

@@ -7,6 +7,7 @@ import warnings
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from probekit.data.splits import split_items
@@ -102,3 +103,13 @@ def hold_out(codes: np.ndarray | None, groups: np.ndarray, share: float, seed: i
             "class away: give more rows a class, or finer groups"
         )
     return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def mean_over_folds(loss: Tensor, held: np.ndarray) -> Tensor:
+    """The loss on all rows that were held out: `[..., fold]` means of each fold -> `[...]`; inf where a fold has none.
+
+    Args:
+        held: `[row, fold]` bool, which rows each fold holds out.
+    """
+    counts = torch.from_numpy(held.sum(0).astype(np.float64))
+    return torch.nan_to_num((loss * counts).sum(-1) / counts.sum(), nan=torch.inf)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from probekit.files import write_whole
+from probekit.files import with_nulls, write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -183,7 +183,7 @@ class Names:
         """Write JSON lines: a head, then a name a line; what is not a number is null. The file is there whole, or not at all."""
         head = {key: getattr(self, key) for key in ("width", "site", "notes", "seed", "halved", "judged")}
         lines = [json.dumps(head)]
-        lines += [json.dumps(_with_null(asdict(name)), allow_nan=False) for name in self.names]
+        lines += [json.dumps(with_nulls(asdict(name)), allow_nan=False) for name in self.names]
         write_whole(Path(path), "\n".join(lines) + "\n")
 
     @classmethod
@@ -199,12 +199,6 @@ class Names:
             return cls(tuple(map(_read, lines)), head["width"], head["site"], tuple(head.get("notes", ())), *halving)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} holds no names that saes wrote ({error})") from error
-
-
-def _with_null(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _with_null(one) for key, one in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _read(line: dict[str, Any]) -> Name:

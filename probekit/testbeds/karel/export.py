@@ -20,7 +20,7 @@ from probekit.testbeds.karel.dataset import sample_problems
 from probekit.testbeds.karel.synthesis import synthesise
 from probekit.testbeds.karel.tokens import Encoding
 from probekit.testbeds.karel.train import Recipe, new_model
-from probekit.testbeds.training.loop import checkpoint_step, load_checkpoint
+from probekit.testbeds.training.loop import finished_checkpoint, load_checkpoint
 
 MEASURE_SEED = 20_260_101
 """Seed of `sample_problems` for the card's figures: large, so that a user's first seeds give other problems."""
@@ -51,14 +51,10 @@ def export(run: Path, out: Path, *, checkpoint: str | None = None, problems: int
     Raises:
         FileNotFoundError: the run has no cool-down yet.
     """
-    if checkpoint is None:
-        cooled = sorted(run.glob("cooldown-from-*.safetensors"), key=checkpoint_step)
-        if not cooled:
-            raise FileNotFoundError(f"{run} has no cool-down: run the training with --cooldown, or name a checkpoint")
-        checkpoint = cooled[-1].name
+    finished = finished_checkpoint(run, checkpoint)
     recipe = recipe_of(run)
     model: Any = new_model(recipe)
-    steps = load_checkpoint(run / checkpoint, model, [])
+    steps = load_checkpoint(finished, model, [])
     out.mkdir(parents=True, exist_ok=True)
     model.to(torch.bfloat16).save_pretrained(out)
     (out / "train_log.jsonl").write_text((run / "train_log.jsonl").read_text())

@@ -19,7 +19,7 @@ from probekit.models import SHIPPED
 from probekit.testbeds.othello.behaviour import legal_rate
 from probekit.testbeds.othello.games import sample_moves
 from probekit.testbeds.othello.train import Recipe, new_model
-from probekit.testbeds.training.loop import checkpoint_step, load_checkpoint
+from probekit.testbeds.training.loop import finished_checkpoint, load_checkpoint
 
 MEASURE_SEED = 20_260_101
 """Seed of `sample_games` for the card's figures: large, so that a user's first seeds are other games."""
@@ -37,14 +37,10 @@ def export(run: Path, out: Path, *, checkpoint: str | None = None, games: int = 
     Raises:
         FileNotFoundError: the run has no cool-down yet.
     """
-    if checkpoint is None:
-        cooled = sorted(run.glob("cooldown-from-*.safetensors"), key=checkpoint_step)
-        if not cooled:
-            raise FileNotFoundError(f"{run} has no cool-down: run the training with --cooldown, or name a checkpoint")
-        checkpoint = cooled[-1].name
+    finished = finished_checkpoint(run, checkpoint)
     recipe = Recipe(**json.loads((run / "recipe.json").read_text()))
     model: Any = new_model(recipe)
-    steps = load_checkpoint(run / checkpoint, model, [])
+    steps = load_checkpoint(finished, model, [])
     log, before = (run / "train_log.jsonl").read_text(), {}
     if recipe.start:  # read before it is overwritten: it may be the very folder that is written
         start = SHIPPED.get(recipe.start, Path(recipe.start))

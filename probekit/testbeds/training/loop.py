@@ -16,6 +16,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, distributed, nn
 
+from probekit.files import write_whole
+
 Batch = TypeVar("Batch")
 
 
@@ -26,21 +28,31 @@ def save_checkpoint(path: Path, model: nn.Module, optimizers: Sequence[torch.opt
         for index, state in optimizer.state_dict()["state"].items():
             for key, value in state.items():
                 tensors[f"optimizer.{which}.{index}.{key}"] = torch.as_tensor(value)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file(
-        {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}, partial, {"step": str(step)}
-    )
-    partial.replace(path)
+    _write(path, {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}, step)
 
 
 def save_weights(path: Path, model: nn.Module, step: int) -> None:
     """Write the weights in float16, without the optimizers, atomically; `load_checkpoint` reads them."""
     tensors = {f"model.{name}": tensor.detach().half().contiguous() for name, tensor in model.state_dict().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial, {"step": str(step)})
-    partial.replace(path)
+    _write(path, tensors, step)
+
+
+def _write(path: Path, tensors: dict[str, Tensor], step: int) -> None:
+    write_whole(path, lambda place: save_file(tensors, place, {"step": str(step)}))
+
+
+def finished_checkpoint(run: Path, name: str | None = None) -> Path:
+    """The file of that name in a run's folder; None: that of the cool-down that is furthest on.
+
+    Raises:
+        FileNotFoundError: the run has no cool-down yet.
+    """
+    if name is not None:
+        return run / name
+    cooled = sorted(run.glob("cooldown-from-*.safetensors"), key=checkpoint_step)
+    if not cooled:
+        raise FileNotFoundError(f"{run} has no cool-down: run the training with --cooldown, or name a checkpoint")
+    return cooled[-1]
 
 
 def load_checkpoint(path: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> int:
