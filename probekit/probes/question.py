@@ -75,15 +75,18 @@ class Question:
         if part.labels is not None:
             labels = same_labels(labels, part.labels[labels.name], part.name)
         values: np.ndarray = labels.values[part.items(labels.level)]
-        known = ~np.isnan(values) if labels.kind == "continuous" else values >= 0
-        if not known.any():
+        if not self._known(values).any():
             raise ValueError(f"label set {labels.name!r}: none of the {len(part):,} {part.name} rows has a label")
         return values
+
+    def _known(self, truth: np.ndarray) -> np.ndarray:
+        """`[row, target]` bool: where there is a label."""
+        return np.asarray(~np.isnan(truth) if self.labels.kind == "continuous" else truth >= 0)
 
     def _note_one_class(self, part: Part) -> str:
         """What to say where no target shows two classes (or two values), so that they cannot be told apart."""
         truth, name, continuous = self.truth[part.name], self.labels.name, self.labels.kind == "continuous"
-        known = ~np.isnan(truth) if continuous else truth >= 0
+        known = self._known(truth)
         if any(len(np.unique(column[ok])) > 1 for column, ok in zip(truth.T, known.T, strict=True)):
             return ""
         if continuous:
@@ -281,7 +284,7 @@ class Question:
             labels.level,
             labels.classes,
             labels.targets,
-            {name: len(part) for name, part in self.parts.items()},
+            {name: int(self._known(truth).any(1).sum()) for name, truth in self.truth.items()},
             labels.reason,
             self.control_task,
             self._majority(),

@@ -34,7 +34,7 @@ class LabelSummary:
     """A label set as it was probed.
 
     Attributes:
-        rows: Number of rows by part (`train`, `valid`, `test`, and each out-of-distribution set).
+        rows: Number of rows with a label, by part (`train`, `valid`, `test`, and each out-of-distribution set).
         reason: Why the kind is what it is.
         control_task: What a type of the control task is, or why there is no control task.
         majority: Share of the commonest class among the training labels, the mean over targets; None where continuous.

@@ -381,6 +381,20 @@ def test_given_split_is_kept(sequences: Dataset) -> None:
     assert (rows["test"], rows["ood"]) == (30, 30)
     assert rows["train"] + rows["valid"] == 90
     assert set(result.to_frame().data) == {"test", "ood"}
+    unknown = Dataset(
+        "gaps",
+        tokens=sequences.tokens,
+        split=split,
+        labels={
+            "y": LabelSet(
+                "y", np.where(y == 1, 1, np.where(np.arange(len(y)) % 3 == 0, -1, 0)), "binary", "sequence", ("0", "1")
+            )
+        },
+    )
+    counted = sweep(arrays, unknown, n_boot=100, controls=False, progress=False).label_set("y").rows
+    known = unknown.label_set("y").values[:, 0] >= 0
+    assert sum(counted.values()) == known.sum() < 150  # rows without a label are no rows of the label set
+    assert counted["ood"] == known[split == "ood"].sum()
 
 
 def test_other_families_and_their_grids() -> None:
