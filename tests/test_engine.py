@@ -113,7 +113,7 @@ def test_a_model_made_here_cannot_be_sent(model, tmp_path, connected):
 
 def test_a_model_with_an_edit_on_it_cannot_be_sent(model, tmp_path, connected):
     site = "blocks.1.hook_resid_post"
-    edit = steer(Direction(torch.ones(32), site, scale=1.0, model=model.fingerprint), model, 1.0)
+    edit = steer(Direction(torch.ones(32) / 32**0.5, site, scale=1.0, model=model.fingerprint), model, 1.0)
     with edit.applied(model), pytest.raises(ValueError, match=r"has hooks on it .an edit.*, at model\.layers\.1"):
         pk.capture(model, GAMES, out=tmp_path / "s", engine="ray")
     assert pickle.loads(pickle.dumps(model)).fingerprint == model.fingerprint

@@ -207,7 +207,7 @@ class LinearProbe(Estimator):
         if against is not None and len(weights) > 1:
             scale = gap = mean = np.nan
         return Direction(
-            vector,
+            vector / length if length > 0 else vector,
             self.site_,
             scale if scale > 0 and np.isfinite(scale) else None,
             _known(gap) if labels else None,

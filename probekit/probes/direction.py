@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _FORMAT = "probekit.direction"
 _FACTS = ("scale", "gap", "center", "mean")
+_OFF = 1e-2  # a unit vector's length is one but for rounding, of bfloat16 too
 _LEFT = 1e-4  # of a vector's length: less than this beside the others is rounding of float32, not a direction
 
 
@@ -27,7 +28,8 @@ class Direction:
     """A unit vector in a site's raw activation space.
 
     Attributes:
-        vector: `[d]` float32, length 1. Whatever is given is normalised; a zero vector is refused.
+        vector: `[d]` float32, length 1. A longer or shorter one is normalised when nothing else is known; it is refused beside
+            `scale`, `gap`, `center` or `mean`, which would be taken for coordinates along the unit vector. Zero is refused.
         site: Name of the hook point whose activations it lives in, or None when unknown.
         scale: Standard deviation of the data along the vector, in units of the activations; None when unknown. Strengths of
             edits are counted in it.
@@ -70,6 +72,13 @@ class Direction:
             raise ValueError(
                 f"scale is the standard deviation of the data along the vector and must be above zero, got {self.scale}; "
                 "leave it out where it is not known"
+            )
+        known = [name for name in _FACTS if getattr(self, name) is not None]
+        if known and abs(length - 1) > _OFF:
+            raise ValueError(
+                f"the vector has length {length:.4g}, and {', '.join(known)} would be taken for coordinates along the unit vector: "
+                "give the vector divided by its length and the facts as they are along that, or the vector alone and "
+                "`.measured(activations)`"
             )
         object.__setattr__(self, "provenance", dict(self.provenance))
 

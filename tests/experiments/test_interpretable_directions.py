@@ -55,7 +55,8 @@ def test_the_last_token_alone_gives_what_the_whole_sequence_gives(scripts):
     model = pk.load_model("othello-mini")
     games = othello.sample_games(30, seed=5)
     site, later = "blocks.2.hook_resid_post", "blocks.4.hook_resid_post"
-    direction = Direction(torch.arange(256.0) - 100, site, scale=40.0, model=model.fingerprint)
+    vector = torch.arange(256.0) - 100
+    direction = Direction(vector / vector.norm(), site, scale=40.0, model=model.fingerprint)
     tokens = [ids[: 9 + 4 * (i % 3)] for i, ids in enumerate(games.tokens)]  # padded: the lengths differ
     last = scripts.measures.LastToken(model, tokens, later)
     edit = steer(direction, model, 3.0)

@@ -243,9 +243,8 @@ def test_a_map_is_applied_to_arrays_and_tensors() -> None:
 def test_a_direction_is_carried_as_a_step() -> None:
     rng = np.random.default_rng(0)
     found = LinearMap(torch.from_numpy(rng.normal(size=(5, 7))), torch.ones(5), "ridge", "from", "to", "aa", "bb")
-    step = Direction(
-        torch.from_numpy(rng.normal(size=7)), "from", scale=2.0, model="aa", provenance={"family": "steer"}
-    )
+    vector = torch.from_numpy(rng.normal(size=7))
+    step = Direction(vector / vector.norm(), "from", scale=2.0, model="aa", provenance={"family": "steer"})
     there = found.direction(step)
     x = torch.from_numpy(rng.normal(size=7))
     moved = found.apply(x + 3 * step.vector.double()) - found.apply(x)

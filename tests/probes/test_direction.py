@@ -189,7 +189,7 @@ def store_like(arrays: dict[str, np.ndarray], model: str) -> ArrayActivations:
 def test_measured_on_activations(monkeypatch):
     monkeypatch.setattr("probekit.activations.source._BATCH_ROWS", 50)
     X = np.random.default_rng(0).normal(1e3, 2, (240, 7)).astype("float32")
-    direction = Direction(torch.arange(1.0, 8), SITE, gap=3.0, center=1.0)
+    direction = Direction(torch.arange(1.0, 8) / torch.arange(1.0, 8).norm(), SITE, gap=3.0, center=1.0)
     rows = np.arange(240) % 3 == 0
     for kept in (None, rows):
         measured = direction.measured(store_like({SITE: X}, "feed"), kept)
@@ -219,7 +219,7 @@ vectors = st.lists(st.floats(-9, 9, width=32), min_size=6, max_size=6).filter(la
 @settings(max_examples=60, deadline=None)
 @given(vector=vectors, others=st.lists(vectors, min_size=1, max_size=4))
 def test_without_leaves_a_unit_vector_at_right_angles(vector, others):
-    direction = Direction(torch.tensor(vector), SITE, 2.0, 3.0, 4.0, 5.0, "feed", {"family": "ridge"})
+    direction = Direction(Direction(torch.tensor(vector)).vector, SITE, 2.0, 3.0, 4.0, 5.0, "feed", {"family": "ridge"})
     beside = [Direction(torch.tensor(v), SITE, provenance={"n": i}) for i, v in enumerate(others)]
     rank = np.linalg.matrix_rank(np.array([o.vector.numpy() for o in beside]), tol=1e-2)
     if np.linalg.matrix_rank(np.array([o.vector.numpy() for o in (*beside, direction)]), tol=1e-2) == rank:
@@ -262,7 +262,7 @@ facts = st.dictionaries(st.text(max_size=5), st.none() | st.booleans() | st.inte
     provenance=facts,
 )
 def test_files_give_back_what_they_got(tmp_path_factory, vector, site, scale, known, model, provenance):
-    direction = Direction(torch.tensor(vector), site, scale, *known, model, provenance)
+    direction = Direction(Direction(torch.tensor(vector)).vector, site, scale, *known, model, provenance)
     path = tmp_path_factory.getbasetemp() / "direction.safetensors"
     loaded = Direction.load(direction.save(path))
     assert torch.equal(loaded.vector, direction.vector)
@@ -301,8 +301,17 @@ def test_wrong_facts_are_refused():
                 Direction(torch.ones(2), **{name: value})
 
 
+def test_facts_beside_a_vector_that_is_not_of_length_one_are_refused():
+    for name in ("scale", "gap", "center", "mean"):
+        with pytest.raises(
+            ValueError, match=f"has length 5, and {name} would be taken for coordinates along the unit vector"
+        ):
+            Direction(torch.tensor([3.0, 4.0]), **{name: 2.0})
+    assert Direction(torch.tensor([0.6, 0.8]).bfloat16(), scale=2.0).scale == 2.0  # rounding is no length
+
+
 def test_it_says_what_it_knows():
-    known = Direction(torch.ones(4), SITE, scale=2.0, center=-1.0, provenance={"family": "ridge"})
+    known = Direction(torch.ones(4) / 2, SITE, scale=2.0, center=-1.0, provenance={"family": "ridge"})
     assert repr(known) == f"<Direction of 4 dimensions at {SITE}, scale 2, center -1: family ridge>"
     assert repr(Direction(torch.ones(4))) == "<Direction of 4 dimensions at a site not named, scale not known: no provenance>"  # fmt: skip
     assert (-known).center == 1.0

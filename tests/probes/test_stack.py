@@ -176,8 +176,8 @@ def test_other_files_are_refused(tmp_path):
 def test_direction(tmp_path):
     facts = {"scale": 2.5, "gap": 4.0, "center": -1.25, "mean": 0.5, "model": "0123456789abcdef"}
     origin = {"family": "ridge", "C": 0.1}
-    direction = Direction(torch.tensor([3.0, 4.0]), "blocks.1.hook_mlp_out", **facts, provenance=origin)
-    assert direction.vector.tolist() == pytest.approx([0.6, 0.8])
+    direction = Direction(torch.tensor([0.6, 0.8]), "blocks.1.hook_mlp_out", **facts, provenance=origin)
+    assert Direction(torch.tensor([3.0, 4.0])).vector.tolist() == pytest.approx([0.6, 0.8])
     loaded = Direction.load(direction.save(tmp_path / "d.safetensors"))
     assert torch.equal(loaded.vector, direction.vector)
     assert (loaded.site, loaded.provenance) == ("blocks.1.hook_mlp_out", origin)

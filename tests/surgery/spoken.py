@@ -28,7 +28,7 @@ def texts(count: int, words: int, seed: int = 0) -> tuple[str, ...]:
 def to_paris(model: pk.Model, scale: float = 1.0) -> Direction:
     """The row of the unembedding that reads "paris", through the final norm's gain."""
     row = model.hf.lm_head.weight[PARIS].detach() * model.hf.model.norm.weight.detach()
-    return Direction(row, LAST, scale, model=model.fingerprint)
+    return Direction(row / row.norm(), LAST, scale, model=model.fingerprint)
 
 
 def weights(model: pk.Model) -> dict[str, torch.Tensor]:

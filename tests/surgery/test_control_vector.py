@@ -23,7 +23,7 @@ def model() -> pk.Model:
 def direction(model: pk.Model, layer: int, **facts: object) -> Direction:
     vector = torch.randn(32, generator=torch.Generator().manual_seed(layer))
     known = {"scale": 0.5 * layer, "model": model.fingerprint, "provenance": {"method": "difference of means"}}
-    return Direction(vector, f"blocks.{layer}.hook_resid_post", **{**known, **facts})
+    return Direction(vector / vector.norm(), f"blocks.{layer}.hook_resid_post", **{**known, **facts})
 
 
 def written_elsewhere(path, vectors: dict[str, np.ndarray], arch: str = "controlvector"):
@@ -98,7 +98,7 @@ def test_what_llama_cpp_would_add_elsewhere_is_refused(model, tmp_path):
         ({2: good}, {}, r"of blocks\.1\.hook_resid_post, but it is blocks\.2\.hook_resid_post"),
         ({1: replace(good, model="beef")}, {}, "found in the model beef"),
         ({1: replace(good, scale=None)}, {}, "measured"),
-        ({1: Direction(torch.ones(9), scale=1.0)}, {}, "9 wide, the stream 32"),
+        ({1: Direction(torch.ones(9) / 3, scale=1.0)}, {}, "9 wide, the stream 32"),
         ({1: good}, {"strength": 0.0}, "other than zero"),
         ({1: good}, {"strength": float("nan")}, "finite number"),
     ):

@@ -68,7 +68,7 @@ def test_a_planted_direction_steers_and_controls_do_not(planted):
 
 def test_a_random_direction_does_not_steer(model):
     vector = torch.randn(32, generator=torch.Generator().manual_seed(6))
-    edit = steer(Direction(vector, LAST, 1.0, model=model.fingerprint), model, 2.0)
+    edit = steer(Direction(vector / vector.norm(), LAST, 1.0, model=model.fingerprint), model, 2.0)
     report = evaluate(model, edit, behaviour=paris(), strengths=(1, 3), progress=False)
     assert not report.verdict.works
     assert report.p() > 0.05
@@ -276,7 +276,7 @@ def test_the_same_seed_gives_the_same_report(model, planted):
 def test_controls_of_other_kinds_and_baselines_stand_beside(model):
     d = to_paris(model)
     given = {
-        "random": [-d, Direction(torch.ones(32), LAST, 99.0)],
+        "random": [-d, Direction(torch.ones(32) / 32**0.5, LAST, 99.0)],
         "as edits": [steer(-d, model, 1.0), ablate(d, model)],
     }
     weight = model.hf.lm_head.weight.detach()
@@ -292,7 +292,7 @@ def test_controls_of_other_kinds_and_baselines_stand_beside(model):
     assert "so few cannot tell" in report.verdict.words
     assert np.isfinite(report.figure("paris", "louder").value)
     longest = report.scores["random 1"]["paris"] - report.scores["plain"]["paris"]
-    with steer(Direction(torch.ones(32), LAST, 1.0), model, 2.0).applied(model):
+    with steer(Direction(torch.ones(32) / 32**0.5, LAST, 1.0), model, 2.0).applied(model):
         assert np.allclose(longest, paris().measure(model) - report.scores["plain"]["paris"])
 
 
@@ -325,7 +325,7 @@ def test_the_first_tokens_do_not_make_the_spectrum(model):
 
 def test_a_reading_the_edit_cannot_reach_is_refused(model):
     probe = LogisticProbe().fit(np.random.default_rng(0).standard_normal((20, 32)), np.arange(20) % 2)
-    d = Direction(torch.ones(32), "blocks.1.hook_resid_post", 1.0)
+    d = Direction(torch.ones(32) / 32**0.5, "blocks.1.hook_resid_post", 1.0)
     early = reading(OTHER, probe, "blocks.0.hook_resid_post")
     with pytest.raises(ValueError, match="before the edit"):
         evaluate(model, steer(d, model, 1.0), behaviour=early, controls=0, progress=False)

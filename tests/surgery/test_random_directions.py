@@ -28,7 +28,7 @@ def stretched(offset: float = 3.0) -> ArrayActivations:
 
 def made(kind: str, count: int = 5, seed: int = 0, **facts: object) -> list[Direction]:
     known = {"scale": 0.7, "gap": 2.0, "center": 1.5, "mean": 1.0, "model": "abc"} | facts
-    d = Direction(torch.arange(1.0, 7.0), "s", **known, provenance={"family": "test"})
+    d = Direction(torch.arange(1.0, 7.0) / 91**0.5, "s", **known, provenance={"family": "test"})
     acts = stretched()
     return {
         "random": partial(random_directions, d),

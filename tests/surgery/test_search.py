@@ -21,7 +21,7 @@ def setting():
     row = model.hf.lm_head.weight.detach()[9]
     layers = [f"blocks.{i}.hook_resid_post" for i in range(3)]
     directions = [direction(model, site, seed=i) for i, site in enumerate(layers[:2])]
-    directions.append(type(directions[0])(row, layers[2], scale=4.0, model=model.fingerprint))
+    directions.append(type(directions[0])(row / row.norm(), layers[2], scale=4.0, model=model.fingerprint))
     prompts = [t.tolist() for t in tokens(16, 5)]
     behaviour = next_token(prompts, [9], name="token 9", less_is_wanted=True)
     return model, directions, behaviour, next_token_kl([t.tolist() for t in tokens(6, 8, seed=3)], 64)

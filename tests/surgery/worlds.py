@@ -25,7 +25,7 @@ def tokens(batch: int = 3, pos: int = 9, seed: int = 0) -> torch.Tensor:
 def direction(of: pk.Model, site: str = SITE, seed: int = 0, **facts: Any) -> Direction:
     vector = torch.randn(of.site(site).width, generator=torch.Generator().manual_seed(seed))
     known = {"scale": 0.5, "center": 0.3, "mean": 0.2, "gap": 1.0, "model": of.fingerprint} | facts
-    return Direction(vector, site, **known)
+    return Direction(vector / vector.norm(), site, **known)
 
 
 def logits(model: pk.Model, batch: torch.Tensor) -> torch.Tensor:

@@ -53,7 +53,13 @@ class ControlVector:
             scale = length / abs(self.strength) if self.strength else None
             towards = -vector if self.strength is not None and self.strength < 0 else vector
             provenance = dict(self.provenance.get(layer, {})) or {"method": "control vector", "length": length}
-            found[layer] = Direction(towards, _site(layer), scale, model=self.model, provenance=provenance)
+            found[layer] = Direction(
+                towards / length if length > 0 else towards,
+                _site(layer),
+                scale,
+                model=self.model,
+                provenance=provenance,
+            )
         return found
 
 
