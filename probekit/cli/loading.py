@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,7 +19,7 @@ class Loading:
     """What was asked for before the command's name.
 
     Attributes:
-        device: Where the model computes; None: the first GPU if there is one, else the CPU.
+        device: Where the model computes; None: the first GPU if there is one, else the CPU; `"auto"`: spread over all there are.
         precision: Of its weights.
         tokenizer: A folder or Hub id, where not the model's own.
     """
@@ -36,7 +36,9 @@ def choose(
     device: Annotated[
         str | None,
         typer.Option(
-            "--device", help="Where models compute: cpu, cuda, cuda:1, ... Default: the first GPU if there is one."
+            "--device",
+            help="Where models compute: cpu, cuda, cuda:1, ..., or auto: spread over all GPUs, then memory, for a model that is too "
+            "large for one. Default: the first GPU if there is one.",
         ),
     ] = None,
     model_dtype: Annotated[
@@ -64,15 +66,16 @@ def load(source: str, blocks: str | None = None) -> Model:
     from probekit.models import load_model
 
     asked = _ASKED.get()
+    given: dict[str, Any] = {"dtype": asked.precision, "blocks": blocks, "tokenizer": _tokenizer(asked.tokenizer)}
+    if asked.device == "auto":
+        return load_model(source, device_map="auto", **given)
     try:
         device = None if asked.device is None else torch.device(asked.device)
     except RuntimeError:
-        raise ValueError(f"--device {asked.device!r} is no device: write cpu, cuda, or cuda:1") from None
+        raise ValueError(f"--device {asked.device!r} is no device: write cpu, cuda, cuda:1, or auto") from None
     if device is not None and device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"--device {asked.device}: PyTorch finds no GPU here; leave --device out to use the CPU")
-    return load_model(
-        source, dtype=asked.precision, device=device, blocks=blocks, tokenizer=_tokenizer(asked.tokenizer)
-    )
+    return load_model(source, device=device, **given)
 
 
 def _tokenizer(name: str | None) -> object:

@@ -64,6 +64,25 @@ def test_partial_sums_merge_in_any_grouping(data, seed, count, whole_numbers):
     assert_equal(one, whole, rtol=1e-12)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 99), st.lists(st.integers(0, 60), max_size=6), st.booleans(), st.data())
+def test_parts_merge_in_any_grouping_and_order(seed, cuts, whole_numbers, data):
+    """Bit for bit where the sums are exact (whole numbers), and to float64 rounding otherwise."""
+    rng = np.random.default_rng(seed)
+    X = rng.integers(-9, 9, (60, 5)).astype(np.float32) if whole_numbers else rng.normal(50, 1, (60, 5))
+    Y = rng.integers(-1, 3, (60, 2))
+    parts = [
+        Moments(5, 2, 3).update(x, y) for x, y in zip(np.split(X, sorted(cuts)), np.split(Y, sorted(cuts)), strict=True)
+    ]
+    while len(parts) > 1:
+        one = parts.pop(data.draw(st.integers(0, len(parts) - 1)))
+        other = parts.pop(data.draw(st.integers(0, len(parts) - 1)))
+        parts.insert(data.draw(st.integers(0, len(parts))), one.merge(other))
+    whole = Moments(5, 2, 3).update(X, Y)
+    assert parts[0].left_out == whole.left_out
+    assert_equal(parts[0], whole, rtol=0 if whole_numbers else 1e-14 * 60)
+
+
 def test_sums_and_what_is_derived_from_them():
     rng = np.random.default_rng(0)
     X = rng.normal(3, 2, (200, 4))

@@ -312,6 +312,8 @@ def test_how_models_are_loaded_is_said_before_the_command(tiny_model_folder: Pat
     assert "tokenizer: yes; float32 on cpu" in done.stdout, done.stderr
     done = probekit("--device", "cpu", "--model-dtype", "bfloat16", "models", tiny_model_folder)
     assert "bfloat16 on cpu" in done.stdout, done.stderr
+    done = probekit("--device", "auto", "models", tiny_model_folder)
+    assert "float32 on" in done.stdout, done.stderr
     done = probekit("--tokenizer", tiny_model_folder, "models", "othello-mini")
     assert "tokenizer: yes" in done.stdout, done.stderr
     for given, said in (
