@@ -94,7 +94,10 @@ def hold_out(codes: np.ndarray | None, groups: np.ndarray, share: float, seed: i
     if codes is None:
         split = split_items(np.arange(len(groups)), groups, seed, (1 - share, 0.0, share))
         return split.train, split.test
-    held = fold_of_rows(codes, groups, round(1 / share), seed) == 0
+    fold = fold_of_rows(codes, groups, round(1 / share), seed)
+    # One large group can be a fold by itself: of those that show most classes, the one nearest to the share.
+    away = [(-len(np.unique(codes[fold == one])), abs(float((fold == one).mean()) - share)) for one in np.unique(fold)]
+    held = fold == min(range(len(away)), key=away.__getitem__)
     lost = np.setdiff1d(codes[held], codes[~held])
     held &= ~np.isin(groups, groups[np.isin(codes, lost)])
     if not held.any():

@@ -174,6 +174,17 @@ def test_folds_and_held_out_rows_keep_groups_whole(n, groups, classes, folds, se
             assert set(codes[train]) == set(range(classes))
 
 
+def test_one_large_group_is_not_held_out_by_itself() -> None:
+    """Whichever fold it is dealt to: what is held out stays near the share that was asked for."""
+    groups = np.concatenate([np.zeros(60, int), 1 + np.arange(60) // 2])
+    codes = np.tile([0, 1], 60)
+    for seed in range(8):
+        train, held = hold_out(codes, groups, 0.2, seed)
+        assert 12 <= len(held) <= 24
+        assert set(codes[held]) == {0, 1}
+        assert not set(groups[train]) & set(groups[held])
+
+
 def test_classes_are_held_out_evenly_and_never_altogether():
     codes = np.r_[np.zeros(90, int), np.ones(30, int), 2]
     train, held = hold_out(codes, np.arange(121), 0.25, 0)
