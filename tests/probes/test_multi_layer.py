@@ -177,7 +177,7 @@ def test_folds_and_held_out_rows_keep_groups_whole(n, groups, classes, folds, se
 def test_one_large_group_is_not_held_out_by_itself() -> None:
     """Whichever fold it is dealt to: what is held out stays near the share that was asked for."""
     groups = np.concatenate([np.zeros(60, int), 1 + np.arange(60) // 2])
-    codes = np.tile([0, 1], 60)
+    codes = np.concatenate([np.arange(60) < 20, np.tile([0, 1], 30)]).astype(int)
     for seed in range(8):
         train, held = hold_out(codes, groups, 0.2, seed)
         assert 12 <= len(held) <= 24
