@@ -103,7 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("out/linear_maps/small"))
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=4700)
     parser.add_argument("--vocabulary", type=int, default=4096)
     parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--width", type=int, default=128)
