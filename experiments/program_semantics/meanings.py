@@ -32,10 +32,11 @@ MEANINGS: dict[str, dict[str, str]] = {
     TRUE: {},
     "turns swapped": {"turn_left": "turn_right", "turn_right": "turn_left"},
     "move and turn_left swapped": {"move": "turn_left", "turn_left": "move"},
-    "move, turn_left, turn_right in a circle": {"move": "turn_left", "turn_left": "turn_right", "turn_right": "move"},
-    "the same circle, the other way": {"move": "turn_right", "turn_right": "turn_left", "turn_left": "move"},
+    "move as turn_left as turn_right": {"move": "turn_left", "turn_left": "turn_right", "turn_right": "move"},
+    "move as turn_right as turn_left": {"move": "turn_right", "turn_right": "turn_left", "turn_left": "move"},
 }
-"""What the actions are to mean. All keep the marker actions, so that a new meaning differs in how the robot moves."""
+"""What the actions are to mean. All keep the marker actions, so that a new meaning differs in how the robot moves. In the last two,
+each of three actions takes the meaning of the next, and the last that of the first."""
 BASELINES = ("words", "words and ends")
 
 READ, EASIER, SAME, OTHER = (
@@ -109,7 +110,7 @@ def sweep_meanings(
     with_baselines: bool,
     more_of_true: Sequence[str] = (),
     controls: bool = False,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+) -> tuple[pd.DataFrame, pd.DataFrame, pk.SweepResult]:
     """Probe the same hidden states under every meaning.
 
     Args:
@@ -120,7 +121,8 @@ def sweep_meanings(
         controls: Whether to fit the controls of the sweep, under the true meaning.
 
     Returns:
-        The frames of all sweeps with a column `meaning`, baselines as further sites of the source `baseline`; and `differences`.
+        The frames of all sweeps with a column `meaning`, baselines as further sites of the source `baseline`; `differences` (empty without
+        baselines); and the sweep under the true meaning.
     """
     told = {name: karel.problems_dataset(problems, encoding=encoding, meaning=m) for name, m in MEANINGS.items()}
     if not labels:
@@ -136,8 +138,8 @@ def sweep_meanings(
         if bare is not None:
             plain[name] = pk.sweep(bare, data, labels=wanted, controls=False, n_boot=n_boot, progress=False)
             frames.append(plain[name].to_frame().assign(meaning=name, source="baseline"))
-    compared = pd.concat([differences(model, plain, label) for label in labels]) if labels else pd.DataFrame()
-    return pd.concat(frames, ignore_index=True), compared.reset_index(drop=True)
+    compared = [differences(model, plain, label) for label in labels] if plain else [pd.DataFrame()]
+    return pd.concat(frames, ignore_index=True), pd.concat(compared, ignore_index=True), model[TRUE]
 
 
 def differences(
@@ -165,7 +167,7 @@ def differences(
             continue
         _check_paired([model[TRUE], result, *(plain[m] for m in (TRUE, meaning) if plain)], label_set)
         site, other = (one.best(label_set, "accuracy").site for one in (model[TRUE], result))
-        true, permuted = (_accuracy(one, label_set, at) for one, at in ((model[TRUE], site), (result, other)))
+        true, permuted = (accuracy(one, label_set, at) for one, at in ((model[TRUE], site), (result, other)))
         draws = true[1] - permuted[1]
         low, high = paired_interval(draws)
         row = {
@@ -173,7 +175,7 @@ def differences(
             "permuted": permuted[0], "difference": true[0] - permuted[0], "low": low, "high": high,
         }  # fmt: skip
         for name in BASELINES if plain else ():
-            here, there = (_accuracy(plain[m], label_set, name) for m in (TRUE, meaning))
+            here, there = (accuracy(plain[m], label_set, name) for m in (TRUE, meaning))
             ends = paired_interval(draws - (here[1] - there[1]))
             row |= {
                 f"{name}: true": here[0], f"{name}: permuted": there[0],
@@ -194,7 +196,7 @@ def outcome(low: float, high: float, excess_low: Sequence[float]) -> str:
     return READ if all(end > 0 for end in excess_low) else EASIER
 
 
-def _accuracy(result: pk.SweepResult, label_set: str, site: str) -> tuple[float, np.ndarray]:
+def accuracy(result: pk.SweepResult, label_set: str, site: str) -> tuple[float, np.ndarray]:
     """Accuracy on test at a site, mean over targets, and its bootstrap draws `[draw]`."""
     frame = result.to_frame()
     here = frame[

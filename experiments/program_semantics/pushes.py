@@ -10,6 +10,7 @@ What is then measured is in `effects.py`.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -152,6 +153,9 @@ def odds(model: pk.Model, places: Places, settings: Mapping[Setting, Ways]) -> d
     """
     found: dict[Setting | None, list[np.ndarray]] = {None: [], **{setting: [] for setting in settings}}
     order = np.argsort(places.length, kind="stable")
+    warnings.filterwarnings(
+        "ignore", message="at .* the edit adds a vector", category=UserWarning
+    )  # loud ones are tried, too
     for start in range(0, len(order), BATCH):
         some = places.take(order[start : start + BATCH])
         longest = int(some.length.max())
@@ -159,10 +163,12 @@ def odds(model: pk.Model, places: Places, settings: Mapping[Setting, Ways]) -> d
         there = torch.arange(longest) >= longest - torch.from_numpy(some.length)[:, None]
         position = (there.cumsum(1) - 1).clamp(min=0)
         with torch.no_grad():
-            before = model.hf(
+            out = model.hf(
                 input_ids=tokens[:, :-1], attention_mask=there[:, :-1].long(), position_ids=position[:, :-1], use_cache=True
-            ).past_key_values  # fmt: skip
-
+            )  # fmt: skip
+            # transformers renamed the cache: it goes back in by the name it came out with
+            name = next(n for n in ("cache", "past_key_values") if n in list(out.keys()))
+            before = {name: out[name]}
             for setting, kept in found.items():
                 if setting is None:
                     kept.append(_last_odds(model, tokens, there, position, before))
@@ -173,12 +179,13 @@ def odds(model: pk.Model, places: Places, settings: Mapping[Setting, Ways]) -> d
     return {setting: np.concatenate(parts)[back] for setting, parts in found.items()}
 
 
-def _last_odds(model: pk.Model, tokens: Tensor, there: Tensor, position: Tensor, before: Any) -> np.ndarray:
+def _last_odds(model: pk.Model, tokens: Tensor, there: Tensor, position: Tensor, before: dict[str, Any]) -> np.ndarray:
     """`log_odds` after the last token, given the cache of those before it, which is left as it was."""
     out = model.hf(
-        input_ids=tokens[:, -1:], attention_mask=there.long(), position_ids=position[:, -1:], past_key_values=before, use_cache=True
-    )  # fmt: skip
-    before.crop(tokens.shape[1] - 1)
+        input_ids=tokens[:, -1:], attention_mask=there.long(), position_ids=position[:, -1:], use_cache=True, **before
+    )
+    for cache in before.values():
+        cache.crop(-1)
     return log_odds(out.logits[:, -1].double())
 
 
