@@ -76,6 +76,9 @@ def experiment(
         Every setting on the half for choosing (`site`, `strength`, measures); the report, a row a measure (`value`, `low`, `high`, for random
         directions `mean`, `least`, `most` and `p`, the share of them and the probes' own that do as much); and the mean change of the
         log odds of `move` by kind of place, with intervals.
+
+    Raises:
+        ValueError: too few places to choose on.
     """
     choose, report = halves(places, seed)
     chances = odds(model, choose, {(site, s, -1): one for site, one in ways.items() for s in strengths})
@@ -86,7 +89,11 @@ def experiment(
             for key, after in chances.items()
         ]
     )
-    best = tried.loc[tried.following.fillna(-np.inf).idxmax()]
+    if tried.following.isna().any():
+        raise ValueError(
+            f"among {len(choose)} places to choose on, some kind of place ({', '.join(KINDS.values())}) is missing: push more programs"
+        )
+    best = tried.loc[tried.following.idxmax()]
     site, strength = str(best.site), float(best.strength)
     activations = store.read(site)
     strays = {(site, strength, i): random_ways(ways[site], activations, i) for i in range(random)}

@@ -41,7 +41,7 @@ def experiment(
     """
     trained_on = karel.sample_programs(programs, seed=5, part="valid", encoding=encoding)
     store = pk.capture(model, trained_on, site, out=out / "store", rows=karel.program_rows(trained_on), progress=False)
-    batch = min(1024, rows)
+    batch = min(1024, len(store) // 2)
     sae = saes.train(
         store, site=site, width=width, k=k, rows=rows, batch=batch, lr=2e-3, out=out / "sae", progress=False
     )
