@@ -73,7 +73,7 @@ def experiment(
         ways: By site.
 
     Returns:
-        Every setting on the half for choosing (`site`, `strength`, measures); the report, a row a measure (`value`, `low`, `high`, for random
+        Every setting on the half for choosing (`site`, `read`, the accuracy of the probes there, `strength`, measures); the report, a row a measure (`value`, `low`, `high`, for random
         directions `mean`, `least`, `most` and `p`, the share of them and the probes' own that do as much); and the mean change of the
         log odds of `move` by kind of place, with intervals.
 
@@ -85,7 +85,8 @@ def experiment(
     plain = chances.pop(None)
     tried = pd.DataFrame(
         [
-            {"site": key[0], "strength": key[1]} | {n: float(v[0]) for n, v in measures(after - plain, choose).items()}
+            {"site": key[0], "read": ways[key[0]].read, "strength": key[1]}
+            | {n: float(v[0]) for n, v in measures(after - plain, choose).items()}
             for key, after in chances.items()
         ]
     )
@@ -107,7 +108,7 @@ def experiment(
         low, high = np.nanquantile(drawn[name], (0.025, 0.975))
         as_much = (chance[name].abs() >= abs(value[name][0])).sum()
         rows.append(
-            {"site": site, "strength": strength, "measure": name, "value": float(value[name][0]), "low": low, "high": high, "random mean": chance[name].mean(),
+            {"site": site, "read": ways[site].read, "strength": strength, "measure": name, "value": float(value[name][0]), "low": low, "high": high, "random mean": chance[name].mean(),
              "random least": chance[name].min(), "random most": chance[name].max(), "p": (1 + as_much) / (1 + len(chance)), "places": len(report)}
         )  # fmt: skip
     return tried, pd.DataFrame(rows), by_kind(plain, own, np.mean(list(reported.values()), 0), report, counts)

@@ -30,7 +30,8 @@ def over_training(written: pd.DataFrame, accuracy: pd.DataFrame) -> go.Figure:
     line(fig, written.sort_values("step"), "step", "right programs", 0, y="rate")
     for number, (label, part) in enumerate(accuracy.groupby("label_set", sort=False), start=1):
         line(fig, part.sort_values("step"), "step", f"probe: {label}", number)
-    fig.update_xaxes(type="log", title="training step")
+    steps = sorted(written.step)[::2]
+    fig.update_xaxes(type="log", title="training step", tickvals=steps, ticktext=[f"{step:,}" for step in steps])
     fig.update_yaxes(title="accuracy", range=[0, 1.02])
     arrange(fig, height=430, legend=LEGEND, margin=MARGIN | {"t": 80})
     return fig
@@ -99,7 +100,7 @@ def intervention(meanings: pd.DataFrame, baseline: str) -> go.Figure:
             error_x={"array": rows[high] - rows[value], "arrayminus": rows[value] - rows[low], "thickness": 1.2},
         )  # fmt: skip
     fig.add_vline(x=0, line={"color": GREY, "dash": "dot", "width": 1})
-    fig.update_xaxes(title="accuracy, true minus permuted")
+    fig.update_xaxes(title="true minus permuted")
     arrange(fig, height=120 + 42 * len(names), legend=LEGEND, margin=MARGIN | {"t": 50})
     return fig
 
@@ -115,7 +116,7 @@ def kinds(frame: pd.DataFrame) -> go.Figure:
             error_x={"array": rows[f"{column} high"] - rows[column], "arrayminus": rows[column] - rows[f"{column} low"], "thickness": 1.2},
         )  # fmt: skip
     fig.add_vline(x=0, line={"color": GREY, "dash": "dot", "width": 1})
-    fig.update_xaxes(title="change of the log odds of move, nats")
+    fig.update_xaxes(title="change of log odds, nats")
     arrange(fig, height=280, legend=LEGEND, margin=MARGIN | {"t": 50})
     return fig
 

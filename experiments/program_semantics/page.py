@@ -66,7 +66,7 @@ def write(
     page.add(notes([f"{name[0].upper()}{name[1:]}. {when} {what}" for name, (when, what) in OUTCOMES.items()]))
 
     page.heading("Turning the robot inside the model")
-    page.figure(draw.kinds(tables["kinds"]), "The facing is pushed in all five examples by the same turn. A model that acts on it must take chance from move where the turn brings a wall ahead, and give some where it clears the way; the other two kinds of place are what to compare with.")  # fmt: skip
+    page.figure(draw.kinds(tables["kinds"]), "Log odds of move as the next word. The facing is pushed in all five examples by the same turn. A model that acts on it must take chance from move where the turn brings a wall ahead, and give some where it clears the way; the other two kinds of place are what to compare with.")  # fmt: skip
     page.table(pushes_table(tables["pushes"]), "Site and strength were chosen by “following” on other programs.")
     page.figure(draw.doses(tables["tried"], sites), "On the half for choosing. Strength 1 mirrors what the probes read.")  # fmt: skip
 
@@ -138,12 +138,13 @@ def selectivity_table(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def meanings_table(table: pd.DataFrame) -> pd.DataFrame:
-    shown = {"label set": table.label_set, "meaning": table.meaning, "true": table.true, "permuted": table.permuted}
+    shown = {"label set": table.label_set, "meaning": table.meaning, "outcome": table.outcome}
+    shown |= {"true": table.true, "permuted": table.permuted}
     shown["difference"] = [draw.interval(*row) for row in zip(table.difference, table.low, table.high, strict=True)]
     for name in BASELINES:
         ends = (table[f"{name}: {end}"] for end in ("excess", "low", "high"))
         shown[f"beyond {name}"] = [draw.interval(*row) for row in zip(*ends, strict=True)]
-    return pd.DataFrame(shown | {"outcome": table.outcome})
+    return pd.DataFrame(shown)
 
 
 def pushes_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -151,7 +152,7 @@ def pushes_table(table: pd.DataFrame) -> pd.DataFrame:
         {
             "measure": table.measure, "nats": [draw.interval(*row, digits=2) for row in zip(table.value, table.low, table.high, strict=True)],
             "random directions, least to most": [f"{low:.2f} to {high:.2f}".replace("-", "−") for low, high in zip(table["random least"], table["random most"], strict=True)],
-            "p": table.p, "pushed after block": table.site.map(site_tick), "strength": [f"{s:g}" for s in table.strength], "places": table.places,
+            "p": table.p, "pushed after block": table.site.map(site_tick), "probes right there": table.read, "strength": [f"{s:g}" for s in table.strength], "places": table.places,
         }
     )  # fmt: skip
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from meanings import accuracy
 from torch import Tensor
 
 import probekit as pk
@@ -87,11 +88,13 @@ class Ways:
         intercept: `[example, facing]`.
         moved: `[example, facing, facing, d]` directions to move along in place of the probes' (new facing, true facing), for random
             ones of equal norm; None: the probes' own.
+        read: Accuracy of the probes on programs held out, mean over the examples.
     """
 
     coef: Tensor
     intercept: Tensor
     moved: Tensor | None = None
+    read: float = float("nan")
 
     def push(self, h: Tensor, facing: Tensor, turn: Tensor, strength: float) -> Tensor:
         """Hidden states `[place, d]` with the robot turned in every example."""
@@ -114,17 +117,22 @@ def fit_ways(store: pk.ActivationStore, problems: karel.Problems, encoding: Enco
     """By site, a probe of `facing` for each example that the specification shows."""
     told = [karel.problems_dataset(problems, encoding=encoding, example=k) for k in range(problems.shown)]
     found = [pk.sweep(store, data, labels=["facing"], controls=False, n_boot=100, progress=False) for data in told]
-    return {
-        site: Ways(*(torch.stack([getattr(one.probes["facing"][site], part)[0] for one in found]) for part in ("coef", "intercept")))
-        for site in found[0].sites
-    }  # fmt: skip
+    ways = {}
+    for site in found[0].sites:
+        stacks = [one.probes["facing"][site] for one in found]
+        coef, intercept = (torch.stack([getattr(stack, part)[0] for stack in stacks]) for part in ("coef", "intercept"))
+        read = float(np.mean([accuracy(one, "facing", site)[0] for one in found]))
+        ways[site] = Ways(coef, intercept, read=read)
+    return ways
 
 
 def random_ways(ways: Ways, activations: np.ndarray, seed: int) -> Ways:
     """Random unit vectors with the activations' own spectrum in place of the probes' directions."""
     examples, facings, width = ways.coef.shape
     drawn = random_directions(activations, seed, count=examples * facings * facings)
-    return Ways(ways.coef, ways.intercept, torch.from_numpy(drawn).float().view(examples, facings, facings, width))
+    return Ways(
+        ways.coef, ways.intercept, torch.from_numpy(drawn).float().view(examples, facings, facings, width), ways.read
+    )
 
 
 def pushed(ways: Ways, model: pk.Model, site: str, places: Places, strength: float) -> ActivationEdit:
