@@ -4,56 +4,77 @@
     python experiments/program_semantics/run.py --run RUN --out out/program_semantics
 
 "Evidence of Meaning in Language Models Trained on Programs" (Jin & Rinard, arXiv 2305.11169), on `probekit.testbeds.karel`. For every copy of
-the weights that the training kept, and for the last: generative accuracy, and linear probes of the state after each word of the reference
-program, in the past and in the future, at every layer; then the same hidden states probed for states under permuted
-meanings of the actions.
+the weights that the training kept, and for the last: generative accuracy, the loss, and linear probes of the state after each word of the
+reference program, in the past and in the future, at every layer, under the true and under permuted meanings of the actions. For the last
+model also: controls and the model with random weights, pushes of the facing, the features of a sparse autoencoder, and the lengths of what it writes.
 
 Everything is kept in OUT, and a run that was stopped goes on from there.
+
+Of a model of the recipe's size (6 layers of width 160) without training, a copy of the weights took 24 seconds of one processor core (4 for
+writing, 5 for capturing, the rest for probes). For the last model pushes took 22, the sparse autoencoder and its floor 44; all of it is estimated at three
+minutes. So 15 copies are estimated at nine minutes of one core, and at twelve if probes of trained models take half as long again.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import effects
+import features
+import numpy as np
+import page
 import pandas as pd
+import pushes
+from controls import control_labels, selectivity
+from meanings import TRUE, sweep_meanings
+from series import relation
+from written import lengths, loss_of, programs_of, shorter
 
 import probekit as pk
+from probekit.files import write_whole
 from probekit.testbeds import karel
 from probekit.testbeds.karel.export import kept_models, recipe_of
 from probekit.testbeds.karel.tokens import Encoding
 from probekit.testbeds.karel.train import new_model
 from probekit.testbeds.training.loop import checkpoint_step, load_checkpoint
 
-MEANINGS: dict[str, dict[str, str]] = {
-    "true": {},
-    "turns swapped": {"turn_left": "turn_right", "turn_right": "turn_left"},
-    "move and turn_left swapped": {"move": "turn_left", "turn_left": "move"},
-    "move, turn_left, turn_right in a circle": {"move": "turn_left", "turn_left": "turn_right", "turn_right": "move"},
-    "the same circle, the other way": {"move": "turn_right", "turn_right": "turn_left", "turn_left": "move"},
-}
-"""What the actions are to mean. All keep the marker actions, so that a new meaning differs in how the robot moves."""
+OFFSETS = tuple(f"facing{offset:+d}" if offset else "facing" for offset in karel.OFFSETS)
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured.
+    """How much is measured. Every purpose has problems of a seed of its own: what is generated and probed of the part `test`, what is
+    pushed, drawn, and trains the sparse autoencoder of the part `valid`, so that no program of those does what a probed one does.
 
     Attributes:
-        generated: Specifications of the part `test` that each model writes a program for.
-        probed: Programs of the part `test` whose hidden states are probed.
-        labels: Label sets probed under the true meaning.
-        permuted: Label sets probed under every meaning.
-        draws: Bootstrap draws of a sweep's intervals.
+        generated: Specifications that each model writes a program for.
+        generated_last: The same for the last model.
+        probed: Programs whose hidden states are probed.
+        labels: Label sets probed in every model, under the true meaning.
+        labels_last: Further ones, in the last model.
+        permuted: Label sets probed in every model under every meaning.
+        pushed: Programs with a push.
+        random: Random directions beside the pushes.
+        sae_programs, sae_width, sae_k, sae_rows: Of the sparse autoencoder (see `features.experiment`).
+        draws: Bootstrap draws.
     """
 
-    generated: int = 1000
+    generated: int = 500
+    generated_last: int = 2000
     probed: int = 1500
-    labels: tuple[str, ...] = tuple(f"facing{offset:+d}" if offset else "facing" for offset in karel.OFFSETS)
-    permuted: tuple[str, ...] = ("facing", "facing+1", "position", "from_start")
+    labels: tuple[str, ...] = OFFSETS
+    labels_last: tuple[str, ...] = features.LABELS
+    permuted: tuple[str, ...] = ("facing", "facing+1", "position")
+    pushed: int = 3000
+    random: int = 20
+    sae_programs: int = 3000
+    sae_width: int = 640
+    sae_k: int = 16
+    sae_rows: int = 400_000
     draws: int = 1000
 
 
@@ -66,55 +87,164 @@ def models_of(run: Path) -> Iterator[tuple[int, Any]]:
         yield load_checkpoint(cooled[-1], model, []), model.eval()
 
 
-def measure(step: int, hf: Any, out: Path, sizes: Sizes, encoding: Encoding) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """One model: a row of generative accuracy, and the sweeps of its hidden states, read back if they were made before."""
-    folder = out / f"step-{step:06d}"
-    written, probed = folder / "written.csv", folder / "probed.csv"
-    if not written.exists():
+def kept(folder: Path, names: tuple[str, ...], make: Callable[[], tuple[pd.DataFrame, ...]]) -> list[pd.DataFrame]:
+    """Tables from their files, made first where the last of them is not there."""
+    files = [folder / f"{name}.csv" for name in names]
+    if not files[-1].exists():
         folder.mkdir(parents=True, exist_ok=True)
-        asked = karel.sample_problems(sizes.generated, seed=1, unseen=5)
-        found = karel.synthesise(hf, asked, encoding=encoding)
-        pd.DataFrame([{"step": step} | found.figures()]).to_csv(written, index=False)
-    if not probed.exists():
+        for file, table in zip(files, make(), strict=True):
+            write_whole(file, table.to_csv(index=False))
+    return [pd.read_csv(file) for file in files]
+
+
+def measure(step: int, hf: Any, out: Path, sizes: Sizes, encoding: Encoding) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """One model on its way: a row of generative accuracy and loss, and the sweeps of its hidden states."""
+
+    def write() -> tuple[pd.DataFrame]:
+        print(f"step {step:,}: writes programs", flush=True)
+        figures, _ = programs_of(hf, karel.sample_problems(sizes.generated, seed=1, unseen=5), encoding)
+        return (pd.DataFrame([{"step": step, "loss": loss_of(hf, encoding)} | figures]),)
+
+    def probe() -> tuple[pd.DataFrame]:
+        print(f"step {step:,}: probes", flush=True)
         problems = karel.sample_problems(sizes.probed, seed=2)
-        model, data = pk.load_model(hf), karel.problems_dataset(problems, encoding=encoding)
-        store = pk.capture(model, data, out=folder / "store", rows=karel.program_rows(data))
-        frames = []
-        for meaning, actions in MEANINGS.items():
-            told = karel.problems_dataset(problems, encoding=encoding, meaning=actions)
-            names = list(dict.fromkeys((*sizes.permuted, *(() if actions else sizes.labels))))
-            result = pk.sweep(store, told, labels=names, controls=not actions, n_boot=sizes.draws)
-            frames.append(result.to_frame().assign(step=step, meaning=meaning))
-        pd.concat(frames).to_csv(probed, index=False)
-    return pd.read_csv(written), pd.read_csv(probed)
+        data = karel.problems_dataset(problems, encoding=encoding)
+        store = pk.capture(pk.load_model(hf), data, rows=karel.program_rows(data), progress=False)
+        frame, _, _ = sweep_meanings(
+            store, problems, encoding, sizes.permuted, n_boot=sizes.draws, with_baselines=False, more_of_true=sizes.labels
+        )  # fmt: skip
+        return (frame.assign(step=step),)
+
+    folder = out / f"step-{step:06d}"
+    return kept(folder, ("written",), write)[0], kept(folder, ("probed",), probe)[0]
 
 
-def run(folder: Path, out: Path, sizes: Sizes) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """All models of a training run; `written.csv` and `probed.csv` in `out` hold what is returned.
+def measure_last(hf: Any, out: Path, sizes: Sizes, encoding: Encoding) -> dict[str, pd.DataFrame]:
+    """All that is asked of the last model; tables by name, kept in `out/last`."""
+    folder, model = out / "last", pk.load_model(hf)
+    problems = karel.sample_problems(sizes.probed, seed=2)
+    data = karel.problems_dataset(problems, encoding=encoding)
+    rows = karel.program_rows(data)
+    stores = {
+        name: pk.capture(one, data, out=folder / f"store_{name}", rows=rows, progress=False)
+        for name, one in (("model", model), ("random_weights", model.randomized(0)))
+    }
+    names = list(dict.fromkeys((*sizes.permuted, *sizes.labels, *sizes.labels_last)))
+
+    def write() -> tuple[pd.DataFrame, ...]:
+        _, programs = programs_of(hf, karel.sample_problems(sizes.generated_last, seed=4, unseen=5), encoding)
+        return programs, shorter(programs), lengths(programs)
+
+    def probe() -> tuple[pd.DataFrame, ...]:
+        frame, compared, probes = sweep_meanings(
+            stores["model"], problems, encoding, sizes.permuted, n_boot=sizes.draws, with_baselines=True, more_of_true=names,
+            controls=True,
+        )  # fmt: skip
+        probes.save(folder / "probes")
+        floor = pk.sweep(
+            stores["random_weights"], data, labels=names, controls=False, n_boot=sizes.draws, progress=False
+        )
+        floor.save(folder / "probes_random_weights")
+        there = floor.to_frame().assign(meaning=TRUE, source="random_weights")
+        by_heart = pk.sweep(
+            stores["model"],
+            data,
+            labels=[control_labels(problems, data)],
+            controls=False,
+            n_boot=sizes.draws,
+            progress=False,
+        )
+        learned = by_heart.to_frame().assign(meaning=TRUE, source="control_task", label_set="facing")
+        return pd.concat([frame, there, learned], ignore_index=True), selectivity(probes, by_heart), compared
+
+    def push() -> tuple[pd.DataFrame, ...]:
+        ways = pushes.fit_ways(stores["model"], problems, encoding)
+        # of another part: no program that the probes were fitted on, nor one that does the same
+        places = pushes.places_in(karel.sample_problems(sizes.pushed, seed=6, part="valid"), encoding, seed=0)
+        return effects.experiment(model, stores["model"], ways, places, random=sizes.random, draws=sizes.draws)
+
+    def featured() -> tuple[pd.DataFrame, ...]:
+        probes, floor = (pk.SweepResult.load(folder / name) for name in ("probes", "probes_random_weights"))
+        found, named, health = features.experiment(
+            model, probes.best("facing", "accuracy").site, stores["model"], stores["random_weights"], problems, probes, floor, encoding,
+            folder / "features", programs=sizes.sae_programs, width=sizes.sae_width, k=sizes.sae_k, rows=sizes.sae_rows,
+            labels=sizes.labels_last,
+        )  # fmt: skip
+        return found, pd.DataFrame([health]), named
+
+    tables = {}
+    for what, found, make in (
+        ("writes programs", ("programs", "shorter", "lengths"), write),
+        ("probes and controls", ("probes", "selectivity", "meanings"), probe),
+        ("pushes", ("tried", "pushes", "kinds"), push),
+        ("features", ("features", "sae", "names"), featured),
+    ):
+        print(f"the last model: {what}", flush=True)
+        tables |= dict(zip(found, kept(folder, found, make), strict=True))
+    return tables
+
+
+def relations(written: pd.DataFrame, probed: pd.DataFrame, sites: dict[str, str]) -> pd.DataFrame:
+    """Correlation over training of generative accuracy with probe accuracy at one site a label set.
+
+    Args:
+        sites: By label set, the site with the best validation accuracy in the last model.
+    """
+    series = written.sort_values("step")
+    steps = np.log(series.step.to_numpy(float))
+    rows = []
+    for label, site in sites.items():
+        there = mean_accuracy(probed)
+        there = there[(there.label_set == label) & (there.site == site) & (there.meaning == TRUE)].set_index("step")
+        accuracy = there.value.loc[series.step].to_numpy()
+        for given in ({}, {"the loss": series.loss.to_numpy()}, {"the logarithm of the step": steps}):
+            if len(series) >= 3:
+                found = relation(accuracy, series.rate.to_numpy(), given)
+                rows.append({"label_set": label, "site": site, "given": found.given or "nothing", "r": found.value, "low": found.low,
+                             "high": found.high, "points": found.points, "block": found.block})  # fmt: skip
+    return pd.DataFrame(rows, columns=["label_set", "site", "given", "r", "low", "high", "points", "block"])
+
+
+def mean_accuracy(probed: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a frame of sweeps that are accuracies on test, mean over targets."""
+    return probed[
+        (probed.target == "mean") & (probed.source == "model") & (probed.metric == "accuracy") & (probed.data == "test")
+    ]
+
+
+def run(folder: Path, out: Path, sizes: Sizes) -> dict[str, pd.DataFrame]:
+    """All models of a training run: the tables by name, their files and the page in `out`.
 
     Raises:
         FileNotFoundError: the folder holds no copies of weights.
     """
     recipe = recipe_of(folder)
-    made = [measure(step, hf, out, sizes, recipe.encoding) for step, hf in models_of(folder)]
-    if not made:
+    made, last = [], None
+    for step, hf in models_of(folder):
+        made.append(measure(step, hf, out, sizes, recipe.encoding))
+        last = hf
+    if last is None:
         raise FileNotFoundError(f"{folder} holds no weights: neither kept/step-*.safetensors nor a cool-down")
     written, probed = (pd.concat(frames, ignore_index=True) for frames in zip(*made, strict=True))
-    written.to_csv(out / "written.csv", index=False)
-    probed.to_csv(out / "probed.csv", index=False)
-    return written, probed
+    tables = {"written": written, "probed": probed} | measure_last(last, out, sizes, recipe.encoding)
+    probes = pk.SweepResult.load(out / "last" / "probes")
+    sites = {label: probes.best(label, "accuracy").site for label in sizes.labels}
+    tables["relations"] = relations(written, probed, sites)
+    for name in ("written", "probed", "relations"):
+        write_whole(out / f"{name}.csv", tables[name].to_csv(index=False))
+    page.write(out / "report.html", tables, probes, pk.load_model(last), recipe.encoding)
+    return tables
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="folder of a training run")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("out/program_semantics"))
     given = parser.parse_args()
-    written, probed = run(given.run, given.out, Sizes())
-    print(written.to_string(index=False))
-    last = probed[probed.step == probed.step.max()]
-    mean = last[(last.target == "mean") & (last.source == "model") & (last.metric == "accuracy")]
-    print(mean.pivot(index=["meaning", "site"], columns="label_set", values="value").to_string())
+    tables = run(given.run, given.out, Sizes())
+    for name in ("written", "relations", "selectivity", "meanings", "pushes", "kinds", "features", "names", "shorter"):
+        print(f"\n{name}\n\n{tables[name].round(3).to_string(index=False)}")
+    print(f"\npage: {(given.out / 'report.html').resolve()}")
 
 
 if __name__ == "__main__":

@@ -1,21 +1,31 @@
-"""The experiment on a tiny training run, from its folder to the two tables."""
+"""The experiment on a tiny training run from its folder to the page, and each of its measures on planted truth."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
+import pandas as pd
 import pytest
+import torch
 
+import probekit as pk
+from probekit.activations import ArrayActivations
 from probekit.testbeds import karel
 from probekit.testbeds.karel import train
+from probekit.testbeds.karel.language import MOVE
+from probekit.testbeds.karel.tokens import FIRST_WORD
 from tests.experiments.scripts import scripts_of
+
+MODULES = ("series", "meanings", "controls", "pushes", "effects", "written", "features", "figures", "page", "run")
 
 
 @pytest.fixture(scope="module")
 def script():
-    with scripts_of("program_semantics", "run") as found:
-        yield found.run
+    with scripts_of("program_semantics", *MODULES) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -24,35 +34,334 @@ def trained(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "is_kept", lambda step: step == 2)
         patch.setattr(train, "_PROBLEMS_A_DRAW", 16)
+        check = train.check_on_fresh_problems
+        patch.setattr(train, "check_on_fresh_problems", lambda recipe: check(recipe, problems=4))
         recipe = train.Recipe(layers=1, width=16, heads=2, batch=4, precision="float32")
         train.run(recipe, folder, stop_at=3, cooldown=2, log_every=10, evaluate_every=1000)
     return folder
 
 
-def test_every_model_is_measured_under_every_meaning_and_not_twice(script, trained, tmp_path, monkeypatch) -> None:
-    sizes = script.Sizes(generated=6, probed=60, labels=("facing+1",), permuted=("facing",), draws=100)
-    written, probed = script.run(trained, tmp_path, sizes)
-    assert written.step.tolist() == [2, 5]
-    assert (written.rate == 0).all()
+@pytest.fixture(scope="module")
+def captured() -> SimpleNamespace:
+    """Some programs, and what a model without training makes of them."""
+    hf = train.new_model(train.Recipe(layers=1, width=16, heads=2)).eval()
+    problems = karel.sample_problems(300, seed=2)
+    data = karel.problems_dataset(problems)
+    store = pk.capture(pk.load_model(hf), data, rows=karel.program_rows(data), progress=False)
+    return SimpleNamespace(hf=hf, problems=problems, data=data, store=store)
+
+
+def test_from_a_training_run_to_the_page(script, trained, tmp_path, monkeypatch) -> None:
+    sizes = script.run.Sizes(
+        generated=4, generated_last=6, probed=60, labels=("facing", "facing+1"), labels_last=("facing", "position"), permuted=("facing",),
+        pushed=160, random=2, sae_programs=40, sae_width=32, sae_k=4, sae_rows=2000, draws=100,
+    )  # fmt: skip
+    monkeypatch.setattr(script.written, "LOSS_PROBLEMS", 8)
+    tables = script.run.run(trained, tmp_path, sizes)
+    assert tables["written"].step.tolist() == [2, 5]
+    assert (tables["written"].rate == 0).all()
+    assert tables["written"].loss.between(1, 10).all()
+    probed = tables["probed"]
     assert set(probed.step) == {2, 5}
-    assert set(probed.meaning) == set(script.MEANINGS)
+    assert set(probed.meaning) == set(script.meanings.MEANINGS)
     assert set(probed.label_set[probed.meaning == "true"]) == {"facing", "facing+1"}
     assert set(probed.label_set[probed.meaning == "turns swapped"]) == {"facing"}
-    monkeypatch.setattr(karel, "synthesise", None)  # what was measured is read back
-    again, _ = script.run(trained, tmp_path, sizes)
-    assert again.equals(written)
+    assert {"model", "surface", "random_weights", "control_task", "baseline"} <= set(tables["probes"].source)
+    assert tables["relations"].empty  # two points
+    assert len(tables["meanings"]) == len(script.meanings.MEANINGS) - 1
+    assert tables["pushes"].measure.tolist() == list(script.effects.MEASURES)
+    assert set(tables["features"].label_set) == {"facing", "position"}
+    assert (
+        tables["features"][["f1", "probe_f1", "random_weights_f1", "probe_random_weights_f1"]].notna().to_numpy().all()
+    )
+    html = (tmp_path / "report.html").read_text()
+    assert html.count('class="scripted"') == script.page.WALKS
+    for name in ("programs_of", "sweep_meanings"):  # what was measured is read back
+        monkeypatch.setattr(script.run, name, None)
+    monkeypatch.setattr(script.effects, "experiment", None)
+    monkeypatch.setattr(script.features, "experiment", None)
+    again = script.run.run(trained, tmp_path, sizes)
+    for name, table in tables.items():
+        pd.testing.assert_frame_equal(again[name], table)
 
 
 def test_the_command_says_what_is_missing(script, tmp_path, monkeypatch) -> None:
     (tmp_path / "recipe.json").write_text("{}")
     monkeypatch.setattr(sys, "argv", ["run.py", "--run", str(tmp_path), "--out", str(tmp_path / "out")])
     with pytest.raises(FileNotFoundError, match="holds no weights"):
-        script.main()
+        script.run.main()
+
+
+def test_correlations_are_those_of_numpy_and_of_residuals(script) -> None:
+    rng = np.random.default_rng(0)
+    x, y, a, b = rng.normal(size=(4, 15))
+    x, y = x + a - b, y + 2 * a + b
+    assert script.series.relation(x, y).value == pytest.approx(np.corrcoef(x, y)[0, 1])
+    design = np.stack([np.ones(15), a, b], 1)
+    left = [one - design @ np.linalg.lstsq(design, one, rcond=None)[0] for one in (x, y)]
+    both = script.series.relation(x, y, {"a": a, "b": b})
+    assert both.value == pytest.approx(np.corrcoef(left)[0, 1])
+    assert both.given == "a and b"
+    assert both.low < both.value < both.high
+    assert "15 points only" in str(both)
+    assert script.series.relation(x, y, {"a": a, "twice": 2 * a}).value == pytest.approx(
+        script.series.relation(x, y, {"a": a}).value
+    )
+    assert np.isnan(script.series.relation(x, np.ones(15)).value)
+    assert np.isnan(script.series.relation(x, y, {"x": x}).value)
+    few = script.series.relation(x[:5], y[:5])
+    assert np.isnan(few.low)
+    assert "no interval" in str(few)
+    with pytest.raises(ValueError, match="one shape"):
+        script.series.relation(x, y[:-1])
+
+
+def test_blocks_are_of_neighbours_and_go_round(script) -> None:
+    taken = script.series.circular_blocks(14, script.series.block_length(14), 500, 0)
+    assert script.series.block_length(14) == 3
+    assert taken.shape == (500, 14)
+    steps = (np.diff(taken.reshape(500, 14)[:, :3]) % 14 == 1).all()
+    assert steps
+    assert np.bincount(taken.ravel(), minlength=14).min() > 400
+
+
+def test_the_interval_covers_about_as_often_as_the_docstring_says(script) -> None:
+    said = {0.0: 0.97, 0.5: 0.96, 0.8: 0.91}
+    for autocorrelation, wanted in said.items():
+        found = script.series.coverage(14, autocorrelation, pairs=500, draws=200)
+        assert found == pytest.approx(wanted, abs=0.04)
+
+
+def test_what_only_rises_correlates_until_the_step_is_taken_out(script) -> None:
+    step = np.log(100 * 1.5 ** np.arange(14))
+    noise = np.random.default_rng(3).normal(size=(2, 14))
+    x, y = step + 0.3 * noise
+    assert script.series.relation(x, y).low > 0.5
+    left = script.series.relation(x, y, {"the step": step})
+    assert left.low < 0 < left.high
 
 
 def test_meanings_are_permutations_that_keep_the_marker_actions(script) -> None:
     words = karel.read_program("move turn_left turn_right put_marker pick_marker")
-    for meaning in script.MEANINGS.values():
+    for meaning in script.meanings.MEANINGS.values():
         changed = karel.permute_actions(words, meaning)
         assert sorted(changed) == sorted(words)
         assert changed[3:].tolist() == words[3:].tolist()
+
+
+def planted(captured: SimpleNamespace, rows: np.ndarray) -> ArrayActivations:
+    store = captured.store
+    return ArrayActivations(
+        {"planted": rows}, sequence=store.sequence, position=store.position, token=store.token, prefix=store.prefix, item=store.item
+    )  # fmt: skip
+
+
+def test_states_are_told_from_a_record_of_the_words(script, captured) -> None:
+    m, rng = script.meanings, np.random.default_rng(0)
+    facing = captured.data.label_set("facing").values[captured.store.item, 0]
+    states = m.one_hot(facing, 4) + 0.1 * rng.normal(size=(len(facing), 4)).astype(np.float32)
+    record = m.baseline_rows(captured.problems, captured.data, captured.store).read("words and ends")
+    outcomes = {}
+    for name, rows in (("states", states), ("record", record), ("noise", rng.normal(size=states.shape))):
+        _, found, _ = m.sweep_meanings(
+            planted(captured, rows.astype(np.float32)), captured.problems, "facts", ["facing"], n_boot=200, with_baselines=True
+        )  # fmt: skip
+        outcomes[name] = found
+    assert set(outcomes["states"].outcome) == {m.READ}
+    assert (outcomes["states"].true > 0.95).all()
+    # a record of words and ends reads the true meaning better, because the ends are of it, and is its own baseline
+    assert (outcomes["record"].difference > 0.1).any()
+    assert outcomes["record"]["words and ends: excess"].abs().max() < 1e-9
+    assert not (set(outcomes["record"].outcome) & {m.READ})
+    assert set(outcomes["noise"].outcome) <= {m.SAME, m.EASIER, m.OTHER}
+
+
+def test_differences_are_in_pairs(script, captured) -> None:
+    m, names = script.meanings, list(script.meanings.MEANINGS)
+    one, same, other = (
+        pk.sweep(captured.store, captured.data, labels=["facing"], controls=False, n_boot=n, progress=False)
+        for n in (100, 100, 101)
+    )
+    found = m.differences({names[0]: one, names[1]: same}, {}, "facing")
+    assert (found.difference[0], found.low[0], found.high[0]) == (0, 0, 0)
+    with pytest.raises(ValueError, match="no pairs can be made"):
+        m.differences({names[0]: one, names[1]: other}, {}, "facing")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "excess", "expected"),
+    [(0.1, 0.2, (0.1, 0.1), "READ"), (0.1, 0.2, (0.1, -0.1), "EASIER"), (-0.1, 0.2, (0.1, 0.1), "SAME"), (-0.2, -0.1, (), "OTHER")],
+)  # fmt: skip
+def test_every_outcome_has_its_place_in_the_table(script, low, high, excess, expected) -> None:
+    found = script.meanings.outcome(low, high, excess)
+    assert found == getattr(script.meanings, expected)
+    assert found in script.meanings.OUTCOMES
+
+
+def test_the_control_task_is_a_label_for_every_three_words(script, captured) -> None:
+    labels = script.controls.control_labels(captured.problems, captured.data)
+    values = labels.values[karel.program_rows(captured.data), 0]
+    by_words: dict[tuple[int, ...], set[int]] = {}
+    programs = [row[row >= 0].tolist() for row in captured.problems.programs]
+    words = [tuple(program[max(0, i - 2) : i + 1]) for program in programs for i in range(len(program))]
+    for three, value in zip(words, values, strict=True):
+        by_words.setdefault(three, set()).add(int(value))
+    assert all(len(found) == 1 for found in by_words.values())
+    assert len(by_words) > 100
+    assert np.bincount(values).min() > 0.1 * len(values)
+    assert (labels.values[~karel.program_rows(captured.data)] == -1).all()
+
+
+def test_places_know_walls_before_and_after_the_turn(script) -> None:
+    problems = karel.sample_problems(40, seed=6)
+    places = script.pushes.places_in(problems, "facts", seed=0)
+    tokens, _ = karel.encode(problems)
+    for i in range(len(places)):
+        prefix = places.tokens[i][-places.length[i] :]
+        assert prefix.tolist() == tokens[i, : places.length[i]].tolist()
+        ahead = np.zeros(2, bool)
+        for example in range(problems.shown):
+            world = karel.world_after(problems, i, int(places.length[i]) - 1, example=example)
+            assert places.facing[i, example] == world.facing[0]
+            for k, facing in enumerate((world.facing[0], (world.facing[0] + places.turn[i]) % 4)):
+                row, column = divmod(int(world.cell[0]), 8)
+                row, column = row + (-1, 0, 1, 0)[facing], column + (0, 1, 0, -1)[facing]
+                ahead[k] |= world.walls[0, 8 * row + column]
+        assert places.wall[i].tolist() == ahead.tolist()
+    first, second = script.effects.halves(places, 0)
+    assert len(first) + len(second) == 40
+    assert not set(first.group) & set(second.group)
+
+
+def test_the_cache_gives_what_the_whole_sequence_gives(script, captured) -> None:
+    model, p = pk.load_model(captured.hf), script.pushes
+    places = p.places_in(captured.problems.rows(slice(0, 7)), "facts", seed=0)
+    generator = torch.Generator().manual_seed(0)
+    ways = p.Ways(torch.randn(5, 4, 16, generator=generator), torch.zeros(5, 4))
+    site = model.stream_sites[1]
+    found = p.odds(model, places, {(site, 1.0, -1): ways})
+    for i in range(len(places)):
+        one = places.take(np.array([i]))
+        ids = torch.from_numpy(one.tokens[:, -int(one.length[0]) :])
+        with torch.no_grad():
+            plain = model.hf(input_ids=ids).logits[:, -1].double()
+            with p.pushed(ways, model, site, one, 1.0).applied(model):
+                after = model.hf(input_ids=ids).logits[:, -1].double()
+        np.testing.assert_allclose(found[None][i], p.log_odds(plain)[0], atol=1e-4)
+        np.testing.assert_allclose(found[site, 1.0, -1][i], p.log_odds(after)[0], atol=1e-4)
+        assert not np.allclose(found[None][i], found[site, 1.0, -1][i])
+
+
+def test_a_push_mirrors_every_probe_and_random_ones_are_as_long(script) -> None:
+    generator = torch.Generator().manual_seed(1)
+    ways = script.pushes.Ways(torch.randn(5, 4, 40, generator=generator), torch.randn(5, 4, generator=generator))
+    h = torch.randn(30, 40, generator=generator)
+    facing = torch.einsum("efd,pd->pef", ways.coef, h).add(ways.intercept).argmax(2)  # what the probes read
+    turn = torch.randint(1, 4, (30,), generator=generator)
+    new, example = (facing + turn[:, None]) % 4, torch.arange(5)
+
+    def margins(h: torch.Tensor) -> torch.Tensor:
+        scores = torch.einsum("efd,pd->pef", ways.coef, h) + ways.intercept
+        row = torch.arange(30)[:, None]
+        return scores[row, example, new] - scores[row, example, facing]
+
+    for strength in (0.5, 1.0, 2.0):
+        after = margins(ways.push(h, facing, turn, strength))
+        torch.testing.assert_close(after, (1 - 2 * strength) * margins(h), atol=2e-2, rtol=2e-2)
+    stray = script.pushes.random_ways(ways, np.random.default_rng(0).normal(size=(100, 40)), seed=0)
+    step, other = (one.push(h, facing, turn, 1.0) - h for one in (ways, stray))
+    torch.testing.assert_close(step.norm(dim=1), other.norm(dim=1), atol=1e-3, rtol=1e-3)
+    assert torch.cosine_similarity(step, other).abs().mean() < 0.4
+
+
+def handmade() -> tuple[pk.Model, torch.Tensor]:
+    """A model that holds nothing but the facing, told by the last token (20 + facing), and moves neither east nor south; its probes `[5, 4, d]`."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(vocab_size=24, n_positions=16, n_embd=24, n_layer=1, n_head=2, tie_word_embeddings=False)
+    hf = GPT2LMHeadModel(config).eval()
+    probes = torch.eye(24)[:20].view(5, 4, 24)
+    with torch.no_grad():
+        for name, weights in hf.named_parameters():
+            weights.fill_(1.0 if name.endswith("ln_f.weight") else 0.0)
+        for facing in range(4):
+            hf.transformer.wte.weight[20 + facing] = probes[:, facing].sum(0)
+        hf.lm_head.weight[FIRST_WORD + MOVE] = -probes[:, 1:3].sum((0, 1))
+    return pk.load_model(hf), probes
+
+
+def test_a_model_that_acts_on_its_facing_follows_the_push(script) -> None:
+    model, probes = handmade()
+    rng = np.random.default_rng(0)
+    n = 240
+    facing, turn = rng.integers(0, 4, n), rng.integers(1, 4, n)
+    new = (facing + turn) % 4
+    tokens = np.stack([np.full(n, 5), np.full(n, 6), 20 + facing], 1)
+    wall = np.isin(np.stack([facing, new], 1), (1, 2))
+    everywhere = np.repeat(facing[:, None], 5, 1)
+    places = script.pushes.Places(tokens, np.full(n, 3), everywhere, turn, wall, np.arange(n) // 2)
+    ways, site = script.pushes.Ways(probes, torch.zeros(5, 4)), "blocks.0.hook_resid_pre"
+    found = script.pushes.odds(model, places, {(site, 1.0, -1): ways})
+    turned = script.pushes.Places(
+        tokens + np.array([0, 0, 1]) * (new - facing)[:, None], *list(places.__dict__.values())[1:]
+    )
+    np.testing.assert_allclose(found[site, 1.0, -1], script.pushes.odds(model, turned, {})[None], atol=1e-2)
+
+    activations = SimpleNamespace(read=lambda _: np.random.default_rng(1).normal(size=(100, 24)))
+    tried, report, kinds = script.effects.experiment(
+        model, activations, {site: ways}, places, strengths=(0.5, 1.0), random=5, draws=200
+    )
+    report = report.set_index("measure")
+    assert tried.strength[tried.following.idxmax()] == report.strength["following"] == 1.0
+    assert report.low["following"] > 0 > report.high["blocked"]
+    assert report.low["freed"] > 0
+    assert report["random most"]["following"] < 0.5 * report.value["following"]
+    assert kinds.places.sum() == len(places) / 2
+    assert len(kinds) == 4
+    clear = places.take(np.flatnonzero(~wall.any(1)))
+    with pytest.raises(ValueError, match="push more programs"):
+        script.effects.experiment(model, activations, {site: ways}, clear, random=1)
+
+
+def test_measures_compare_places_of_one_kind_before_the_push(script) -> None:
+    wall = np.array([[0, 1], [0, 0], [1, 0], [1, 1]] * 3, bool)
+    turn = np.repeat([1, 2, 3], 4)
+    places = script.pushes.Places(*np.zeros((3, 12)), turn, wall, np.arange(12))
+    change = np.stack([np.tile([-3.0, -1.0, 5.0, 1.0], 3), np.repeat([2.0, 0.0, -1.0], 4)], 1)
+    found = {name: float(value[0]) for name, value in script.effects.measures(change, places).items()}
+    assert found == {"following": 6.0, "blocked": -2.0, "freed": 4.0, "undoing": 1.5}
+    counts = script.effects.group_counts(np.array(["a", "a", "b"]), 50)
+    assert (counts[:, 0] == counts[:, 1]).all()
+    assert (counts[:, 1:].sum(1) == 2).all()
+
+
+def test_tidied_programs_do_the_same(script) -> None:
+    problems = karel.sample_problems(300, seed=0)
+    rows = [script.written.tidied(row[row >= 0]) for row in problems.programs]
+    lengths = np.array([len(row) for row in rows])
+    assert (lengths <= (problems.programs >= 0).sum(1)).all()
+    assert lengths.mean() < (problems.programs >= 0).sum(1).mean() - 0.5
+    assert (karel.behaviours(rows) == karel.behaviours(problems.programs)).all()
+    example = karel.read_program("turn_left put_marker turn_left turn_right pick_marker turn_left turn_left move")
+    assert karel.format_program(script.written.tidied(example)) == "turn_right move"
+
+
+def test_shorter_programs_are_counted_among_the_right_ones(script) -> None:
+    programs = pd.DataFrame(
+        {"right": [True, True, True, False], "length": [4, 6, 7, 1], "reference": [6, 6, 6, 6], "tidied": [4, 6, 6, 6], "group": [0, 1, 2, 3]}
+    )  # fmt: skip
+    found = script.written.shorter(programs).set_index("than")
+    assert found["share"].to_dict() == {"reference": pytest.approx(1 / 3), "tidied": 0}
+    assert (found.low["reference"], found.high["reference"]) == (0, 1)
+    assert found.right.tolist() == [3, 3]
+    counts = script.written.lengths(programs)
+    assert counts[counts.whose == "written"].programs.sum() == 3
+    assert script.written.shorter(programs[~programs.right]).empty
+
+
+def test_the_loss_is_that_of_one_batch(script, captured, monkeypatch) -> None:
+    tokens, _ = karel.encode(karel.sample_problems(30, seed=3, part="valid"))
+    with torch.no_grad():
+        whole = float(train.losses(captured.hf, train.to_batch(tokens))[0])
+    monkeypatch.setattr(script.written, "BATCH", 7)
+    assert script.written.loss_of(captured.hf, "facts", 30) == pytest.approx(whole, rel=1e-5)
