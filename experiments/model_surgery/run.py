@@ -13,6 +13,7 @@ import argparse
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,7 @@ def main() -> None:
     means = surgery.difference_of_means(store, data.label_set("unwanted"), site=best)
     stable = surgery.split_half_reliability(store, data.label_set("unwanted"), site=best, seed=args.seed)
     print(f"probe at {best}: {found.best('unwanted')}\n{stable}")
+    means = replace(means, provenance={**means.provenance, "reliability": str(stable)})
 
     said = behaviours.generations(
         given.prompts,

@@ -95,7 +95,8 @@ def turn_discs(model: Model, result: SweepResult, seed: int) -> Intervention:
             assert line.site is not None
             assert line.center is not None
             past = max(float(read[line.site][0, -1] @ line.vector) - line.center, 1e-6)
-            stray = replace(line, vector=torch.randn(len(line), generator=generator), scale=2 * past)
+            drawn = torch.randn(len(line), generator=generator)
+            stray = replace(line, vector=drawn / drawn.norm(), scale=2 * past)
             strays.append(surgery.steer(stray, model, -STRENGTH, where=[-1]))
         found["plain"].append(_last(model, tokens))
         for name, edits in (("edited", turned), ("random", strays)):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _FORMAT = "probekit.direction"
 _FACTS = ("scale", "gap", "center", "mean")
-_OFF = 1e-2  # a unit vector's length is one but for rounding, of bfloat16 too
+_OFF = 5e-3  # a unit vector's length is one but for rounding, of bfloat16 too
 _LEFT = 1e-4  # of a vector's length: less than this beside the others is rounding of float32, not a direction
 
 
@@ -57,10 +57,12 @@ class Direction:
             raise ValueError(f"a direction is one vector [d], got shape {tuple(vector.shape)}")
         length = float(vector.norm())
         if not np.isfinite(length) or length == 0:
-            raise ValueError(
-                f"a direction needs a finite vector that is not zero (its length is {length}); a probe whose weights are "
-                "all zero read nothing: weaken its regularisation, or do not use it"
+            why = (
+                "a probe whose weights are all zero read nothing: weaken its regularisation, or do not use it"
+                if length == 0
+                else "it holds NaN or infinity, which come from activations or a fit that overflowed"
             )
+            raise ValueError(f"a direction needs a finite vector that is not zero (its length is {length}); {why}")
         # What is of length one already stays as it is, bit for bit, however often it is saved and read.
         unit = given.dtype == torch.float32 and abs(length - 1) < 2**-22
         object.__setattr__(self, "vector", given.clone() if unit else (vector / length).to(torch.float32))

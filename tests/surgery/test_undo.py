@@ -182,6 +182,8 @@ def test_another_model_and_its_directions_are_refused():
         pass
     with pytest.raises(ValueError, match="was found in the model"):
         surgery.steer(d, other, 1.0)
+    with pytest.raises(TypeError, match="needs a Direction, not a Tensor"):
+        surgery.steer(d.vector, model, 1.0)
     with torch.no_grad():
         next(model.hf.parameters())[0, 0] += 1
     with pytest.raises(ValueError, match="weights or configuration differ"), edit.applied(model):

@@ -142,7 +142,8 @@ def permuted_directions(
 def _beside(direction: Direction, vector: np.ndarray, kind: str, seed: int, number: int) -> Direction:
     """Another vector with all that is known of a direction."""
     provenance = {"control": kind, "seed": seed, "number": number, "beside": dict(direction.provenance)}
-    return replace(direction, vector=torch.from_numpy(vector / np.linalg.norm(vector)), provenance=provenance)
+    length = float(np.linalg.norm(vector)) or 1.0  # none at all is refused by the direction itself
+    return replace(direction, vector=torch.from_numpy(vector / length), provenance=provenance)
 
 
 def _measured(control: Direction, direction: Direction, mean: np.ndarray) -> Direction:

@@ -7,14 +7,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from probekit.models import Model, load_model
-
-if TYPE_CHECKING:
-    from probekit.probes.direction import Direction
+from probekit.probes.direction import Direction
 
 EditType = TypeVar("EditType", bound="Edit")
 Undo = Callable[[], None]
@@ -234,6 +232,11 @@ def refuse_other_model(direction: Direction, model: Model) -> None:
         KeyError: the model has no such site.
         ValueError: another model, another width, or no site named.
     """
+    if not isinstance(direction, Direction):
+        raise TypeError(
+            f"an edit needs a Direction, not a {type(direction).__name__}: give Direction(vector, site='blocks.3.hook_resid_post'), or "
+            "what a probe's .direction() or surgery.difference_of_means gives"
+        )
     known = {one.before for one in _stack(model)}
     if direction.model is not None and direction.model not in known and direction.model != model.fingerprint:
         raise ValueError(
