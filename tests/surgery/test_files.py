@@ -185,6 +185,17 @@ def test_an_exported_folder_that_was_changed_is_not_undone(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["edited"]
 
 
+def test_what_is_no_exported_folder_is_named_as_it_is(tmp_path):
+    model = tiny("gpt2")
+    surgery.export(model, surgery.scale_neurons(model, 1, [0]), tmp_path / "edited")
+    surgery.undo_export(tmp_path / "edited", tmp_path / "original")
+    with pytest.raises(FileNotFoundError, match="an original that was brought back already"):
+        surgery.undo_export(tmp_path / "original", tmp_path / "again")
+    (tmp_path / "a_file").touch()
+    with pytest.raises(FileExistsError, match="a_file is a file: give another folder"):
+        surgery.undo_export(tmp_path / "edited", tmp_path / "a_file")
+
+
 def test_nothing_is_left_of_an_export_that_fails(tmp_path, monkeypatch):
     model = tiny()
     edit = surgery.orthogonalize(direction(model), model)

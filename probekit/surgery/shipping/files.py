@@ -164,7 +164,8 @@ def new_folder(folder: Path) -> Iterator[Path]:
         FileExistsError: there is something of that name, and it is not an empty folder.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} exists and is not empty: give another folder, nothing was written")
+        what = "exists and is not empty" if folder.is_dir() else "is a file"
+        raise FileExistsError(f"{folder} {what}: give another folder, nothing was written")
     folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))

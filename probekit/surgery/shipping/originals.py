@@ -42,13 +42,17 @@ def undo_export(folder: str | Path, out: str | Path) -> Path:
         out: New, or empty.
 
     Raises:
-        FileNotFoundError: no edit, or its originals, in the folder.
+        FileNotFoundError: no edit, or none of its originals, in the folder.
         FileExistsError: `out` holds something.
         ValueError: the weights that come out are not the original's: the folder was changed after the export.
     """
     from probekit.probes.tensor_file import read_tensors
 
     folder, out = Path(folder), Path(out)
+    if folder.is_dir() and not (folder / "edit").exists():
+        raise FileNotFoundError(
+            f"{folder} has no edit/ inside: it is not what `export` wrote, or is an original that was brought back already"
+        )
     edit = load_edit(folder / "edit")
     if not isinstance(edit, WeightEdit):
         raise ValueError(f"{folder / 'edit'} is an edit of activations: it is in no weights")
