@@ -19,7 +19,7 @@ import torch
 from benchmarks.capture import as_transformer_lens, load_smollm2
 from benchmarks.table import Row
 from probekit import surgery
-from probekit.probes.direction import Direction
+from probekit.probes.direction import Direction, unit_vector
 
 BATCH, POSITIONS, NEW = 4, 128, 24
 Context = Callable[[], AbstractContextManager[Any]]
@@ -33,7 +33,7 @@ def measure(quick: bool = False) -> tuple[list[Row], list[str]]:
     tokens = torch.randint(3, model.vocab, (BATCH, POSITIONS), generator=torch.Generator().manual_seed(0))
     vector = torch.randn(model.d_model, generator=torch.Generator().manual_seed(1))
     site = f"blocks.{model.n_layers // 2}.hook_resid_post"
-    direction = Direction(vector / vector.norm(), site, scale=0.01, model=model.fingerprint)
+    direction = Direction(unit_vector(vector), site, scale=0.01, model=model.fingerprint)
     posts = [f"blocks.{i}.hook_resid_post" for i in range(model.n_layers)]
     steer = surgery.steer(direction, model, 1.0, layers=posts)
     ablate = surgery.ablate(direction, model, layers="writers")

@@ -108,6 +108,7 @@ def walks(model: pk.Model, probes: pk.SweepResult, encoding: Encoding) -> Block:
 
 
 def accuracies(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a frame of sweeps that are accuracies on test, mean over targets."""
     return frame[(frame.metric == "accuracy") & (frame.target == "mean") & (frame.data == "test")]
 
 

@@ -40,7 +40,7 @@ from probekit.testbeds import karel
 from probekit.testbeds.karel.export import kept_models, recipe_of
 from probekit.testbeds.karel.tokens import Encoding
 from probekit.testbeds.karel.train import new_model
-from probekit.testbeds.training.loop import checkpoint_step, load_checkpoint
+from probekit.testbeds.training.loop import finished_checkpoint, load_checkpoint
 
 OFFSETS = tuple(f"facing{offset:+d}" if offset else "facing" for offset in karel.OFFSETS)
 
@@ -81,10 +81,12 @@ class Sizes:
 def models_of(run: Path) -> Iterator[tuple[int, Any]]:
     """Step and model: the copies that training kept, then the cool-down that is furthest on, if there is one."""
     yield from kept_models(run)
-    cooled = sorted(run.glob("cooldown-from-*.safetensors"), key=checkpoint_step)
-    if cooled:
-        model = new_model(recipe_of(run))
-        yield load_checkpoint(cooled[-1], model, []), model.eval()
+    try:
+        finished = finished_checkpoint(run)
+    except FileNotFoundError:
+        return
+    model = new_model(recipe_of(run))
+    yield load_checkpoint(finished, model, []), model.eval()
 
 
 def kept(folder: Path, names: tuple[str, ...], make: Callable[[], tuple[pd.DataFrame, ...]]) -> list[pd.DataFrame]:
@@ -194,8 +196,8 @@ def relations(written: pd.DataFrame, probed: pd.DataFrame, sites: dict[str, str]
     steps = np.log(series.step.to_numpy(float))
     rows = []
     for label, site in sites.items():
-        there = mean_accuracy(probed)
-        there = there[(there.label_set == label) & (there.site == site) & (there.meaning == TRUE)].set_index("step")
+        there = page.accuracies(probed[(probed.source == "model") & (probed.meaning == TRUE)])
+        there = there[(there.label_set == label) & (there.site == site)].set_index("step")
         accuracy = there.value.loc[series.step].to_numpy()
         for given in ({}, {"the loss": series.loss.to_numpy()}, {"the logarithm of the step": steps}):
             if len(series) >= 3:
@@ -203,13 +205,6 @@ def relations(written: pd.DataFrame, probed: pd.DataFrame, sites: dict[str, str]
                 rows.append({"label_set": label, "site": site, "given": found.given or "nothing", "r": found.value, "low": found.low,
                              "high": found.high, "points": found.points, "block": found.block})  # fmt: skip
     return pd.DataFrame(rows, columns=["label_set", "site", "given", "r", "low", "high", "points", "block"])
-
-
-def mean_accuracy(probed: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a frame of sweeps that are accuracies on test, mean over targets."""
-    return probed[
-        (probed.target == "mean") & (probed.source == "model") & (probed.metric == "accuracy") & (probed.data == "test")
-    ]
 
 
 def run(folder: Path, out: Path, sizes: Sizes) -> dict[str, pd.DataFrame]:

@@ -75,6 +75,7 @@ class Intervention:
 def turn_discs(model: Model, result: SweepResult, seed: int) -> Intervention:
     """Turn one disc in each of some positions of fresh games."""
     from probekit import surgery
+    from probekit.probes.direction import unit_vector
     from probekit.testbeds import othello
 
     cases = othello.sample_cases(CASES, seed=seed)
@@ -95,8 +96,8 @@ def turn_discs(model: Model, result: SweepResult, seed: int) -> Intervention:
             assert line.site is not None
             assert line.center is not None
             past = max(float(read[line.site][0, -1] @ line.vector) - line.center, 1e-6)
-            drawn = torch.randn(len(line), generator=generator)
-            stray = replace(line, vector=drawn / drawn.norm(), scale=2 * past)
+            drawn = unit_vector(torch.randn(len(line), generator=generator))
+            stray = replace(line, vector=drawn, scale=2 * past)
             strays.append(surgery.steer(stray, model, -STRENGTH, where=[-1]))
         found["plain"].append(_last(model, tokens))
         for name, edits in (("edited", turned), ("random", strays)):

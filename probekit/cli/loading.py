@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -66,16 +66,16 @@ def load(source: str, blocks: str | None = None) -> Model:
     from probekit.models import load_model
 
     asked = _ASKED.get()
-    given: dict[str, Any] = {"dtype": asked.precision, "blocks": blocks, "tokenizer": _tokenizer(asked.tokenizer)}
-    if asked.device == "auto":
-        return load_model(source, device_map="auto", **given)
+    spread = "auto" if asked.device == "auto" else None
     try:
-        device = None if asked.device is None else torch.device(asked.device)
+        device = None if asked.device is None or spread else torch.device(asked.device)
     except RuntimeError:
         raise ValueError(f"--device {asked.device!r} is no device: write cpu, cuda, cuda:1, or auto") from None
     if device is not None and device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"--device {asked.device}: PyTorch finds no GPU here; leave --device out to use the CPU")
-    return load_model(source, device=device, **given)
+    return load_model(
+        source, dtype=asked.precision, device=device, device_map=spread, blocks=blocks, tokenizer=_tokenizer(asked.tokenizer)
+    )  # fmt: skip
 
 
 def _tokenizer(name: str | None) -> object:

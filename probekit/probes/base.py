@@ -12,7 +12,7 @@ from torch import Tensor
 
 from probekit.activations.moments import Moments
 from probekit.probes.arrays import as_rows, as_vector, encode_classes
-from probekit.probes.direction import Direction
+from probekit.probes.direction import Direction, unit_vector
 from probekit.probes.estimator import Estimator
 from probekit.probes.solution import Solution
 from probekit.probes.summary import Summary
@@ -207,7 +207,7 @@ class LinearProbe(Estimator):
         if against is not None and len(weights) > 1:
             scale = gap = mean = np.nan
         return Direction(
-            vector / length if length > 0 else vector,
+            unit_vector(vector),
             self.site_,
             scale if scale > 0 and np.isfinite(scale) else None,
             _known(gap) if labels else None,

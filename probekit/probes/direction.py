@@ -23,6 +23,13 @@ _OFF = 5e-3  # a unit vector's length is one but for rounding, of bfloat16 too
 _LEFT = 1e-4  # of a vector's length: less than this beside the others is rounding of float32, not a direction
 
 
+def unit_vector(vector: Tensor) -> Tensor:
+    """A vector divided by its length, float64, for a direction whose facts are along the unit vector; zero stays zero, and is refused there."""
+    exact = vector.detach().cpu().to(torch.float64)
+    length = float(exact.norm())
+    return exact / length if length > 0 else exact
+
+
 @dataclass(frozen=True)
 class Direction:
     """A unit vector in a site's raw activation space.

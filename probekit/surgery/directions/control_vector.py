@@ -14,7 +14,7 @@ from torch import Tensor
 
 from probekit.files import write_whole
 from probekit.models import Model
-from probekit.probes.direction import Direction, plain
+from probekit.probes.direction import Direction, plain, unit_vector
 
 _ARCHITECTURE = "controlvector"
 # Where llama.cpp calls an architecture something else than transformers does.
@@ -53,13 +53,7 @@ class ControlVector:
             scale = length / abs(self.strength) if self.strength else None
             towards = -vector if self.strength is not None and self.strength < 0 else vector
             provenance = dict(self.provenance.get(layer, {})) or {"method": "control vector", "length": length}
-            found[layer] = Direction(
-                towards / length if length > 0 else towards,
-                _site(layer),
-                scale,
-                model=self.model,
-                provenance=provenance,
-            )
+            found[layer] = Direction(unit_vector(towards), _site(layer), scale, model=self.model, provenance=provenance)
         return found
 
 

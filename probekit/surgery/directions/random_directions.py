@@ -14,7 +14,7 @@ import torch
 from probekit.activations import Activations
 from probekit.data.dataset import as_groups
 from probekit.probes.controls import shuffle_labels
-from probekit.probes.direction import Direction, model_of, row_mask
+from probekit.probes.direction import Direction, model_of, row_mask, unit_vector
 from probekit.surgery.directions.labelled import Labelled, Labels
 
 _PERMUTED, _SPECTRUM, _RANDOM = 0x9E3, 0x59EC, 0x4A2D
@@ -142,8 +142,7 @@ def permuted_directions(
 def _beside(direction: Direction, vector: np.ndarray, kind: str, seed: int, number: int) -> Direction:
     """Another vector with all that is known of a direction."""
     provenance = {"control": kind, "seed": seed, "number": number, "beside": dict(direction.provenance)}
-    length = float(np.linalg.norm(vector)) or 1.0  # none at all is refused by the direction itself
-    return replace(direction, vector=torch.from_numpy(vector / length), provenance=provenance)
+    return replace(direction, vector=unit_vector(torch.from_numpy(vector)), provenance=provenance)
 
 
 def _measured(control: Direction, direction: Direction, mean: np.ndarray) -> Direction:
