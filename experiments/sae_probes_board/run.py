@@ -36,6 +36,12 @@ def main() -> None:
     parser.add_argument("--compute", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--train", type=int, default=1024)
     parser.add_argument("--test", type=int, default=300)
+    parser.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="ray: by the workers of a cluster (see docs/scaling.md)",
+    )
     parser.add_argument("--peer-python", help="an interpreter that has sae-probes and what it needs")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -45,6 +51,7 @@ def main() -> None:
     source = args.tasks[0] if len(args.tasks) == 1 else args.tasks
     asked = {
         "longest": args.longest, "train": args.train, "test": args.test, "out": args.out, "seed": args.seed,
+        "engine": args.engine,
         "compute_dtype": None if args.compute == "float32" else args.compute,
     }  # fmt: skip
     linear = pk.board(source, model, families=DEFAULT, settings=["normal"], **asked)

@@ -179,7 +179,7 @@ def capture_moments(
     targets = dataset.label_set(labels) if isinstance(labels, str) else labels
     names = names_of_sites(sites, stream_of(model))
     widths = {name: int(model.site(name).width) for name in names}
-    computing = computing_dtype(compute_dtype)
+    computing = computing_dtype(compute_dtype, model)
     row_bytes = sum(widths.values()) * 4
     plan = make_plan(model, dataset, pool, every, rows, token_budget, row_bytes, row_bytes)
     warn_of_cut(plan, model)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from probekit.activations.plan import Plan
+from probekit.models.arithmetic import warn_if_imitated
 
 
 def run_batch(
@@ -97,11 +98,13 @@ def names_of_sites(sites: Sequence[str] | str | None, every: Sequence[str]) -> l
     return names
 
 
-def computing_dtype(name: str | None) -> torch.dtype | None:
-    """The dtype of `compute_dtype=`."""
+def computing_dtype(name: str | None, model: Any) -> torch.dtype | None:
+    """The dtype of `compute_dtype=`; where the model's device has no instructions for it, that is said."""
     if name not in (None, "bfloat16", "float16"):
         raise ValueError(f"compute_dtype must be 'bfloat16', 'float16' or None (as the model was loaded), got {name!r}")
-    return {None: None, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+    found = {None: None, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+    warn_if_imitated(found, torch.device(getattr(model, "device", "cpu")), instead="leave compute_dtype out")
+    return found
 
 
 def warn_of_cut(plan: Plan, model: Any) -> None:

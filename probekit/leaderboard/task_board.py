@@ -74,7 +74,7 @@ def board(
         out: Folder: the activations, a file a task and setting, and `board.json`. The same call goes on where it stopped, and does
             what is missing where more is asked.
         dtype: What activations are stored as.
-        compute_dtype: `bfloat16` runs the model's matrix products in it: twice as fast on many machines (see `capture`).
+        compute_dtype: `bfloat16` runs the model's matrix products in it: faster on machines that have its instructions (see `capture`).
         n_boot: Bootstrap draws, over groups of test texts.
         seed: Of the pools, the wrong labels and the bootstrap.
         engine: As in `capture`: `"ray"` has the texts read by the workers of a cluster, shard by shard, and then the tasks done by

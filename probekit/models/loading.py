@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from probekit.models.arithmetic import warn_if_imitated
 from probekit.models.checkpoint import first_line, read_checkpoint
 from probekit.models.gguf_file import read_gguf
 from probekit.models.huggingface import wrap_huggingface
@@ -90,6 +91,7 @@ def load_model(
         except (AssertionError, RuntimeError) as error:
             raise ValueError(f"the model cannot be moved to device={device!r}: {first_line(error)}") from error
     model = wrap_huggingface(hf.eval(), tokenizer or own_tokenizer, name, blocks)
+    warn_if_imitated(model.dtype, model.device, instead="load it in float32, which takes twice the memory")
     model.origin = origin
     return model
 

@@ -71,7 +71,7 @@ class Recipe:
     longest: int = LENGTHS[1]
     outputs: float = 1.0
     encoding: Literal["facts", "grid"] = "facts"
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    precision: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
     start: str = ""
 

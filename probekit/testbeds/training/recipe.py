@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from probekit.models import SHIPPED
+from probekit.models.arithmetic import warn_if_imitated
 from probekit.testbeds.training.loop import Batch, checkpoint_step, is_first_process, train
 from probekit.testbeds.training.muon import Muon
 
@@ -100,7 +101,9 @@ def new_gpt2(recipe: Recipe, *, vocabulary: int, context: int, pad: int) -> nn.M
         if here != there:
             raise ValueError(f"{recipe.start} has layers, width, heads, tokens {there}; the recipe asks for {here}")
         model.load_state_dict(start.state_dict())
-    if recipe.precision == "bfloat16":  # PyTorch's fused attention is slow in bfloat16 on a processor
+    if recipe.precision == "bfloat16":
+        warn_if_imitated(torch.bfloat16, torch.device("cpu"), instead="train with --precision float32")
+        # PyTorch's fused attention is slow in bfloat16 on a processor
         model.set_attn_implementation("eager")
     return model
 
