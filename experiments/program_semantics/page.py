@@ -30,7 +30,7 @@ def write(
     )
     sites = {site: site_tick(site) for site in probes.sites}
     best = {s.name: probes.best(s.name, "accuracy").site for s in probes.label_sets}
-    written, probed, last = tables["written"], tables["probed"], tables["probes"]
+    written, last = tables["written"], tables["probes"]
     page.text(
         "A model reads five input-output examples and the words of a program. The labels are what holds in the first example's world after "
         "each word, at other offsets before or after it. Programs of one behaviour are one group; all intervals are 95 %, over groups unless said otherwise."
@@ -43,13 +43,11 @@ def write(
     if "position" in best:
         page.add(walks(model, probes, encoding))
 
-    page.heading("Over training")
-    accuracy = accuracies(probed[(probed.meaning == TRUE) & (probed.source == "model")])
-    shown = [name for name in best if name.startswith("facing") and name in set(accuracy.label_set)]
-    accuracy = pd.concat([accuracy[(accuracy.label_set == n) & (accuracy.site == best[n])] for n in shown])
-    page.figure(draw.over_training(written, accuracy), "Share of specifications with a right program, and accuracy of linear probes at the layer that is best in the last model.")  # fmt: skip
-    page.figure(draw.against_each_other(written, accuracy), "A point a copy of the weights.")
-    page.table(relations(tables["relations"]), "Correlation over training of probe accuracy and right programs. Intervals are from a bootstrap over blocks of neighbouring copies. Two figures that both only rise correlate whatever they have to do with each other: see the rows where something is taken out.")  # fmt: skip
+    if len(written) > 1:
+        over_training(page, tables, best)
+    else:
+        one = written.iloc[0]
+        page.text(f"The model writes a right program for {one.rate:.1%} ({one.low:.1%} to {one.high:.1%}) of the specifications. How it came to that takes the folder of a training run, with the copies it kept.")  # fmt: skip
 
     page.heading("By layer, with controls")
     controls = accuracies(last[last.meaning == TRUE])
@@ -85,6 +83,18 @@ def write(
     else:
         page.text("No program was right.")
     page.write(path)
+
+
+def over_training(page: Page, tables: Mapping[str, pd.DataFrame], best: Mapping[str, str]) -> None:
+    """What each copy of the weights writes, beside what probes read at the site that is best in the last model."""
+    page.heading("Over training")
+    written, probed = tables["written"], tables["probed"]
+    accuracy = accuracies(probed[(probed.meaning == TRUE) & (probed.source == "model")])
+    shown = [name for name in best if name.startswith("facing") and name in set(accuracy.label_set)]
+    accuracy = pd.concat([accuracy[(accuracy.label_set == n) & (accuracy.site == best[n])] for n in shown])
+    page.figure(draw.over_training(written, accuracy), "Share of specifications with a right program, and accuracy of linear probes at the layer that is best in the last model.")  # fmt: skip
+    page.figure(draw.against_each_other(written, accuracy), "A point a copy of the weights.")
+    page.table(relations(tables["relations"]), "Correlation over training of probe accuracy and right programs. Intervals are from a bootstrap over blocks of neighbouring copies. Two figures that both only rise correlate whatever they have to do with each other: see the rows where something is taken out.")  # fmt: skip
 
 
 def walks(model: pk.Model, probes: pk.SweepResult, encoding: Encoding) -> Block:

@@ -1,10 +1,14 @@
 """Does a language model trained on programs come to represent what they do?
 
+    python experiments/program_semantics/run.py --model EXPORTED --out out/program_semantics
+
+or, with the course of training, from nothing:
+
     python -m probekit.testbeds.karel.train --out RUN --steps N --cooldown M
-    python experiments/program_semantics/run.py --run RUN --out out/program_semantics
+    python experiments/program_semantics/run.py --model RUN --out out/program_semantics
 
 "Evidence of Meaning in Language Models Trained on Programs" (Jin & Rinard, arXiv 2305.11169), on `probekit.testbeds.karel`. For every copy of
-the weights that the training kept, and for the last: generative accuracy, the loss, and linear probes of the state after each word of the
+the weights that a training run kept, and for the last (of an exported folder: for its one model): generative accuracy, the loss, and linear probes of the state after each word of the
 reference program, in the past and in the future, at every layer, under the true and under permuted meanings of the actions. For the last
 model also: controls and the model with random weights, pushes of the facing, the features of a sparse autoencoder, and the lengths of what it writes.
 
@@ -18,6 +22,7 @@ minutes. So 15 copies are estimated at nine minutes of one core, and at twelve i
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +42,7 @@ from written import lengths, loss_of, programs_of, shorter
 import probekit as pk
 from probekit.files import write_whole
 from probekit.testbeds import karel
-from probekit.testbeds.karel.export import kept_models, recipe_of
+from probekit.testbeds.karel.export import is_exported, kept_models, load_exported, recipe_of
 from probekit.testbeds.karel.tokens import Encoding
 from probekit.testbeds.karel.train import new_model
 from probekit.testbeds.training.loop import finished_checkpoint, load_checkpoint
@@ -79,7 +84,11 @@ class Sizes:
 
 
 def models_of(run: Path) -> Iterator[tuple[int, Any]]:
-    """Step and model: the copies that training kept, then the cool-down that is furthest on, if there is one."""
+    """Step and model: the copies that training kept, then the cool-down that is furthest on, if there is one; of an exported folder its
+    model alone."""
+    if is_exported(run):
+        yield json.loads((run / "figures.json").read_text())["steps"], load_exported(run)
+        return
     yield from kept_models(run)
     try:
         finished = finished_checkpoint(run)
@@ -208,7 +217,7 @@ def relations(written: pd.DataFrame, probed: pd.DataFrame, sites: dict[str, str]
 
 
 def run(folder: Path, out: Path, sizes: Sizes) -> dict[str, pd.DataFrame]:
-    """All models of a training run: the tables by name, their files and the page in `out`.
+    """All models of a training run, or the model of an exported folder: the tables by name, their files and the page in `out`.
 
     Raises:
         FileNotFoundError: the folder holds no copies of weights.
@@ -233,10 +242,12 @@ def run(folder: Path, out: Path, sizes: Sizes) -> dict[str, pd.DataFrame]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, required=True, help="folder of a training run")
+    parser.add_argument(
+        "--model", type=Path, required=True, help="folder of a training run, or one that was exported from it"
+    )
     parser.add_argument("--out", type=Path, default=Path("out/program_semantics"))
     given = parser.parse_args()
-    tables = run(given.run, given.out, Sizes())
+    tables = run(given.model, given.out, Sizes())
     for name in ("written", "relations", "selectivity", "meanings", "pushes", "kinds", "features", "names", "shorter"):
         print(f"\n{name}\n\n{tables[name].round(3).to_string(index=False)}")
     print(f"\npage: {(given.out / 'report.html').resolve()}")

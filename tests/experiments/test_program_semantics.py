@@ -15,6 +15,7 @@ import probekit as pk
 from probekit.activations import ArrayActivations
 from probekit.testbeds import karel
 from probekit.testbeds.karel import train
+from probekit.testbeds.karel.export import export
 from probekit.testbeds.karel.language import MOVE
 from probekit.testbeds.karel.tokens import FIRST_WORD
 from tests.experiments.scripts import scripts_of
@@ -85,9 +86,25 @@ def test_from_a_training_run_to_the_page(script, trained, tmp_path, monkeypatch)
         pd.testing.assert_frame_equal(again[name], table)
 
 
+def test_an_exported_model_is_enough_for_all_but_the_course_of_training(script, trained, tmp_path, monkeypatch) -> None:
+    export(trained, tmp_path / "exported", problems=4)
+    sizes = script.run.Sizes(
+        generated=4, generated_last=6, probed=60, labels=("facing",), labels_last=("facing", "position"), permuted=("facing",),
+        pushed=160, random=2, sae_programs=40, sae_width=32, sae_k=4, sae_rows=2000, draws=100,
+    )  # fmt: skip
+    monkeypatch.setattr(script.written, "LOSS_PROBLEMS", 8)
+    tables = script.run.run(tmp_path / "exported", tmp_path / "out", sizes)
+    assert tables["written"].step.tolist() == [5]
+    assert tables["relations"].empty
+    assert {"model", "surface", "random_weights", "control_task", "baseline"} <= set(tables["probes"].source)
+    html = (tmp_path / "out" / "report.html").read_text()
+    assert "Over training" not in html
+    assert "writes a right program for 0.0%" in html
+
+
 def test_the_command_says_what_is_missing(script, tmp_path, monkeypatch) -> None:
     (tmp_path / "recipe.json").write_text("{}")
-    monkeypatch.setattr(sys, "argv", ["run.py", "--run", str(tmp_path), "--out", str(tmp_path / "out")])
+    monkeypatch.setattr(sys, "argv", ["run.py", "--model", str(tmp_path), "--out", str(tmp_path / "out")])
     with pytest.raises(FileNotFoundError, match="holds no weights"):
         script.run.main()
 

@@ -27,9 +27,16 @@ MEASURE_SEED = 20_260_101
 WEIGHTS = Path(__file__).parent / "weights"
 
 
-def recipe_of(run: Path) -> Recipe:
-    """The recipe of a training run."""
-    return Recipe(**json.loads((run / "recipe.json").read_text()))
+def is_exported(folder: Path) -> bool:
+    """Whether a folder is one that `export` wrote, not a training run."""
+    return (folder / "figures.json").exists()
+
+
+def recipe_of(folder: Path) -> Recipe:
+    """The recipe of a training run, or of the run that an exported model comes from."""
+    if is_exported(folder):
+        return Recipe(**json.loads((folder / "figures.json").read_text())["recipe"])
+    return Recipe(**json.loads((folder / "recipe.json").read_text()))
 
 
 def kept_models(run: Path) -> Iterator[tuple[int, nn.Module]]:
@@ -37,6 +44,13 @@ def kept_models(run: Path) -> Iterator[tuple[int, nn.Module]]:
     for file in sorted((run / "kept").glob("step-*.safetensors")):
         model = new_model(recipe_of(run))
         yield load_checkpoint(file, model, []), model.eval()
+
+
+def load_exported(folder: Path) -> Any:
+    """The Hugging Face model of a folder that `export` wrote, in float32."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
 def export(run: Path, out: Path, *, checkpoint: str | None = None, problems: int = 2000) -> dict[str, Any]:
@@ -69,9 +83,7 @@ def export(run: Path, out: Path, *, checkpoint: str | None = None, problems: int
 
 def measure(folder: Path, *, encoding: Encoding = "facts", problems: int = 2000) -> dict[str, Any]:
     """Load a shipped folder as a user does and measure what it writes, computing in float32."""
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model = load_exported(folder)
     asked = sample_problems(problems, seed=MEASURE_SEED, unseen=5)
     found = synthesise(model, asked, encoding=encoding)
     return found.figures() | {"parsed": round(float(found.parsed.mean()), 4), "problems": problems}
