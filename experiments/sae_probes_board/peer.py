@@ -22,40 +22,31 @@ if TYPE_CHECKING:
     import probekit as pk
 
 
-def beside(board: pk.Board, source: object, store: Path, python: str, train: int, test: int, seed: int) -> pd.DataFrame:
+def beside(board: pk.Board, source: object, out: Path, python: str, train: int, test: int, seed: int) -> pd.DataFrame:
     """AUROC of both on the test texts of each task of two classes, fitted to the same training texts at the layer that tasks share.
 
     Args:
-        store: The board's activations, whose rows are in the order in which it met the texts.
+        out, train, test, seed: As the board was asked.
         python: Interpreter that has sae-probes.
-        train, test, seed: As the board was asked.
     """
     import pandas as pd
 
-    from probekit.activations import ActivationStore
-    from probekit.leaderboard.settings import draw_pools, each_once
+    from probekit.leaderboard.settings import draw_pools
     from probekit.leaderboard.tasks import Task, read_tasks
+    from probekit.leaderboard.texts_read import open_texts
 
     frame = board.to_frame()
     ours = frame[frame.setting.eq("normal") & frame["at"].eq("shared") & frame.family.eq("logistic")].set_index("task")
-    known = {*frame.task, *board.failures}  # those that failed were read by the model, too
-    tasks = {name: task for name, task in read_tasks(source).items() if isinstance(task, Task) and name in known}
-    pools = {name: draw_pools(task, train, test, seed) for name, task in tasks.items()}
-    row = each_once(tasks, pools)
-    activations = ActivationStore.open(store)
-    if len(activations) != len(row):
-        raise ValueError(f"{store} holds {len(activations):,} texts, the tasks {len(row):,}: it is of another board")
-    place = {int(sequence): at for at, sequence in enumerate(activations.sequence)}
+    tasks = {name: task for name, task in read_tasks(source).items() if isinstance(task, Task) and name in ours.index}
+    pools = {name: draw_pools(task, train, test, seed) for name, task in tasks.items() if task.kind == "binary"}
+    read = open_texts(out)
     with tempfile.TemporaryDirectory() as folder:
-        for name, task in tasks.items():
-            if task.kind == "binary" and name in ours.index:
-                parts = {}
-                for part, chosen in (("train", pools[name].train), ("test", pools[name].test)):
-                    rows = np.array([place[row[task.texts[i]]] for i in chosen])
-                    ascending, back = np.unique(rows, return_inverse=True)
-                    parts[f"X_{part}"] = activations.read(ours.site[name], ascending)[back].astype(np.float32)
-                    parts[f"y_{part}"] = task.values[chosen].astype(int)
-                np.savez(Path(folder) / f"{name}.npz", **parts)
+        for name, pool in pools.items():
+            task, parts = tasks[name], {}
+            for part, chosen in (("train", pool.train), ("test", pool.test)):
+                parts[f"X_{part}"] = read.read(ours.site[name], [task.texts[i] for i in chosen]).numpy()
+                parts[f"y_{part}"] = task.values[chosen].astype(int)
+            np.savez(Path(folder) / f"{name}.npz", **parts)
         done = subprocess.run(
             [python, str(Path(__file__).resolve()), folder], capture_output=True, text=True, check=False
         )

@@ -74,13 +74,15 @@ def main() -> None:
     for title, frame in parts.items():
         print(f"\n## {title}\n\n{shown(frame)}", flush=True)
     if args.peer_python is not None:
-        beside = peer.beside(board, source, args.out / "store", args.peer_python, args.train, args.test, args.seed)
+        beside = peer.beside(board, source, args.out, args.peer_python, args.train, args.test, args.seed)
         beside.to_csv(args.out / "peer.csv", index=False)
         parts[PEER] = tables.paired(beside)
         print(f"\n## {PEER}\n\n{shown(parts[PEER])}")
     (args.out / "tables.json").write_text(json.dumps({k: json.loads(v.to_json(orient="records")) for k, v in parts.items()}, indent=1))  # fmt: skip
     print("\n".join(["", *(f"failed: {name}: {why}" for name, why in board.failures.items())]))
     print(f"{board.to_frame().task.nunique()} tasks; {(time.perf_counter() - began) / 60:.1f} min in all")
+    if board.failures:
+        raise SystemExit(1)
 
 
 def shown(frame: pd.DataFrame) -> str:

@@ -52,6 +52,10 @@ def named(given: Families) -> dict[str, Family]:
             raise ValueError(f"{name!r} is the name of another family: call yours something else")
         if not isinstance(family, str) and not hasattr(family, "fit"):
             raise TypeError(f"family {name!r} is {type(family).__name__}, which has no fit")
+        if not isinstance(family, str) and not hasattr(family, "get_params"):
+            raise TypeError(
+                f"family {name!r} is {type(family).__name__}, which has no get_params: derive it from probekit.probes.Estimator"
+            )
         found[name] = OTHERS[family]() if isinstance(family, str) and family in OTHERS else family
     return found
 

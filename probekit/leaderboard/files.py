@@ -14,7 +14,7 @@ from probekit.files import with_nulls, write_whole
 from probekit.leaderboard.settings import Pools
 from probekit.leaderboard.tasks import Task
 
-FORMAT = 2
+FORMAT = 3
 
 
 def digest_of(task: Task, pools: Pools, asked: Mapping[str, object]) -> str:

@@ -17,7 +17,7 @@ from probekit.probes.held_out import fold_of_rows, group_codes, mean_over_folds
 from probekit.probes.intervals import Estimate, bootstrap, cluster_counts
 from probekit.probes.metrics import Metric, Predictions, measure, metrics_for
 from probekit.probes.stack import ProbeStack
-from probekit.probes.surface import TextBaseline
+from probekit.probes.surface import ALPHA_GRID, C_GRID, TextBaseline
 
 FEW = 128
 """Training rows below which penalties are chosen by cross-validation, and not on one part that is held out."""
@@ -52,6 +52,19 @@ class Question:
         """R2 of numbers; of classes the AUROC (of several, its mean over each against the rest)."""
         name = "r2" if self.kind == "continuous" else "auroc"
         return next(metric for metric in metrics_for(self.kind) if metric.name == name)
+
+    @property
+    def parts(self) -> list[np.ndarray]:
+        """`[n]` bool each: the rows held out of a fit, of the fits whose other rows show two classes.
+
+        Raises:
+            ValueError: of no fit.
+        """
+        number = self.kind == "continuous"
+        found = [held for held in self.held.T if number or len(np.unique(self.labels[~held])) > 1]
+        if not found:
+            raise ValueError("wherever rows are held out to choose on, one class only is left to train on")
+        return found
 
     def without(self, rows: np.ndarray) -> np.ndarray:
         """`[n, fold]` labels, undefined at `rows`."""
@@ -153,10 +166,10 @@ def read_site(family: str | Estimator, X: torch.Tensor, X_test: torch.Tensor, qu
         )
         said = _said(whole.select(0), X_test)[:, 0].numpy()
         return Scored(float(valid[0]), question.estimate(said), value)
-    parts = question.held.T
+    parts = question.parts
     truth = np.concatenate([question.labels[held] for held in parts])
     best: tuple[float, float, float] | None = None
-    for value in family.default_grid if family.grid_parameter is not None else (float("nan"),):
+    for value in family.default_grid if getattr(family, "grid_parameter", None) else (float("nan"),):
         fitted = [_fitted(family, value, X[~held], question.labels[~held]) for held in parts]
         said = np.concatenate([_told(one, X[held], question) for one, held in zip(fitted, parts, strict=True)])
         loss = question.loss(said, truth)
@@ -167,21 +180,20 @@ def read_site(family: str | Estimator, X: torch.Tensor, X_test: torch.Tensor, qu
     return Scored(best[2], question.estimate(_told(whole_probe, X_test, question)), best[1])
 
 
-def read_words(texts: Sequence[str], test_texts: Sequence[str], question: Question) -> Scored:
-    """What the words and letters of the texts tell, without the model."""
-    held = question.held[:, 0]
-    train = [text for text, out in zip(texts, held, strict=True) if not out]
-    valid = [text for text, out in zip(texts, held, strict=True) if out]
-    labels = question.without(np.zeros((len(texts), 1), bool))
-    baseline = TextBaseline(train)
-    others = {"test": test_texts}
-    if question.kind == "continuous":
-        values = baseline.estimate(labels[~held], valid, labels[held], others)
-        said = {name: found[:, 0] for name, found in values.items()}
-    else:
-        found = baseline.log_proba(labels[~held], valid, labels[held], others, len(question.classes))
-        said = {name: one[:, 0] for name, one in found.items()}
-    return Scored(question.figure(said["valid"], question.labels[held]), question.estimate(said["test"]))
+def read_words(texts: list[str], test_texts: Sequence[str], question: Question) -> Scored:
+    """What the words and letters of the texts tell, without the model: the penalty chosen and the whole fitted again as a probe's is."""
+    classes = len(question.classes) or None
+    parts = [(np.flatnonzero(~held), np.flatnonzero(held)) for held in question.parts]
+    truth = np.concatenate([question.labels[out] for _, out in parts])
+    readers = [(TextBaseline([texts[i] for i in inside]), inside, out) for inside, out in parts]
+    grid = ALPHA_GRID if classes is None else C_GRID
+    said = [
+        np.concatenate([one.fitted(question.labels[inside], value, classes)([texts[i] for i in out]) for one, inside, out in readers])
+        for value in grid
+    ]  # fmt: skip
+    best = int(np.argmin([question.loss(one, truth) for one in said]))
+    whole = TextBaseline(texts).fitted(question.labels, grid[best], classes)
+    return Scored(question.figure(said[best], truth), question.estimate(whole(test_texts)), grid[best])
 
 
 def _chosen(family: str, X: torch.Tensor, question: Question) -> tuple[ProbeStack, np.ndarray]:
@@ -220,10 +232,13 @@ def _values(stack: ProbeStack) -> np.ndarray:
 
 
 def _fitted(family: Estimator, value: float, X: torch.Tensor, labels: np.ndarray) -> Any:
-    parameters = family.get_params() | ({} if family.grid_parameter is None else {family.grid_parameter: value})
+    from sklearn.base import clone
+
+    chosen = getattr(family, "grid_parameter", None)
+    probe = clone(family) if chosen is None else clone(family).set_params(**{chosen: value})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return type(family)(**parameters).fit(X, labels)
+        return probe.fit(X, labels)
 
 
 def _told(probe: Any, X: torch.Tensor, question: Question) -> np.ndarray:

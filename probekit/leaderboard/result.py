@@ -105,11 +105,20 @@ class Board:
         return mine.assign(depth=mine.site.map(depth))[columns].reset_index(drop=True)
 
     def by_amount(self, setting: str, metric: str = "auroc") -> pd.DataFrame:
-        """Mean score over tasks by what varies in a setting: family, amount, mean, low, high (over tasks), tasks."""
+        """Mean score over tasks by what varies in a setting: family, amount, mean, low, high (over tasks), tasks.
+
+        The tasks are the same for all amounts: those that have every amount which half of the tasks have. Amounts that some of these
+        lack (more examples than their pool, say) are left out.
+        """
         import pandas as pd
 
         frame = self.to_frame()
         mine = frame[frame.setting.eq(setting) & frame.metric.eq(metric) & frame["at"].eq("shared")]
+        there = mine[["task", "amount"]].drop_duplicates()
+        common = there.amount.value_counts()
+        common = common[2 * common >= there.task.nunique()].index
+        count = there[there.amount.isin(common)].groupby("task").size()
+        mine = mine[mine.amount.isin(common) & mine.task.isin(count[count == len(common)].index)]
         rng, rows = np.random.default_rng(0), []
         for (family, amount), part in mine.groupby(["family", "amount"], sort=False):
             scores = part.test.dropna().to_numpy()

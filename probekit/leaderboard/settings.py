@@ -18,7 +18,9 @@ SETTINGS = ("normal", "scarcity", "imbalance", "noise", "ood")
 SIZES = (8, 16, 32, 64, 128, 256, 512)
 """Training texts of the setting `scarcity`, as far as the pool has more and there are two for each class."""
 SHARES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
-"""Of the second class, in training and in test, in the setting `imbalance`."""
+"""Of the second class, in training and in test, in the setting `imbalance`, as far as `RAREST` texts of either class are in both."""
+RAREST = 4
+"""Texts of the rarer class that an unbalanced set must have."""
 WRONG = (0.0, 0.1, 0.2, 0.3, 0.4)
 """Of the training labels, changed to another class, in the setting `noise`."""
 
@@ -115,16 +117,15 @@ def in_turn(task: Task, texts: np.ndarray, most: int, rng: np.random.Generator) 
     return chosen[:most]
 
 
-def each_once(tasks: Mapping[str, Task], pools: Mapping[str, Pools]) -> dict[str, int]:
-    """The texts that are used, elsewhere too, each with its number: the order in which a board has the model read them."""
-    row: dict[str, int] = {}
-    for name, task in tasks.items():
-        for i in np.concatenate([pools[name].train, pools[name].test]):
-            row.setdefault(task.texts[i], len(row))
-        for data in task.elsewhere.values():
-            for text in data.texts or ():
-                row.setdefault(text, len(row))
-    return row
+def texts_of(task: Task, pools: Pools) -> list[str]:
+    """The texts of a task that are used, elsewhere too."""
+    own = [task.texts[i] for i in np.concatenate([pools.train, pools.test])]
+    return own + [text for data in task.elsewhere.values() for text in data.texts or ()]
+
+
+def each_once(tasks: Mapping[str, Task], pools: Mapping[str, Pools]) -> list[str]:
+    """The texts of all tasks that are used."""
+    return list(dict.fromkeys(text for name, task in tasks.items() for text in texts_of(task, pools[name])))
 
 
 def conditions(task: Task, pools: Pools, setting: str, seed: int) -> Iterator[Condition]:
@@ -150,6 +151,8 @@ def conditions(task: Task, pools: Pools, setting: str, seed: int) -> Iterator[Co
                     _unbalanced(part, values, share, size)
                     for part, size in zip((pools.train, pools.test), sizes, strict=True)
                 )
+                if min(min(np.bincount(values[part], minlength=2)) for part in (train, test)) < RAREST:
+                    continue
                 yield Condition(setting, share, train, values[train], test)
     elif setting == "noise":
         if task.kind != "continuous":
@@ -175,6 +178,6 @@ def _most(values: np.ndarray) -> int:
 
 
 def _unbalanced(part: np.ndarray, values: np.ndarray, share: float, size: int) -> np.ndarray:
-    second = max(1, round(share * size))
-    taken = np.concatenate([part[values[part] == 1][:second], part[values[part] == 0][: max(1, size - second)]])
+    second = round(share * size)
+    taken = np.concatenate([part[values[part] == 1][:second], part[values[part] == 0][: size - second]])
     return np.sort(taken)

@@ -10,16 +10,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from probekit.activations import ActivationStore, capture
-from probekit.data import Dataset
 from probekit.engine import Engine, check_engine, mapped
 from probekit.files import with_nans
 from probekit.leaderboard import files
 from probekit.leaderboard.families import DEFAULT, GUIDE, WORDS, Families, Family, key, linear, named, reads
 from probekit.leaderboard.fitting import Question, question_of, read_site, read_sites, read_words
 from probekit.leaderboard.result import Board
-from probekit.leaderboard.settings import SETTINGS, Condition, Pools, conditions, draw_pools, each_once
+from probekit.leaderboard.settings import (
+    RAREST,
+    SETTINGS,
+    Condition,
+    Pools,
+    conditions,
+    draw_pools,
+    each_once,
+    texts_of,
+)
 from probekit.leaderboard.tasks import Task, read_tasks
+from probekit.leaderboard.texts_read import ReadTexts, read_texts
 from probekit.models import Model, load_model
 from probekit.progress import stepping
 from probekit.versions import versions_of
@@ -63,7 +71,8 @@ def board(
         model: From `load_model`, or what that takes.
         settings: Some of `normal`, `scarcity`, `imbalance`, `noise`, `ood`; `normal` is always among them.
         families: Names of linear families, `"words"` for what the text alone tells, of others (`elastic_net`, `k_sparse`, `mlp`,
-            `kernel_ridge`), or by name estimators of your own with `fit`, `predict_log_proba` (or `predict` for numbers) and `get_params`.
+            `kernel_ridge`), or by name estimators of your own with scikit-learn's protocol: `fit`, `get_params`, and `predict_log_proba`
+            of classes. `logistic` is always among them: what it reads of the other tasks says which site they share.
         sites: Where to read; the model's stream sites if left out.
         tasks: Names of those to do; all if left out.
         longest: Tasks whose texts have more tokens in the mean are left out, and said.
@@ -71,8 +80,8 @@ def board(
         group: Column whose values must not be split between training and test; left out, equal texts only are kept together. Texts from
             elsewhere are tested on whole: there it keeps nothing apart.
         train, test: Texts of each task at most.
-        out: Folder: the activations, a file a task and setting, and `board.json`. The same call goes on where it stopped, and does
-            what is missing where more is asked.
+        out: Folder: the activations, a file a task and setting, and `board.json`, which is of the last call. The same call goes on
+            where it stopped, and does what is missing where more is asked, or where a task has been mended or added.
         dtype: What activations are stored as.
         compute_dtype: `bfloat16` runs the model's matrix products in it: faster on machines that have its instructions (see `capture`).
         n_boot: Bootstrap draws, over groups of test texts.
@@ -87,7 +96,8 @@ def board(
     Raises:
         FileNotFoundError: no tasks there.
         ImportError, ConnectionError: `engine="ray"` without Ray, or without a cluster.
-        ValueError: no such setting, family or task; every task fails.
+        ValueError: no such setting, family or task; every task fails; the folder holds the activations of another model, or at other
+            sites.
         KeyError: no such site.
     """
     check_engine(engine)
@@ -97,6 +107,7 @@ def board(
     chosen = named(families)
     model = load_model(model)
     names = [model.site(s).name for s in sites] if sites is not None else list(model.stream_sites)
+    several = [source] if isinstance(source, str | Path | Task) else list(source)
     found = read_tasks(source, text=text, label=label, group=group)
     if unknown := set(tasks or ()) - set(found):
         raise ValueError(f"there is no task {min(unknown)!r}; there are {', '.join(list(found)[:10])}, ...")
@@ -116,12 +127,16 @@ def board(
     if not usable:
         raise ValueError("no task can be read: " + "; ".join(f"{n}: {why}" for n, why in list(failures.items())[:5]))
     folder = Path(out)
-    row = each_once(usable, pools)
-    store = capture(
-        model, Dataset("texts of the board", texts=tuple(row)), names, out=folder / "store", pool="last", dtype=dtype,
-        compute_dtype=compute_dtype, engine=engine, progress=progress,
+    read = read_texts(
+        model, each_once(usable, pools), names, folder, dtype=dtype, compute_dtype=compute_dtype, engine=engine, progress=progress
     )  # fmt: skip
-    reading = _Reading(usable, pools, names, folder.resolve(), store, row, chosen, dtype, compute_dtype, n_boot, seed)
+    for name, task in usable.items():
+        if cut := read.cut(texts_of(task, pools[name]), model.context):
+            notes.append(
+                f"{name}: {cut:,} texts fill the {model.context:,} tokens that the model can read; what lies beyond is left out, and "
+                "they are read where they were cut"
+            )
+    reading = _Reading(usable, pools, names, folder.resolve(), read, chosen, dtype, compute_dtype, n_boot, seed)
     every: dict[str, dict[str, dict[str, Any]]] = {}
     with stepping("board", len(usable) * (1 + len(asked)), progress) as advance:
         at_sites = dict(
@@ -134,6 +149,9 @@ def board(
             questions, _answers(reading, questions, engine, failures, advance), strict=True
         ):
             every.setdefault(setting, {})[name] = found
+    for setting in asked:
+        if not any(figures for families in every.get(setting, {}).values() for figures in families.values()):
+            notes.append(f"the setting {setting!r} applies to none of the tasks{_NEEDS.get(setting, '')}")
     result = Board(
         rows=tuple(_rows(usable, at_sites, every)),
         curves={name: {f: found["curve"] for f, found in each.items() if "curve" in found} for name, each in at_sites.items()},
@@ -142,7 +160,7 @@ def board(
         notes=tuple(notes),
         manifest={
             "model": {"name": model.name, "fingerprint": model.fingerprint},
-            "source": str(source),
+            "source": [one.name if isinstance(one, Task) else str(one) for one in several],
             "arguments": {
                 "settings": asked, "families": list(chosen), "train": train, "test": test, "longest": longest, "dtype": dtype,
                 "compute_dtype": compute_dtype, "n_boot": n_boot, "seed": seed,
@@ -153,6 +171,13 @@ def board(
     result.save(folder)
     return result
 
+
+_NEEDS = {
+    "scarcity": ": none has more than 8 texts to train on, and two for each class among them",
+    "imbalance": f": none has two classes, and texts enough that {RAREST} of the rarer one are in training and in test",
+    "noise": ": none has classes",
+    "ood": ": none has texts from elsewhere (a file NAME_OOD.csv beside NAME.csv)",
+}
 
 _Asked = tuple[str, tuple[str, str] | None]
 """A task; and the setting and the site to read it in, or None for every site."""
@@ -197,79 +222,88 @@ class _Reading:
     pools: Mapping[str, Pools]
     sites: list[str]
     folder: Path
-    store: ActivationStore
-    row: Mapping[str, int]
+    read: ReadTexts
     families: Mapping[str, Family]
     dtype: str
     compute_dtype: str | None
     n_boot: int
     seed: int
 
-    def __post_init__(self) -> None:
-        self._of_row = {int(sequence): row for row, sequence in enumerate(self.store.sequence)}
-
     def answer(self, asked: _Asked) -> tuple[dict[str, Any], str]:
-        """The figures, and why there are none."""
+        """The figures, and why there are none or some are missing."""
         name, what = asked
         try:
-            return (self.every_site(name) if what is None else self.at_site(name, *what)), ""
+            found, failed = self.every_site(name) if what is None else self.at_site(name, *what)
+            return found, "; ".join(f"{family}: {why}" for family, why in failed.items())
         except Exception as error:  # whatever it is, the other tasks are not to be lost
             return {}, _reason(error)
 
-    def every_site(self, name: str) -> dict[str, Any]:
-        """Each linear family at every site, and at the one that is best for it."""
+    def every_site(self, name: str) -> tuple[dict[str, Any], dict[str, str]]:
+        """Each linear family at every site, and at the one that is best for it; and why a family has no figures."""
         (condition,) = conditions(self.tasks[name], self.pools[name], "normal", self.seed)
         path, digest = files.path_of(self.folder, name, "every site"), self._digest(name, "every site", self.sites)
         kept = files.read(path, digest)
         families = self.families
         keys = {f: key(f, families.get(f, f)) for f in linear(families, self.tasks[name])}
         missing = [f for f in keys if keys[f] not in kept]
+        failed: dict[str, str] = {}
         if missing:
             question = self._question(name, condition)
             X, X_test = (
-                torch.stack([self._read(site, rows) for site in self.sites]) for rows in self._rows_of(name, condition)
+                torch.stack([self.read.read(site, texts) for site in self.sites])
+                for texts in self._texts(name, condition)
             )
             for family in missing:
                 what = str(families.get(family, family))
-                curve = read_sites(what, X, X_test, question)
-                best = int(np.nanargmax(curve.valid))
-                scored = read_site(what, X[best], X_test[best], question)
+                try:
+                    curve = read_sites(what, X, X_test, question)
+                    best = int(np.nanargmax(curve.valid))
+                    scored = read_site(what, X[best], X_test[best], question)
+                except Exception as error:  # the other families are not to be lost
+                    failed[family] = _reason(error)
+                    continue
                 kept[keys[family]] = {
                     "curve": {"valid": curve.valid, "test": curve.test},
                     **_figures(scored, condition, question, self.sites[best]),
                 }
             files.write(path, digest, name, "every site", kept)
             kept = files.read(path, digest)
-        return {family: kept[keys[family]] for family in keys}
+        return {family: kept[keys[family]] for family in keys if keys[family] in kept}, failed
 
-    def at_site(self, name: str, setting: str, site: str) -> dict[str, Any]:
-        """Each family at one site, in all conditions of a setting."""
+    def at_site(self, name: str, setting: str, site: str) -> tuple[dict[str, Any], dict[str, str]]:
+        """Each family at one site, in all conditions of a setting; and why a family has no figures."""
         task, families = self.tasks[name], self.families
         path, digest = files.path_of(self.folder, name, setting), self._digest(name, setting, [site])
         kept = files.read(path, digest)
         keys = {f: key(f, families[f]) for f in families}
         missing = [f for f in families if keys[f] not in kept and reads(families[f], task)]
+        failed: dict[str, str] = {}
         if missing:
             for condition in conditions(task, self.pools[name], setting, self.seed):
-                question = self._question(name, condition)
-                X, X_test = (self._read(site, rows) for rows in self._rows_of(name, condition))
+                question, texts = self._question(name, condition), self._texts(name, condition)
+                X, X_test = (self.read.read(site, some) for some in texts)
                 for family in missing:
-                    if families[family] == WORDS:
-                        scored = read_words(
-                            self._texts(name, condition.train), self._test_texts(name, condition), question
+                    if family in failed:
+                        continue
+                    words = families[family] == WORDS
+                    try:
+                        scored = (
+                            read_words(*texts, question) if words else read_site(families[family], X, X_test, question)
                         )
-                    else:
-                        scored = read_site(families[family], X, X_test, question)
-                    at = None if families[family] == WORDS else site
-                    kept.setdefault(keys[family], []).append(_figures(scored, condition, question, at))
+                    except Exception as error:  # the other families are not to be lost
+                        failed[family] = _reason(error)
+                        kept.pop(keys[family], None)  # all conditions of a setting, or none
+                        continue
+                    kept.setdefault(keys[family], []).append(
+                        _figures(scored, condition, question, None if words else site)
+                    )
             files.write(path, digest, name, setting, kept)
             kept = files.read(path, digest)
-        return {family: kept[keys[family]] for family in families if keys[family] in kept}
+        return {family: kept[keys[family]] for family in families if keys[family] in kept}, failed
 
     def _digest(self, name: str, setting: str, sites: Sequence[str]) -> str:
-        manifest = self.store.manifest
         asked = {
-            "model": manifest.model_fingerprint, "sites": list(sites), "setting": setting, "n_boot": self.n_boot, "seed": self.seed,
+            "model": self.read.model_fingerprint, "sites": list(sites), "setting": setting, "n_boot": self.n_boot, "seed": self.seed,
             "dtype": self.dtype, "compute_dtype": self.compute_dtype,
         }  # fmt: skip
         return files.digest_of(self.tasks[name], self.pools[name], asked)
@@ -287,24 +321,11 @@ class _Reading:
             n_boot=self.n_boot, seed=self.seed,
         )  # fmt: skip
 
-    def _texts(self, name: str, which: np.ndarray) -> list[str]:
-        return [self.tasks[name].texts[i] for i in which]
-
-    def _test_texts(self, name: str, condition: Condition) -> list[str]:
-        if condition.elsewhere is None:
-            return self._texts(name, condition.test)
-        texts = self.tasks[name].elsewhere[condition.elsewhere].texts or ()
-        return [texts[i] for i in condition.test]
-
-    def _rows_of(self, name: str, condition: Condition) -> tuple[np.ndarray, np.ndarray]:
-        texts = self._texts(name, condition.train), self._test_texts(name, condition)
-        train, test = (np.array([self._of_row[self.row[text]] for text in some]) for some in texts)
-        return train, test
-
-    def _read(self, site: str, rows: np.ndarray) -> torch.Tensor:
-        """`[row, d]` in the order asked for."""
-        ascending, place = np.unique(rows, return_inverse=True)
-        return torch.from_numpy(self.store.read(site, ascending))[place]
+    def _texts(self, name: str, condition: Condition) -> tuple[list[str], list[str]]:
+        """To train on, and to test on."""
+        task = self.tasks[name]
+        where = task.texts if condition.elsewhere is None else task.elsewhere[condition.elsewhere].texts or ()
+        return [task.texts[i] for i in condition.train], [where[i] for i in condition.test]
 
 
 def _guide(at_sites: Mapping[str, Mapping[str, Any]], sites: Sequence[str]) -> dict[str, str]:

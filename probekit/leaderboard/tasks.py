@@ -102,8 +102,8 @@ def read_task(
         classes = len(labels.classes)
         if classes > MOST_CLASSES:
             raise ValueError(
-                f"task {name!r} has {classes:,} classes for {len(data):,} texts: too many to tell apart. If they are numbers, say "
-                'kind="continuous"; else merge them, or leave the rare ones out'
+                f"task {name!r} has {classes:,} classes for {len(data):,} texts: too many to tell apart. If they are numbers, read it with read_task(..., "
+                'kind="continuous") and give that; else merge them, or leave the rare ones out'
             )
         counts = np.bincount(labels.values[:, 0], minlength=classes)
         if (counts >= 4).sum() < 2:
@@ -157,8 +157,11 @@ def read_tasks(
                 sorted(f for f in folder.iterdir() if _FILE.search(f.name)), {}, text, label, group, folder
             )
         return _of_files([folder], {}, text, label, group, folder.parent)
-    found: dict[str, Task | Exception] = {}
+    files = [Path(one) for one in source if isinstance(one, str | Path) and Path(one).is_file()]
+    found = _of_files(files, {}, text, label, group, Path()) if files else {}
     for one in source:
+        if isinstance(one, str | Path) and Path(one) in files:
+            continue
         for name, task in read_tasks(one, text=text, label=label, group=group).items():
             if name in found:
                 raise ValueError(f"two tasks are called {name!r}: give one of them another name")
@@ -192,9 +195,17 @@ def _of_sae_probes(folder: Path, text: str, label: str, group: str | None) -> di
 def _of_files(
     files: Sequence[Path], kinds: Mapping[str, Kind], text: str, label: str, group: str | None, folder: Path
 ) -> dict[str, Task | Exception]:
-    stems = {_FILE.sub("", file.name): file for file in files}
-    if not stems:
+    if not files:
         raise FileNotFoundError(f"{folder} holds no .csv, .tsv or .jsonl file")
+    beside = [
+        file for one in files for file in one.parent.glob("*_OOD.*")
+        if _FILE.search(file.name) and _FILE.sub("", file.name) == f"{_FILE.sub('', one.name)}_OOD"
+    ]  # fmt: skip
+    stems: dict[str, Path] = {}
+    for file in dict.fromkeys((*files, *beside)):
+        if stems.setdefault(_FILE.sub("", file.name), file) != file:
+            name = _FILE.sub("", file.name)
+            raise ValueError(f"two tasks are called {name!r} ({stems[name]} and {file}): give one of them another name")
     elsewhere: dict[str, dict[str, Path]] = {}
     for stem in list(stems):
         found = _ELSEWHERE.match(stem)

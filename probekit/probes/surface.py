@@ -6,13 +6,14 @@ identity and position, with the same probe that reads the activations.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 C_GRID = (0.3, 3.0, 30.0)  # inverse penalties of the logistic regression on TF-IDF rows, which have unit length
 ALPHA_GRID = (0.1, 1.0, 10.0)  # penalties of the ridge regression
+LEAST = -36.0  # least log-probability that is reported
 COMMON_TOKENS = 500
 POSITIONS = 64
 MAX_FEATURES = 30_000  # of each of the two kinds of n-grams
@@ -74,6 +75,35 @@ class TextBaseline:
 
         return hstack([reader.transform(texts) for reader in self._readers], format="csr")
 
+    def fitted(self, y: np.ndarray, strength: float, classes: int | None) -> Callable[[Sequence[str]], np.ndarray]:
+        """A model of one target: a function from texts to class log-probabilities `[text, class]`, or to values `[text]`.
+
+        Args:
+            y: `[train text]` class indices (-1 where not defined), or values (NaN).
+            strength: The inverse penalty C of classes, the penalty alpha of values.
+            classes: Number of classes; None for values.
+        """
+        said = self._model(y, strength, classes)
+        return lambda texts: said(self.features(texts))
+
+    def _model(self, y: np.ndarray, strength: float, classes: int | None) -> Callable[[Any], np.ndarray]:
+        """As `fitted`, from features."""
+        from sklearn.linear_model import LogisticRegression, Ridge
+
+        if classes is None:
+            known = ~np.isnan(y)
+            ridge = Ridge(alpha=strength).fit(self._train[known], y[known].astype(np.float64))
+            predict: Callable[[Any], np.ndarray] = ridge.predict
+            return predict
+        model = LogisticRegression(C=strength, max_iter=300, tol=1e-3).fit(self._train[y >= 0], y[y >= 0])
+
+        def log_proba(rows: Any) -> np.ndarray:
+            spread = np.full((rows.shape[0], classes), -np.inf)
+            spread[:, model.classes_] = model.predict_log_proba(rows)
+            return np.maximum(spread, LEAST)
+
+        return log_proba
+
     def log_proba(
         self,
         y_train: np.ndarray,
@@ -89,42 +119,35 @@ class TextBaseline:
             y_valid: `[valid text, target]`.
             classes: Number of classes.
         """
-        from sklearn.linear_model import LogisticRegression
-
         rows = {"valid": self.features(valid), **{name: self.features(texts) for name, texts in others.items()}}
-        out = {name: np.full((x.shape[0], y_train.shape[1], classes), -np.inf) for name, x in rows.items()}
+        out = {name: np.full((x.shape[0], y_train.shape[1], classes), LEAST) for name, x in rows.items()}
         for target in range(y_train.shape[1]):  # scikit-learn fits one target at a time
             y, check = y_train[:, target], y_valid[:, target]
             best = -np.inf
             for strength in C_GRID:
-                model = LogisticRegression(C=strength, max_iter=300, tol=1e-3).fit(self._train[y >= 0], y[y >= 0])
-                spread = np.full((len(check), classes), -np.inf)
-                spread[:, model.classes_] = model.predict_log_proba(rows["valid"])
-                kept = spread[check >= 0, check[check >= 0]]
-                score = float(np.maximum(kept, -36).mean()) if len(kept) else 0.0
+                said = self._model(y, strength, classes)
+                kept = said(rows["valid"])[check >= 0, check[check >= 0]]
+                score = float(kept.mean()) if len(kept) else 0.0
                 if score > best:
                     best = score
                     for name, x in rows.items():
-                        out[name][:, target, model.classes_] = model.predict_log_proba(x)
-        return {name: np.maximum(values, -36.0) for name, values in out.items()}
+                        out[name][:, target] = said(x)
+        return out
 
     def estimate(
         self, y_train: np.ndarray, valid: Sequence[str], y_valid: np.ndarray, others: Mapping[str, Sequence[str]]
     ) -> dict[str, np.ndarray]:
         """Estimated values `[text, target]` of continuous labels (NaN: not defined), as `log_proba`."""
-        from sklearn.linear_model import Ridge
-
         rows = {"valid": self.features(valid), **{name: self.features(texts) for name, texts in others.items()}}
         out = {name: np.zeros((x.shape[0], y_train.shape[1])) for name, x in rows.items()}
         for target in range(y_train.shape[1]):
-            known, check = ~np.isnan(y_train[:, target]), y_valid[:, target]
+            check = y_valid[:, target]
             best = np.inf
             for strength in ALPHA_GRID:
-                model = Ridge(alpha=strength).fit(self._train[known], y_train[known, target].astype(np.float64))
-                guess = model.predict(rows["valid"])
-                error = np.nanmean(np.square(guess - check)) if (~np.isnan(check)).any() else 0.0
+                said = self._model(y_train[:, target], strength, None)
+                error = np.nanmean(np.square(said(rows["valid"]) - check)) if (~np.isnan(check)).any() else 0.0
                 if error < best:
                     best = float(error)
                     for name, x in rows.items():
-                        out[name][:, target] = model.predict(x)
+                        out[name][:, target] = said(x)
         return out

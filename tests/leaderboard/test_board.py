@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
 import probekit as pk
 from probekit.leaderboard import files, task_board
 from probekit.leaderboard.families import key
-from probekit.leaderboard.fitting import held_out, question_of, read_site, read_sites
+from probekit.leaderboard.fitting import held_out, question_of, read_site, read_sites, read_words
 from probekit.probes.estimator import Estimator
+from probekit.probes.surface import C_GRID, TextBaseline
 from tests.leaderboard.worlds import write_task, write_tasks
 from tests.models.tiny import make_model, make_tokenizer
 
@@ -87,7 +91,7 @@ def test_each_setting_has_its_conditions_and_families(found):
     assert last.groupby("setting").size().to_dict() == {
         "normal": 1,
         "scarcity": 5,
-        "imbalance": 7,
+        "imbalance": 3,
         "noise": 5,
         "ood": 1,
     }
@@ -163,6 +167,112 @@ def test_the_same_call_does_nothing_twice_and_a_larger_one_only_what_is_missing(
         larger = pk.board(folder, model, families={**families, "lda": "lda"}, out=out, **ASKED)
     assert counted == ["lda"] * 3
     assert "lda" in larger.leaderboard().family.tolist()
+
+
+def test_a_task_that_was_mended_or_added_is_read_without_the_others(model, tmp_path, monkeypatch):
+    tasks = write_tasks(tmp_path / "tasks")
+    good = (tasks / "last.csv").read_text()
+    (tasks / "last.csv").write_text(good.replace("prompt,target", "prompt,answer"))
+    asked = {"families": ["ridge"], "settings": ["ood"], "out": tmp_path / "out", **ASKED}
+    first = pk.board(tasks, model, tasks=["last", "three"], **asked)
+    assert "target" in first.failures["last"]
+    assert set(first.curves) == {"three"}
+    (tasks / "last.csv").write_text(good)
+    second = pk.board(tasks, model, tasks=["last", "three"], **asked)
+    whole = pk.board(tasks, model, **asked)
+    assert not second.failures
+    assert set(whole.curves) == {"last", "noise", "number", "three"}
+    alone = pk.board(tasks, model, **{**asked, "out": tmp_path / "alone"})
+    sizes = [len(json.loads((tmp_path / "out" / f"store-{k}.json").read_text())) for k in (1, 2, 3)]
+    assert sum(sizes) == len(json.loads((tmp_path / "alone" / "store-1.json").read_text()))
+    for name, families in alone.curves.items():
+        np.testing.assert_allclose(
+            np.array(whole.curves[name]["ridge"]["valid"], float),
+            np.array(families["ridge"]["valid"], float),
+            atol=2e-3,
+        )
+    (tmp_path / "out" / "store-2.json").write_text("[1")
+    with pytest.raises(
+        ValueError, match=r"store-2.json is no list of texts, or a damaged one: delete it and the folder"
+    ):
+        pk.board(tasks, model, **asked)
+
+
+def test_a_family_that_fails_costs_no_other_and_is_tried_again(model, folder, tmp_path, monkeypatch):
+    class Fails(Nearest):
+        def fit(self, X, y):
+            if broken and len(X) < 60:
+                raise RuntimeError("too few")
+            return super().fit(X, y)
+
+    broken = True
+    asked = {"tasks": ["last"], "settings": ["scarcity"], "out": tmp_path, **ASKED}
+    families = {"ridge": "ridge", "fails": Fails()}
+    first = pk.board(folder, model, families=families, **asked)
+    assert first.failures == {"last": "scarcity: fails: RuntimeError: too few"}
+    frame = first.to_frame().query("at == 'shared'")
+    assert set(frame.query("setting == 'scarcity'").family) == {"ridge", "logistic"}
+    assert set(frame.query("setting == 'normal'").family) == {"ridge", "logistic", "fails"}
+    broken, fitted, real = False, [], task_board.read_site
+    with monkeypatch.context() as patched:
+        patched.setattr(task_board, "read_site", lambda family, *a: fitted.append(family) or real(family, *a))
+        second = pk.board(folder, model, families=families, **asked)
+    assert not second.failures
+    assert {type(family) for family in fitted} == {Fails}
+
+
+def test_an_estimator_of_scikit_learn_is_a_family(model, folder, tmp_path):
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    theirs = make_pipeline(StandardScaler(), LogisticRegression(C=0.1))
+    board = pk.board(folder, model, tasks=["last", "three"], families={"theirs": theirs}, out=tmp_path, **ASKED)
+    frame = board.to_frame().query("at == 'shared' and family == 'theirs'").set_index("task")
+    assert not board.failures
+    assert frame.loc["last"].test > 0.7
+    with pytest.raises(TypeError, match="has no get_params: derive it"):
+        pk.board(folder, model, families={"mine": SimpleNamespace(fit=None)}, out=tmp_path, **ASKED)
+
+
+def test_texts_that_were_cut_and_settings_without_a_task_are_said(folder, tmp_path):
+    hf = make_model("llama")
+    hf.config.max_position_embeddings = 5
+    short = pk.load_model(hf, tokenizer=make_tokenizer())
+    with pytest.warns(UserWarning, match="longer than the 5 tokens"):
+        board = pk.board(
+            folder, short, tasks=["three"], families=["ridge"], settings=["imbalance", "ood"], out=tmp_path, **ASKED
+        )
+    cut, *others = board.notes
+    assert re.fullmatch(r"three: \d+ texts fill the 5 tokens that the model can read; .*", cut)
+    assert [note.split(":")[0] for note in others] == [
+        f"the setting {name!r} applies to none of the tasks" for name in ("imbalance", "ood")
+    ]
+
+
+@pytest.mark.parametrize("n", [12, 300])
+def test_the_words_are_trained_on_all_that_a_probe_is_trained_on(n):
+    rng = np.random.default_rng(n)
+    some = [" ".join(rng.choice(list("abcdefghijklmnop"), 6)) for _ in range(n + 100)]
+    y = np.array(["a" in text for text in some], int)
+    question = question_of("binary", ("0", "1"), y[:n], np.arange(n), y[n:], np.arange(100), n_boot=50, seed=0)
+    found = read_words(some[:n], some[n:], question)
+    said = TextBaseline(some[:n]).fitted(y[:n], found.value, 2)(some[n:])
+    assert found.value in C_GRID
+    assert found.estimate.value[0] == pytest.approx(roc_auc_score(y[n:], said[:, 1] - said[:, 0]))
+
+
+def test_amounts_are_compared_on_the_same_tasks():
+    def row(task, amount, test):
+        given = {"setting": "scarcity", "metric": "auroc", "at": "shared", "family": "ridge"}
+        return given | {"task": task, "amount": amount, "test": test}
+
+    easy = [row("easy", 8, 0.9), row("easy", 16, 0.95)]
+    hard = [row("hard", 8, 0.5), row("hard", 16, 0.55), row("hard", 32, 0.6), row("hard", 64, 0.65)]
+    other = [row("other", 8, 0.6), row("other", 16, 0.65), row("other", 32, 0.7)]
+    found = pk.Board((*easy, *hard, *other), {}, ()).by_amount("scarcity").set_index("amount")
+    assert found["mean"].to_dict() == pytest.approx({8: 0.55, 16: 0.6, 32: 0.65})
+    assert (found.tasks == 2).all()
 
 
 def test_a_killed_board_goes_on_and_ends_the_same(model, folder, tmp_path, monkeypatch):

@@ -87,6 +87,15 @@ def test_unbalanced_sets_have_the_share_they_say_and_one_size(task):
         assert abs(task.values[condition.test].mean() - condition.amount) < 0.02
 
 
+def test_a_share_that_too_few_texts_of_a_class_would_have_is_left_out():
+    small = made(np.arange(60) % 2)
+    found = list(conditions(small, draw_pools(small, 160, 60, 0), "imbalance", 0))
+    assert [c.amount for c in found] == [0.5]
+    for condition in found:
+        assert np.bincount(condition.labels.astype(int)).min() >= 4
+        assert abs(condition.labels.mean() - condition.amount) < 0.05
+
+
 def test_wrong_labels_are_as_many_as_it_says_and_only_in_training(task):
     pools = draw_pools(task, 1024, 300, 0)
     for condition in conditions(task, pools, "noise", 0):

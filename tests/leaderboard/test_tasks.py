@@ -65,7 +65,7 @@ def test_too_many_classes_are_refused_with_what_to_do(tmp_path):
     write_task(tmp_path / "a.csv", [(text, f"class {i % 150}") for i, text in enumerate(some)])
     with pytest.raises(
         ValueError,
-        match=r'150 classes for 300 texts: too many to tell apart\. If they are numbers, say kind="continuous"',
+        match=r'150 classes for 300 texts: too many to tell apart\. If they are numbers, read it with read_task',
     ):
         read_task(tmp_path / "a.csv")
 
@@ -130,3 +130,16 @@ def test_a_group_is_never_in_both_pools(tmp_path):
     missing = read_tasks(tmp_path, group="subject")["pairs"]
     assert isinstance(missing, KeyError | ValueError)
     assert "subject" in str(missing)
+
+
+def test_a_test_from_elsewhere_is_found_beside_its_file(tmp_path, some):
+    for name in ("a", "a_OOD"):
+        write_task(tmp_path / f"{name}.csv", [(f"{name} {text}", i % 2) for i, text in enumerate(some[:40])])
+    one, other = tmp_path / "a.csv", tmp_path / "a_OOD.csv"
+    for source in (one, [one], [one, other], tmp_path):
+        found = read_tasks(source)
+        assert {name: list(task.elsewhere) for name, task in found.items()} == {"a": ["ood"]}
+    assert list(read_tasks([other])) == ["a_OOD"]
+    (tmp_path / "a.jsonl").write_text("")
+    with pytest.raises(ValueError, match=r"two tasks are called 'a' \(.*a.csv and .*a.jsonl\)"):
+        read_tasks(tmp_path)
