@@ -62,8 +62,11 @@ def board(
     test: Annotated[int, typer.Option("--test", min=8, help="Texts of a task to test on, at most.")] = 300,
     compute: Annotated[
         Compute | None,
-        typer.Option("--compute", help="Run the model's matrix products in this format: often twice as fast."),
+        typer.Option(
+            "--compute", help="Run the model's matrix products in this format: faster where the processor has it."
+        ),
     ] = None,
+    dtype: Annotated[options.Precision, typer.Option("--dtype", help="Stored precision.")] = options.Precision.float16,
     n_boot: options.Draws = 1000,
     seed: options.Seed = 0,
     engine: options.Engines = options.Engine.local,
@@ -98,6 +101,7 @@ def board(
         train=train,
         test=test,
         out=out,
+        dtype=dtype.value,
         compute_dtype=None if compute is None else compute.value,
         n_boot=n_boot,
         seed=seed,

@@ -29,6 +29,7 @@ _HOME = {
     "MultiLayerProbe": "multi_layer",
     "ProbeStack": "stack",
     "fit_grid": "grid",
+    "load_probe": "estimator_files",
     "sweep": "layer_sweep",  # a module called sweep would hide the function
     "SweepResult": "result",
 }
@@ -58,6 +59,7 @@ __all__ = [
     "SweepResult",
     "TokenProbe",
     "fit_grid",
+    "load_probe",
     "sweep",
 ]
 
@@ -71,6 +73,7 @@ if TYPE_CHECKING:
     from probekit.probes.direction import Direction
     from probekit.probes.elastic_net import ElasticNetProbe
     from probekit.probes.estimator import Estimator
+    from probekit.probes.estimator_files import load_probe
     from probekit.probes.grid import fit_grid
     from probekit.probes.k_sparse import KSparseProbe
     from probekit.probes.kernel_ridge import KernelRidgeProbe

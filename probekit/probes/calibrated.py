@@ -90,7 +90,7 @@ class CalibratedProbe(Estimator):
         if (truth < 0).any():
             strange = np.unique(labels[self.held_out_][truth < 0])[:5].tolist()
             raise ValueError(f"y has labels {strange} that the probe does not know; it knows {self.classes_.tolist()}")
-        log_proba = self.probe_.predict_log_proba(rows[self.held_out_])
+        log_proba = _floored(self.probe_, rows[self.held_out_])
         if self.method == "temperature":
             self.temperature_ = temperature_of(log_proba, np.eye(log_proba.shape[1])[truth])
         else:
@@ -107,7 +107,7 @@ class CalibratedProbe(Estimator):
         """Calibrated log-probabilities `[n, class]`."""
         if not hasattr(self, "probe_"):
             raise ValueError("this CalibratedProbe is not fitted yet: call fit first")
-        log_proba = np.asarray(self.probe_.predict_log_proba(X), dtype=np.float64)
+        log_proba = _floored(self.probe_, X)
         if self.method == "temperature":
             return _log_softmax(log_proba / self.temperature_)
         odds = _log_odds(log_proba)
@@ -135,6 +135,12 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
     from scipy.special import log_softmax
 
     found: np.ndarray = np.maximum(log_softmax(logits, axis=1), LOG_FLOOR)
+    return found
+
+
+def _floored(probe: Any, rows: np.ndarray | Tensor) -> np.ndarray:
+    """Log-probabilities `[n, class]` in float64, none of them minus infinity (as a tree's are)."""
+    found: np.ndarray = np.maximum(np.asarray(probe.predict_log_proba(rows), dtype=np.float64), LOG_FLOOR)
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -53,6 +54,37 @@ class Estimator:
             return float(np.mean(predicted == labels))
         residual = np.square(labels - predicted).sum()
         return float(1 - residual / np.square(labels - labels.mean()).sum())
+
+    def save(self, path: str | Path) -> Path:
+        """Write the fitted probe, with any that it holds, as one safetensors file: the old one stays or the new one is whole.
+
+        Args:
+            path: The file; its folder is made where it is missing.
+
+        Raises:
+            IsADirectoryError: `path` is a folder.
+            ValueError: the probe is not fitted.
+            TypeError: a class that is not probekit's, or a parameter that cannot be written (a function, say).
+        """
+        from probekit.probes.estimator_files import write_probe
+
+        return write_probe(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a file that `save` wrote; `load_probe` reads one of any family.
+
+        Raises:
+            FileNotFoundError, IsADirectoryError: no such file, or a folder.
+            ValueError: no saved probe (a pickle is never opened), a damaged one, or one of another class.
+        """
+        from probekit.probes.estimator_files import load_probe
+
+        found = load_probe(path)
+        if not isinstance(found, cls):
+            name = type(found).__name__
+            raise ValueError(f"{path} holds a {name}, no {cls.__name__}: use {name}.load or load_probe")
+        return found
 
     @classmethod
     def _parameters(cls) -> list[str]:

@@ -86,13 +86,13 @@ class MomentProbe(TokenProbe):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # fit says it, in terms of this probe
             probe.fit(features, codes)
-        self.coef_ = probe.coef_[:, :d]
+        self.coef_ = np.ascontiguousarray(probe.coef_[:, :d])
         if self.order == 2:
             # Each covariance stands once among the features and twice in the matrix.
-            rank = projection.shape[1]
+            rank, one, other = projection.shape[1], first.numpy(), second.numpy()
             matrix = np.zeros((len(self.coef_), rank, rank), self.coef_.dtype)
-            matrix[:, first, second] += probe.coef_[:, d:] / 2
-            matrix[:, second, first] += probe.coef_[:, d:] / 2
+            matrix[:, one, other] += probe.coef_[:, d:] / 2
+            matrix[:, other, one] += probe.coef_[:, d:] / 2
             self.covariance_coef_ = matrix
         self._set_intercept(torch.from_numpy(probe.intercept_), self.coef_)
         self.converged_, self.n_iter_ = probe.converged_, probe.n_iter_

@@ -65,7 +65,7 @@ def test_too_many_classes_are_refused_with_what_to_do(tmp_path):
     write_task(tmp_path / "a.csv", [(text, f"class {i % 150}") for i, text in enumerate(some)])
     with pytest.raises(
         ValueError,
-        match=r'150 classes for 300 texts: too many to tell apart\. If they are numbers, read it with read_task',
+        match=r"150 classes for 300 texts: too many to tell apart\. If they are numbers, read it with read_task",
     ):
         read_task(tmp_path / "a.csv")
 

@@ -333,3 +333,18 @@ def test_conformal_names_bad_input():
     with pytest.warns(UserWarning, match=r"2 of 60 held-out rows .* \(\[5\]\)"):
         sets = ConformalSets(probe, 0.2).fit(X, np.r_[y[:58], 5, 5])
     assert sets.coverage(X, np.full(60, 5)) == 0
+
+
+@pytest.mark.parametrize("method", ["isotonic", "temperature"])
+def test_a_probability_of_zero_is_calibrated_too(method):
+    from sklearn.tree import DecisionTreeClassifier
+
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(400, 3))
+    y = (X[:, 0] + 0.5 * rng.normal(size=400) > 0).astype(int)
+    tree = DecisionTreeClassifier(random_state=0).fit(X[:200], y[:200])
+    with np.errstate(divide="ignore"):
+        found = CalibratedProbe(tree, method=method).fit(X[200:], y[200:])
+        said = found.predict_log_proba(X[200:])
+    assert np.isfinite(said).all()
+    assert -said[np.arange(200), y[200:]].mean() < np.log(2)

@@ -159,3 +159,14 @@ def test_a_penalty_of_queries_alone_evens_attention_out():
         for q in (1e-6, 1e-3, 0.1)
     ]
     assert spread[0] < 0.06 < spread[1] < spread[2]
+
+
+def test_one_component_has_a_variance_to_read():
+    (_, y, sequence), _, rng = noise(200, 0)
+    wide = np.where(y[sequence] == 1, 2.0, 1.0)
+    X = (wide * rng.normal(size=len(sequence))).astype(np.float32)[:, None]
+    half = sequence < 100
+    for probe in (MomentProbe(rank=1, C=1.0), MomentProbe(C=1.0)):
+        probe.fit(X[half], y[:100], sequence=sequence[half])
+        said = probe.predict(X[~half], sequence=sequence[~half] - 100)
+        assert (said == y[100:]).mean() > 0.9
