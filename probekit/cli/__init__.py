@@ -35,7 +35,7 @@ def _what_is_kept(command: list[str]) -> str:
     """What a command that was stopped leaves behind."""
     while command and command[0].startswith("--"):  # of how models are loaded
         command = command[1 if "=" in command[0] else 2 :]
-    keeps = command[:1] in (["capture"], ["edit"]) or command[:2] in (["sae", "train"], ["sae", "floor"])
+    keeps = command[:1] in (["capture"], ["edit"], ["board"]) or command[:2] in (["sae", "train"], ["sae", "floor"])
     if keeps or any(word.partition("=")[0] in ("--features", "--cache") for word in command):
         return "the same command goes on from what is already written"
     return "no result was written"

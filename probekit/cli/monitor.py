@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import warnings
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from probekit.cli import options
 from probekit.cli.output import command_line, require_folder
+
+if TYPE_CHECKING:
+    from probekit.data import Dataset
 
 
 def monitor(
@@ -27,6 +32,7 @@ def monitor(
         typer.Option(help="The class that raises the alarm. Default: of two, the second (1, true, or the later name)."),
     ] = None,
     group: options.Group = None,
+    missing: options.MissingOption = options.Missing.refuse,
     site: options.Sites = None,
     blocks: options.Blocks = None,
     pool: options.PoolOption = options.Pool.last,
@@ -52,7 +58,7 @@ def monitor(
     require_folder(out)
     if model in SHIPPED:
         raise ValueError(f"{model} reads moves, not text: probekit.monitoring.make takes games with it")
-    data = read_csv(file, text=text, label=label, group=group)
+    data = labelled(read_csv(file, text=text, label=label, group=group, missing=missing.value), label)
     made = make(
         load(model, blocks),
         data,
@@ -67,3 +73,20 @@ def monitor(
     made.save(out)
     page = made.save_page(out / "report.html", command=command_line())
     typer.echo(f"{made.summary()}\n\npage    {page}\nmonitor {out.resolve()}")
+
+
+def labelled(data: Dataset, label: str) -> Dataset:
+    """The texts that have a label; a note says how many are left out."""
+    labels = data.label_set(label)
+    known = labels.values[:, 0] >= 0  # classes; numbers are refused later
+    if labels.kind == "continuous" or known.all():
+        return data
+    warnings.warn(f"{int((~known).sum())} of {len(data)} texts have no {label!r} and are left out", stacklevel=2)
+    kept = known.nonzero()[0]
+    return replace(
+        data,
+        texts=tuple((data.texts or ())[i] for i in kept),
+        groups=None if data.groups is None else data.groups[kept],
+        group_names=None if data.group_names is None else tuple(data.group_names[i] for i in kept),
+        labels={label: replace(labels, values=labels.values[kept])},
+    )

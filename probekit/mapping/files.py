@@ -22,7 +22,8 @@ RECORD, TENSORS = "maps.json", "maps.safetensors"
 
 def write_maps(maps: Maps, folder: Path) -> Path:
     """See `Maps.save`. `maps.json`, which names the checksum of the tensors, comes last."""
-    tensors = {name: torch.from_numpy(getattr(maps, name).copy()) for name in ("part", "group")}
+    of_rows = {name: getattr(maps, name) for name in ("part", "group", "sequence")}
+    tensors = {name: torch.from_numpy(array.copy()) for name, array in of_rows.items() if array is not None}
     for i, each in enumerate(maps.maps.values()):
         tensors |= {f"{i}/matrix": each.matrix.contiguous(), f"{i}/bias": each.bias.contiguous()}
     write_whole(folder / TENSORS, lambda path: save_file(tensors, str(path)))
@@ -67,6 +68,7 @@ def read_maps(folder: Path) -> Maps:
             group=tensors["group"].numpy(),
             notes=tuple(document["notes"]),
             manifest=document["manifest"],
+            sequence=tensors["sequence"].numpy() if "sequence" in tensors else None,
         )
     except (KeyError, TypeError, ValueError, AttributeError, SafetensorError) as error:
         raise ValueError(f"{path} holds no maps, or damaged ones ({error}); save them again") from error

@@ -104,6 +104,7 @@ def fit(
         sites_b=pairs.sites_b,
         part=pairs.part,
         group=pairs.group,
+        sequence=np.array(pairs.a.sequence, np.int64),
         notes=(*pairs.notes, *_of_few_rows(pairs, kind)),
         manifest={
             "kind": kind,

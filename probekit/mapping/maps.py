@@ -34,6 +34,7 @@ class Maps:
         group: `[row]` group of each pair of rows.
         notes: What was left out.
         manifest: Models, data, arguments, chance, versions.
+        sequence: `[row]` text of each pair of rows, by its number in the data; None in maps that were saved without it.
     """
 
     maps: Mapping[tuple[str, str], LinearMap]
@@ -44,10 +45,12 @@ class Maps:
     group: np.ndarray
     notes: tuple[str, ...]
     manifest: Mapping[str, Any]
+    sequence: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        self.part.setflags(write=False)
-        self.group.setflags(write=False)
+        for array in (self.part, self.group, self.sequence):
+            if array is not None:
+                array.setflags(write=False)
 
     def __getitem__(self, key: tuple[str, str]) -> LinearMap:
         if not isinstance(key, tuple) or len(key) != 2:

@@ -13,7 +13,7 @@ from torch import Tensor
 from probekit.activations import Activations
 from probekit.data import Dataset, LabelSet
 from probekit.mapping.maps import Maps
-from probekit.mapping.pairs import TEST, TRAIN, VALID, as_activations, groups_of, require_pairs, split_rows
+from probekit.mapping.pairs import OUT, PARTS, TEST, TRAIN, VALID, as_activations, groups_of, require_pairs, split_rows
 from probekit.mapping.transfer_result import Transfer
 from probekit.probes.activation_source import digest_of
 from probekit.probes.base import LinearProbe
@@ -51,7 +51,9 @@ def transfer(
     probe's own threshold, AUROC needs none.
 
     Beside it: a probe trained on A itself (`own`), B's probe on B (`home`, where B's activations are given), and `chance`. All are
-    scored on the same test rows: those of the maps' split where these are the maps' rows, else of a new split by group.
+    scored on the same test rows: those of the maps' split where these are the maps' rows; where they are other rows of the maps'
+    texts (another pool, other tokens), those of the texts in the maps' test part; else of a new split by group, and `notes` say what
+    may have been trained on.
 
     Args:
         maps: From the model that is read to the model of the probes.
@@ -62,7 +64,7 @@ def transfer(
         activations: Of A.
         labels: A sequence-level or token-level label set of the rows' data, a mapping from one name to values, or values.
         home: Activations of B, whose rows pair up with `activations`.
-        groups: As in `fit`; the maps' own where these are their rows.
+        groups: As in `fit`; the maps' own where these are their rows, or of their texts.
         n_boot: Bootstrap draws over groups.
 
     Raises:
@@ -219,17 +221,28 @@ def _require_two_values(train: np.ndarray, labels: LabelSet) -> None:
 def _split(maps: Maps, activations: Activations, groups: object) -> tuple[dict[int, np.ndarray], np.ndarray, list[str]]:
     """Row numbers by part, `[row]` group, and notes."""
     data, manifest = maps.manifest["data"], getattr(activations, "manifest", None)
-    known = None if manifest is None else manifest.data_fingerprint
-    same = digest_of(activations.sequence) == data["sequences"] and data.get("fingerprint") in (None, known)
-    seed, notes = int(maps.manifest["seed"]), []
-    if same:
+    theirs, known = data.get("fingerprint"), None if manifest is None else manifest.data_fingerprint
+    seed, notes = int(maps.manifest["seed"]), list[str]()
+    texts = _texts_of_rows(maps)
+    if digest_of(activations.sequence) == data["sequences"] and theirs in (None, known):
         part = maps.part
         group = maps.group if groups is None else groups_of(activations, groups)[activations.sequence]
+    elif texts is not None and theirs is not None and theirs == known:
+        part, group, notes = _carried(maps, texts, activations, groups)
     else:
         of_sequence = groups_of(activations, groups)
         given = groups.split if isinstance(groups, Dataset) else None
         part, said = split_rows(activations.sequence, of_sequence, [activations.prefix], given=given, seed=seed)
-        group, notes = of_sequence[activations.sequence], [*said, "these are not the maps' rows: they were split anew"]
+        if theirs is None or known is None:
+            what = "whether they are of the maps' texts is not known: test texts may be ones the maps were fitted on"
+        elif theirs == known:
+            what = "they are of the maps' texts, and these maps do not say which of them they were fitted on: test texts may be among them"
+        else:
+            what = (
+                "they are of other data: test texts that the maps' data hold, too, may be ones the maps were fitted on"
+            )
+        group = of_sequence[activations.sequence]
+        notes = [*said, f"these rows are not the maps' and were split anew; {what}"]
     rows, rng = {}, np.random.default_rng([seed, 0x71A5])
     for number, most in MOST.items():
         found = np.flatnonzero(part == number)
@@ -241,6 +254,41 @@ def _split(maps: Maps, activations: Activations, groups: object) -> tuple[dict[i
                 f"{len(rows[number]):,} of {len(found):,} rows of a part are used, drawn evenly over the sequences"
             )
     return rows, group, notes
+
+
+def _texts_of_rows(maps: Maps) -> np.ndarray | None:
+    """`[row]` sequence of each of the maps' rows, where it is known."""
+    if maps.sequence is None and maps.manifest.get("groups") is None:
+        return maps.group  # maps saved without it: without groups each sequence is its own
+    return maps.sequence
+
+
+def _carried(
+    maps: Maps, texts: np.ndarray, activations: Activations, groups: object
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """`[row]` part and group, and notes, of other rows of the maps' texts: each text stays in the part that the maps have it in.
+
+    Args:
+        texts: `[row of the maps]` sequence of each.
+    """
+    of_sequence = groups_of(activations, groups)
+    if groups is None:
+        of_sequence = of_sequence + int(maps.group.max()) + 1  # of texts that the maps have no row of
+        of_sequence[texts] = maps.group
+    part_of, known = np.full(len(of_sequence), OUT, np.int8), maps.part != OUT
+    part_of[texts[known]] = maps.part[known]
+    here = part_of[activations.sequence]
+    lacking = [name for name, number in PARTS.items() if not (here == number).any()]
+    if lacking:
+        raise ValueError(
+            f"these rows hold no text of the maps' {' or '.join(lacking)} part: capture all of the maps' texts"
+        )
+    names = np.array([*PARTS, "ood"])  # OUT, -1, is the last of them, which is no part
+    part, said = split_rows(activations.sequence, of_sequence, [activations.prefix], given=names[part_of], seed=0)
+    notes = ["these are other rows of the maps' texts: each text is in the part that the maps have it in", *said]
+    if left := int((here == OUT).sum()):
+        notes.append(f"{left:,} rows are of texts that count nowhere in the maps, and count nowhere here")
+    return part, of_sequence[activations.sequence], notes
 
 
 def _trained(

@@ -14,7 +14,7 @@ from probekit.probes import fit_grid
 from probekit.probes.controls import shuffle_labels
 from probekit.probes.intervals import bootstrap, cluster_counts
 from probekit.probes.metrics import CLASS_METRICS, Predictions
-from probekit.probes.surface import TextBaseline, as_texts
+from probekit.probes.surface import C_GRID, TextBaseline, as_texts
 
 SHUFFLES = 20
 N_BOOT = 1000
@@ -109,16 +109,22 @@ def shuffled_labels(X: np.ndarray, parts: Parts, C: float, seed: int) -> Control
 def words_alone(items: Sequence[str | np.ndarray], parts: Parts, held: np.ndarray, seed: int) -> Control:
     """Word and character n-grams and a logistic regression that never sees the model.
 
+    As the probe is: the penalty is chosen on training texts held out, then vocabulary and model are fitted to all of them.
+
     Args:
         items: Texts, or token ids of each.
         held: `[text]` bool: training texts on which its penalty is chosen.
     """
-    texts = as_texts(items)
-    fitted = (parts.part == 0) & ~held
-    baseline = TextBaseline([texts[i] for i in np.flatnonzero(fitted)], characters=isinstance(items[0], str))
-    labels = parts.positive.astype(np.int64)[:, None]
-    some = [texts[i] for i in np.flatnonzero(held)]
-    said = baseline.log_proba(labels[fitted], some, labels[held], {"all": texts}, 2)["all"][:, 0]
+    texts, train = as_texts(items), parts.part == 0
+    labels = parts.positive.astype(np.int64)
+
+    def reader(rows: np.ndarray) -> TextBaseline:
+        return TextBaseline([texts[i] for i in np.flatnonzero(rows)], characters=isinstance(items[0], str))
+
+    fitted, judged = train & ~held, [texts[i] for i in np.flatnonzero(held)]
+    chooser, truth = reader(fitted), (np.arange(len(judged)), labels[held])
+    losses = [-float(chooser.fitted(labels[fitted], C, 2)(judged)[truth].mean()) for C in C_GRID]
+    said = reader(train).fitted(labels[train], C_GRID[int(np.argmin(losses))], 2)(texts)
     odds, told = said[:, 1] - said[:, 0], parts.part == 2
     found = parts.found(odds)
     return Control(

@@ -12,6 +12,7 @@ import numpy as np
 NEIGHBOURS = 5
 MOST = 1000  # reference texts that are kept: more make files large and distances hardly better
 LEVEL = 0.05
+_DIGITS = 9  # that sums of weights are good to: thirds that make up 1 are equal to 1
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,10 @@ class Domain:
 
     The p-value of a distance is its rank among the `ranked` texts, which were not among the reference texts: of texts drawn as
     those were, at most a share `p` get a p-value of `p` or less (conformal p-values; Bates et al. 2023, "Testing for outliers
-    with conformal p-values", section 2). So no threshold is ever chosen. It cannot be below `1 / (ranked + 1)`.
+    with conformal p-values", section 2). So no threshold is ever chosen. Ranked texts of one group (author, topic) resemble each
+    other: each group counts once, shared among its texts, and the share is that of texts of new groups (Lee, Barber & Willett 2023,
+    "Distribution-free inference with hierarchical data", arXiv 2306.06342), as for thresholds (`conformal_quantile`). It cannot be
+    below `1 / (groups + 1)`.
 
     Attributes:
         mean: `[d]` of the scaled reference texts.
@@ -40,6 +44,7 @@ class Domain:
         floor: Its variance in every other direction.
         reference: `[text, d]` scaled reference texts, of length 1.
         ranked: `[text, 2]` Mahalanobis and neighbour distances of the texts that are ranked among.
+        weight: `[text]` what each of them counts: one over the texts of its group.
     """
 
     mean: np.ndarray
@@ -49,10 +54,17 @@ class Domain:
     floor: float
     reference: np.ndarray
     ranked: np.ndarray
+    weight: np.ndarray
 
     @classmethod
-    def fit(cls, reference: np.ndarray, ranked: np.ndarray, seed: int = 0) -> Domain:
-        """From the activations of reference texts `[n, d]`, two at least, and of texts to rank among `[m, d]`."""
+    def fit(
+        cls, reference: np.ndarray, ranked: np.ndarray, seed: int = 0, *, groups: np.ndarray | None = None
+    ) -> Domain:
+        """From the activations of reference texts `[n, d]`, two at least, and of texts to rank among `[m, d]`.
+
+        Args:
+            groups: `[m]` group of each text to rank among; each its own, unless given.
+        """
         from sklearn.covariance import ledoit_wolf_shrinkage
 
         rows = np.asarray(reference, np.float64)
@@ -71,8 +83,8 @@ class Domain:
         kept = sizes > 1e-9 * max(sizes[0], 1e-300)
         variance = (1 - shrunk) * np.square(sizes[kept]) / len(rows) + floor
         mean, scale, axes = (each.astype(np.float32) for each in (mean, scale, axes[kept]))
-        empty = cls(mean, scale, axes, variance, floor, _unit(rows.astype(np.float32)), np.zeros((0, 2)))
-        return cls(**{**vars(empty), "ranked": empty.distances(ranked)})
+        empty = cls(mean, scale, axes, variance, floor, _unit(rows.astype(np.float32)), np.zeros((0, 2)), np.zeros(0))
+        return cls(**{**vars(empty), "ranked": empty.distances(ranked), "weight": weights_of(groups, len(ranked))})
 
     def distances(self, activations: np.ndarray) -> np.ndarray:
         """`[n, 2]` float64: Mahalanobis distance, and distance to the k-th nearest neighbour, of activations `[n, d]`."""
@@ -92,29 +104,57 @@ class Domain:
         """`[n, 3]`: by Mahalanobis distance, by the nearest neighbours, and by both together.
 
         Together: a text is as strange as the stranger of its two ranks among the ranked texts and itself, and that is ranked again;
-        all of them are treated alike, so that the promise holds for it, too.
+        all of them are treated alike, so that the promise holds for it, too. (With groups of several texts nearly: what else the
+        new text's group holds is not seen.)
         """
-        return rank_p_values(self.distances(activations), self.ranked)
+        return rank_p_values(self.distances(activations), self.ranked, self.weight)
+
+    @property
+    def groups(self) -> int:
+        """How many groups the ranked texts are of; as many as there are texts where each is its own."""
+        return round(float(self.weight.sum()))
 
     @property
     def smallest(self) -> float:
-        """The smallest p-value that so few ranked texts can give."""
-        return 1 / (len(self.ranked) + 1)
+        """The smallest p-value that so few groups of ranked texts can give."""
+        return 1 / (self.groups + 1)
 
 
-def rank_p_values(distances: np.ndarray, ranked: np.ndarray) -> np.ndarray:
-    """`[n, 3]` conformal p-values of distances `[n, 2]` among those of `ranked [m, 2]`: each by itself, and both together."""
-    m = len(ranked)
-    at_least = (ranked[None] >= distances[:, None]).sum(1)  # [n, 2]
-    own = m - at_least  # how many are less strange
-    below = (ranked[None] < ranked[:, None]).sum(1)  # [m, 2]
-    others = below[None] + (distances[:, None] < ranked[None])  # [n, m, 2]: the text itself is among them
+def weights_of(groups: np.ndarray | None, n: int) -> np.ndarray:
+    """`[n]` float64: one over the number of texts of the group of each; 1 without groups."""
+    if groups is None:
+        return np.ones(n)
+    _, index, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    return np.asarray(1 / sizes[index])
+
+
+def rank_p_values(distances: np.ndarray, ranked: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
+    """`[n, 3]` conformal p-values of distances `[n, 2]` among those of `ranked [m, 2]`: each by itself, and both together.
+
+    Args:
+        weight: `[m]` what each ranked text counts (`weights_of`); a new one counts 1. All 1, unless given.
+    """
+    counts = np.ones(len(ranked)) if weight is None else weight
+    total = round(float(counts.sum()))
+    own = _below(distances, ranked, counts)  # [n, 2] how much is less strange
+    # A text itself is among those that others are ranked among.
+    others = np.round(_below(ranked, ranked, counts)[None] + (distances[:, None] < ranked[None]), _DIGITS)  # [n, m, 2]
     # The stranger of the two ranks decides, the other breaks ties.
-    mine = own.max(1) * (m + 2) + own.min(1)
-    theirs = others.max(2) * (m + 2) + others.min(2)
-    both = (theirs >= mine[:, None]).sum(1)
-    found: np.ndarray = (1 + np.column_stack([at_least, both])) / (m + 1)
+    most, least = own.max(1)[:, None], own.min(1)[:, None]
+    theirs = others.max(2)
+    both = ((theirs > most) | ((theirs == most) & (others.min(2) >= least))) @ counts
+    found: np.ndarray = (1 + np.round(np.column_stack([total - own, both]), _DIGITS)) / (total + 1)
     return found
+
+
+def _below(values: np.ndarray, ranked: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """`[n, 2]` weight of the ranked texts that are less strange than `values [n, 2]`, by each distance."""
+    found = np.empty(values.shape)
+    for j in range(values.shape[1]):
+        order = np.argsort(ranked[:, j])
+        summed = np.concatenate([[0.0], np.cumsum(weight[order])])
+        found[:, j] = summed[np.searchsorted(ranked[order, j], values[:, j])]
+    return np.round(found, _DIGITS)
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

@@ -45,9 +45,8 @@ class Rate:
     Attributes:
         hits, n: Texts that raised the alarm, and all.
         value: Their share; NaN of no texts.
-        low, high: 95 % interval of Clopper & Pearson 1934. Texts of one group resemble each other: with groups it is as wide as that of
-            as many independent texts as vary as much (Korn & Graubard 1998, "Confidence intervals for proportions with small expected
-            number of positive counts estimated from survey data"); with no hit or nothing else, as many as there are groups.
+        low, high: 95 % interval of Clopper & Pearson 1934. Texts of one group resemble each other: with groups it is that of fewer
+            independent texts, see `effective_size`.
     """
 
     hits: int
@@ -62,17 +61,8 @@ class Rate:
         n, k = len(hits), int(hits.sum())
         if n == 0:
             return cls(0, 0, math.nan, 0.0, 1.0)
-        share = k / n
-        _, index = np.unique(groups, return_inverse=True)
-        clusters = int(index.max()) + 1
-        effective = float(n)
-        if clusters < n and k in (0, n):
-            effective = float(clusters)
-        elif clusters < n:
-            sums = np.bincount(index, hits - share)
-            variance = float(np.square(sums).sum()) * clusters / max(clusters - 1, 1) / n**2
-            effective = min(n, max(1.0, share * (1 - share) / variance)) if variance > 0 else float(n)
-        return cls(k, n, share, *clopper_pearson(share * effective, effective))
+        effective = effective_size(hits, groups)
+        return cls(k, n, k / n, *clopper_pearson(k / n * effective, effective))
 
     @property
     def rest(self) -> Rate:
@@ -89,6 +79,34 @@ class Rate:
         return (
             f"{100 * self.value:.3g} % ({self.hits} of {self.n}; 95 %: {100 * self.low:.2g} to {100 * self.high:.3g} %)"
         )
+
+
+def effective_size(hits: np.ndarray, groups: np.ndarray) -> float:
+    """How many independent texts tell as much of a rate as these, which come in groups; from 1 to n.
+
+    As many as vary as much between groups (Kish), times `(t_{n-1} / t_{groups-1})^2` of Student's 97.5 % quantiles, because few
+    groups know little of how much they vary (Korn & Graubard 1998, "Confidence intervals for proportions with small expected number
+    of positive counts estimated from survey data"). Where nothing is seen to vary (one group, no hit, nothing but hits, or all
+    groups alike), that is not defined: then as many as there are groups, as if the texts of each were one and the same.
+
+    Args:
+        hits: `[n]` bool, one text at least.
+        groups: `[n]` group of each.
+    """
+    from scipy.stats import t
+
+    n, k = len(hits), int(hits.sum())
+    _, index, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    clusters = len(sizes)
+    if clusters == n:
+        return float(n)
+    # n times the hits above their share: whole numbers, so that 0 is 0
+    beyond = n * np.bincount(index, hits).astype(np.int64) - k * sizes
+    if not beyond.any():
+        return float(clusters)
+    variance = float(np.square(beyond / n).sum()) * clusters / (clusters - 1) / n**2
+    known = t.ppf((1 + LEVEL) / 2, n - 1) / t.ppf((1 + LEVEL) / 2, clusters - 1)
+    return float(min(n, max(1.0, k / n * (1 - k / n) / variance * known**2)))
 
 
 def clopper_pearson(hits: float, n: float) -> tuple[float, float]:

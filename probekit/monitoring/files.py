@@ -34,7 +34,12 @@ _PLAIN = (
     "notes",
     "manifest",
 )
-_DOMAIN = ("mean", "scale", "axes", "variance", "reference", "ranked")
+_DOMAIN = ("mean", "scale", "axes", "variance", "reference", "ranked", "weight")
+
+_MADE_BY = (
+    "make one with `probekit monitor TABLE -t TEXT -l LABEL -m MODEL -o FOLDER`, or with probekit.monitoring.fit(probe, model, texts, "
+    "labels).save(folder)"
+)
 
 
 def write_monitor(monitor: Monitor, folder: Path) -> Path:
@@ -67,10 +72,13 @@ def read_monitor(folder: Path) -> Monitor:
     """See `Monitor.load`."""
     path = folder / RECORD
     if folder.is_file():
-        raise ValueError(f"{folder} is a file: give the folder that Monitor.save wrote to (a pickle is never opened)")
+        raise ValueError(
+            f"{folder} is a file, and a monitor is a folder (a pickle is never opened): give one that is, or {_MADE_BY}"
+        )
     if not path.is_file():
         there = sorted(p.name for p in folder.iterdir())[:5] if folder.is_dir() else []
         hint = f"it holds {', '.join(there) or 'nothing'}" if folder.is_dir() else "there is no such folder"
+        hint += f"; {_MADE_BY}"
         if "result.json" in there:
             hint = "it holds a sweep: probekit.monitoring.fit(SweepResult.load(folder), model, texts, labels).save(...) makes one of it"
         raise FileNotFoundError(f"{folder} holds no monitor ({RECORD}): {hint}")
@@ -79,6 +87,8 @@ def read_monitor(folder: Path) -> Monitor:
         if not isinstance(document, dict) or document.get("format") != FORMAT:
             raise ValueError(f"it is not of format {FORMAT}")
         arrays = _arrays(folder / TENSORS, document["checksum"])
+        if "domain/weight" not in arrays:  # written before groups were weighed: each ranked text counts alone
+            arrays["domain/weight"] = np.ones(len(arrays["domain/ranked"]))
         facts = {name: document[name] for name in _PLAIN}
         return Monitor(
             readout=Readout(arrays["weights"], document["bias"], document["site"]),

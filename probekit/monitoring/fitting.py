@@ -157,11 +157,11 @@ def put_to_use(
     threshold, running, note = _thresholds(setting.false_alarms, rows, quiet, groups, asked.classes[1])
     notes += [note] if note else []
     curve = Calibration.fit(setting.calibration, rows.pooled[sets], positive[sets])
-    domain = Domain.fit(rows.activations[part == 0], rows.activations[part == 1], setting.seed)
+    among = part == 1
+    domain = Domain.fit(rows.activations[part == 0], rows.activations[among], setting.seed, groups=groups[among])
     if domain.smallest > LEVEL:
-        notes.append(
-            f"{len(domain.ranked)} texts to rank among are too few to flag any as out of domain at the 5 % level"
-        )
+        what = "texts" if domain.groups == among.sum() else "groups of texts"
+        notes.append(f"{domain.groups} {what} to rank among are too few to flag any as out of domain at the 5 % level")
     evidence = Evidence.of(
         asked=setting.false_alarms,
         pooled=rows.pooled[report],

@@ -38,6 +38,8 @@ def test_a_command_that_is_terminated_removes_its_temporary_activations(
     ("command", "kept"),
     [
         ("capture x.csv -o store", True),
+        ("board my_tasks -m gpt2 -o out", True),
+        ("monitor x.csv -t text -l label -m gpt2 -o out", False),
         ("sae train store -o sae", True),
         ("sae score sae store -o scores.csv", False),
         ("sae score sae store --features f -o scores.csv", True),

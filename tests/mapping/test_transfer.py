@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +14,8 @@ import torch
 import probekit as pk
 from probekit.activations import ArrayActivations
 from probekit.mapping import LinearMap, Maps, Transfer, fit, transfer
-from tests.mapping.worlds import rotation
+from probekit.mapping.probe_transfer import _split
+from tests.mapping.worlds import rotation, save_words_model, some_texts
 
 QUICK = {"n_boot": 100, "progress": False}
 
@@ -155,6 +159,83 @@ def test_rows_that_the_maps_never_saw_are_split_anew() -> None:
     found = transfer(maps, "lda", more_a, more, home=more_b, n_boot=100)
     assert figure(found, "map")["n"] == 40
     assert any("split anew" in note for note in found.notes)
+
+
+def test_rows_of_unknown_texts_may_overlap_and_the_note_says_so() -> None:
+    a, b, labels = world()
+    maps = fit(a, b, **QUICK)
+    some_a, some_b = ({site: x.read(site)[:250] for site in x.sites} for x in (a, b))
+    found = transfer(maps, "lda", some_a, labels[:250], home=some_b, n_boot=100)
+    assert any("may be ones the maps were fitted on" in note for note in found.notes)
+
+
+@pytest.fixture(scope="module")
+def captured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Two models of one tokenizer on the same texts, each token and the mean of each text; labels and groups of two texts."""
+    folder = tmp_path_factory.mktemp("models")
+    texts = some_texts(90)
+    found: dict[str, Any] = {"texts": texts, "groups": np.arange(90) // 2}
+    found["labels"] = [int(text.split()[-1] < "m") for text in texts]
+    for name, seed in (("a", 0), ("b", 1)):
+        model = pk.load_model(save_words_model(folder / name, seed))
+        for pool in ("all", "mean"):
+            found[name, pool] = pk.capture(model, texts, model.stream_sites[1:2], pool=pool, progress=False)
+    return found
+
+
+def drawn_as_test(
+    maps: Maps, captured: dict[str, Any], monkeypatch: pytest.MonkeyPatch, **options: Any
+) -> tuple[Transfer, set[int]]:
+    """What `transfer` finds on the means of texts with these maps, and the texts that it was tested on."""
+    seen = {}
+
+    def split(*given: Any) -> Any:
+        seen["rows"], *others = _split(*given)
+        return seen["rows"], *others
+
+    monkeypatch.setattr("probekit.mapping.probe_transfer._split", split)
+    found = transfer(
+        maps, "logistic", captured["a", "mean"], captured["labels"], home=captured["b", "mean"], n_boot=100, **options
+    )
+    return found, set(captured["a", "mean"].sequence[seen["rows"][2]].tolist())
+
+
+@pytest.mark.parametrize("regrouped", [False, True])
+def test_a_text_that_the_map_was_fitted_on_is_no_test_text_in_another_pool(
+    regrouped: bool, captured: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    maps = fit(captured["a", "all"], captured["b", "all"], groups=captured["groups"], controls=False, **QUICK)
+    maps = Maps.load(maps.save(tmp_path / "maps"))
+    of_row = captured["a", "all"].sequence
+    fitted, tests = (set(of_row[np.isin(maps.part, parts)].tolist()) for parts in ((0, 1), (2,)))
+    options = {"groups": captured["groups"]} if regrouped else {}
+    found, tested = drawn_as_test(maps, captured, monkeypatch, **options)
+    assert tested == tests
+    assert not tested & fitted
+    assert any("other rows of the maps' texts" in note for note in found.notes)
+
+
+def test_maps_saved_without_their_texts_say_that_test_texts_may_be_known(
+    captured: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = captured["a", "all"], captured["b", "all"]
+    plain = replace(fit(*ends, controls=False, **QUICK), sequence=None)
+    of_row = captured["a", "all"].sequence
+    assert drawn_as_test(plain, captured, monkeypatch)[1] == set(
+        of_row[plain.part == 2].tolist()
+    )  # each text is its own group
+    grouped = replace(fit(*ends, groups=captured["groups"], controls=False, **QUICK), sequence=None)
+    found, _ = drawn_as_test(grouped, captured, monkeypatch)
+    assert any("split anew; they are of the maps' texts" in note for note in found.notes)
+
+
+def test_texts_of_one_part_alone_cannot_be_read(captured: dict[str, Any]) -> None:
+    maps = fit(captured["a", "all"], captured["b", "all"], controls=False, **QUICK)
+    part = np.full(len(maps.part), -1, np.int8)
+    part[maps.part == 0] = 0
+    lone = replace(maps, part=part)
+    with pytest.raises(ValueError, match="no text of the maps' valid or test part"):
+        transfer(lone, "logistic", captured["a", "mean"], captured["labels"], home=captured["b", "mean"], n_boot=100)
 
 
 def test_a_map_fitted_without_correspondence_carries_nothing() -> None:

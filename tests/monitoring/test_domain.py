@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from probekit.monitoring.domain import Domain, rank_p_values
+from probekit.monitoring.domain import Domain, rank_p_values, weights_of
 
 
 def cloud(n: int, d: int, rng: np.random.Generator) -> np.ndarray:
@@ -48,6 +48,55 @@ def test_dependent_distances_keep_the_promise():
     p = np.concatenate([rank_p_values(draw(1), draw(39)) for _ in range(3000)])[:, 2]
     for level in (0.05, 0.1, 0.5):
         assert abs((p <= level + 1e-9).mean() - level) < 0.03
+
+
+@pytest.mark.parametrize("kind", ["even", "mixed", "strange alone"])
+def test_groups_count_once(kind):
+    """Texts of new groups are flagged at 0.05 as often as said, whatever share of the ranked texts their like are."""
+    rng = np.random.default_rng(0)
+
+    def draw(count):
+        centre = rng.normal(size=(count, 2))
+        sizes = {
+            "even": np.full(count, 5),
+            "mixed": rng.integers(1, 20, count),
+            "strange alone": np.where(centre[:, 0] > 1.2, 1, 15),
+        }[kind]
+        groups = np.repeat(np.arange(count), sizes)
+        return 2 * centre[groups] + 0.5 * rng.normal(size=(len(groups), 2)), groups
+
+    p, plain = [], []
+    for _ in range(1000):
+        (ranked, groups), (new, _) = draw(39), draw(1)
+        p.append(rank_p_values(new[:1], ranked, weights_of(groups, len(groups)))[0])
+        plain.append(rank_p_values(new[:1], ranked)[0])
+    flagged = (np.array(p) <= 0.05 + 1e-9).mean(0)
+    assert (flagged <= 0.05 + 2.5 * (0.05 * 0.95 / 1000) ** 0.5).all()
+    assert (flagged > 0.01).all()
+    if kind == "strange alone":
+        assert ((np.array(plain) <= 0.05 + 1e-9).mean(0)[[0, 2]] > 0.08).all()  # what it would be if each text counted
+
+
+def test_weighted_p_values_are_those_of_slow_sums():
+    rng = np.random.default_rng(3)
+    ranked, new, groups = rng.random((20, 2)), rng.random((6, 2)), rng.integers(0, 7, 20)
+    weight = np.array([1 / (groups == g).sum() for g in groups])
+    found = rank_p_values(new, ranked, weights_of(groups, 20))
+    for x, p in zip(new, found, strict=True):
+        rows, counts = np.vstack([ranked, x]), np.append(weight, 1)
+        ranks = np.array([[counts[rows[:, j] < row[j]].sum() for j in range(2)] for row in rows]).round(9)
+        keys = [(max(each), min(each)) for each in ranks.tolist()]
+        both = sum(w for key, w in zip(keys, counts, strict=True) if key >= keys[-1])
+        single = [counts[rows[:, j] >= x[j]].sum() for j in range(2)]
+        np.testing.assert_allclose(p, np.array([*single, both]) / (len(np.unique(groups)) + 1))
+    np.testing.assert_array_equal(rank_p_values(new, ranked), rank_p_values(new, ranked, np.ones(20)))
+
+
+def test_the_smallest_p_value_is_of_groups():
+    rng = np.random.default_rng(0)
+    domain = Domain.fit(rng.normal(size=(20, 4)), rng.normal(size=(12, 4)), groups=np.arange(12) // 3)
+    assert (domain.groups, domain.smallest) == (4, 0.2)
+    assert domain.p_values(np.full((1, 4), 100.0))[0, 0] == 0.2
 
 
 def test_texts_from_elsewhere_are_flagged_clearly_more_often():

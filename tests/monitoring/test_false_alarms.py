@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probekit.monitoring.false_alarms import Found, Rate, clopper_pearson, negatives_needed, threshold_for
+from probekit.monitoring.false_alarms import (
+    Found,
+    Rate,
+    clopper_pearson,
+    effective_size,
+    negatives_needed,
+    threshold_for,
+)
 
 
 def rate_over_draws(n: int, rate: float, draws: int = 4000, seed: int = 0) -> tuple[float, float]:
@@ -104,6 +111,49 @@ def test_texts_of_one_group_are_not_so_many():
         found = Rate.of(loud[groups], groups)
         held += found.low <= 0.2 <= found.high
     assert held / 500 > 0.93
+
+
+def test_one_group_is_one_text_and_groups_that_are_alike_are_as_many_as_they_are():
+    hits = np.arange(40) < 10
+    one = Rate.of(hits, np.zeros(40))
+    assert effective_size(hits, np.zeros(40)) == 1
+    assert (one.low, one.high) == pytest.approx(clopper_pearson(0.25, 1))
+    assert one.low < 0.01
+    assert one.high > 0.8
+    for clusters, size, each in ((4, 10, 2), (3, 7, 1), (7, 3, 1)):
+        same = np.tile(np.arange(size) < each, clusters)
+        assert effective_size(same, np.repeat(np.arange(clusters), size)) == clusters
+
+
+def test_few_groups_count_for_less_by_their_degrees_of_freedom():
+    """Against the formula of Korn & Graubard, written out."""
+    from scipy.stats import t
+
+    rng = np.random.default_rng(0)
+    for clusters in (2, 3, 6, 25):
+        groups = np.repeat(np.arange(clusters), rng.integers(2, 9, clusters))
+        hits = rng.random(len(groups)) < rng.random(clusters)[groups]
+        n, share = len(hits), hits.mean()
+        sums = np.array([(hits[groups == g] - share).sum() for g in range(clusters)])
+        variance = clusters / (clusters - 1) * (sums**2).sum() / n**2
+        wanted = share * (1 - share) / variance * (t.ppf(0.975, n - 1) / t.ppf(0.975, clusters - 1)) ** 2
+        assert effective_size(hits, groups) == pytest.approx(min(n, max(1, wanted)))
+
+
+@pytest.mark.parametrize("clusters", [2, 3, 5, 30])
+@pytest.mark.parametrize("alike", [0.0, 0.2, 0.8])
+def test_intervals_of_few_groups_hold_the_true_rate(clusters, alike):
+    """`alike`: correlation of two texts of a group; sizes differ from group to group, and rates by a beta distribution."""
+    rng = np.random.default_rng(clusters)
+    held = []
+    for _ in range(600):
+        groups = np.repeat(np.arange(clusters), rng.integers(2, 20, clusters))
+        within = np.full(clusters, 0.3)
+        if alike:
+            within = rng.beta(0.3 * (1 - alike) / alike, 0.7 * (1 - alike) / alike, clusters)
+        found = Rate.of(rng.random(len(groups)) < within[groups], groups)
+        held.append(found.low <= 0.3 <= found.high)
+    assert np.mean(held) > 0.922  # 0.95, less three standard errors
 
 
 def test_nothing_to_count_is_not_known():

@@ -10,12 +10,13 @@ import probekit as pk
 from probekit.cli.app import app
 from probekit.data import LabelSet
 from probekit.monitoring import Monitor, make
-from probekit.monitoring.controls import Parts, auroc, shuffled_labels
+from probekit.monitoring.controls import Parts, auroc, shuffled_labels, words_alone
 from probekit.monitoring.false_alarms import Rate
 from probekit.monitoring.held_out import three_parts
 from probekit.monitoring.making import _choose
 from probekit.probes import LogisticProbe
 from probekit.probes.held_out import fold_of_rows
+from probekit.probes.surface import C_GRID, TextBaseline
 from tests.monitoring.worlds import SITE, texts_of, tiny
 
 SITES = ["blocks.0.hook_resid_pre", SITE]
@@ -152,6 +153,43 @@ def test_the_controls_agree_with_slow_ones():
     assert found.low <= found.auroc <= found.high
 
 
+def test_the_words_are_fitted_again_to_all_training_texts(given):
+    """As the probe is. A word that only held-out training texts show is known; the penalty is that of the held-out part."""
+    from sklearn.linear_model import LogisticRegression
+
+    part, held = np.arange(300) % 3, np.arange(300) % 12 == 0
+    positive = given[1] == 1
+    texts = [
+        "the dog runs" if not out else ("zebra" if yes else "okapi") for out, yes in zip(held, positive, strict=True)
+    ]
+    texts = [
+        text if number != 2 else ("zebra" if yes else "okapi")
+        for text, number, yes in zip(texts, part, positive, strict=True)
+    ]
+    parts = Parts(positive, np.arange(300), part, 0.1)
+    assert words_alone(texts, parts, held, 0).auroc == 1.0
+
+    texts = given[0]
+    found = words_alone(texts, parts, held, 0)
+    losses = {}
+    for C in C_GRID:
+        inside = (part == 0) & ~held
+        chooser = TextBaseline([texts[i] for i in np.flatnonzero(inside)])
+        model = LogisticRegression(C=C, max_iter=300, tol=1e-3).fit(
+            chooser.features([texts[i] for i in np.flatnonzero(inside)]), positive[inside]
+        )
+        said = model.predict_log_proba(chooser.features([texts[i] for i in np.flatnonzero(held)]))
+        losses[C] = -said[np.arange(held.sum()), positive[held].astype(int)].mean()
+    train = [texts[i] for i in np.flatnonzero(part == 0)]
+    reader = TextBaseline(train)
+    best = min(losses, key=losses.__getitem__)
+    model = LogisticRegression(C=best, max_iter=300, tol=1e-3).fit(reader.features(train), positive[part == 0])
+    odds = model.decision_function(reader.features(texts))
+    assert found.auroc == pytest.approx(
+        auroc(odds[part == 2], positive[part == 2], np.arange(300)[part == 2])[0], abs=1e-6
+    )
+
+
 def test_misses_are_what_recall_leaves():
     recall = Rate.of(np.arange(40) < 30, np.arange(40))
     missed = Rate.of(np.arange(40) >= 30, np.arange(40))
@@ -227,6 +265,22 @@ def test_the_command_makes_what_score_reads(model, given, tmp_path):
     )
     assert scored.exit_code == 0, scored.exception
     assert "of 2 texts raise the alarm" in scored.output
+    (tmp_path / "some.csv").write_text("\n".join(["words,kind", *rows, "the cat,", "a dog,"]), encoding="utf-8")
+    some = [
+        "monitor",
+        str(tmp_path / "some.csv"),
+        *asked[:-1],
+        str(tmp_path / "some"),
+        *site,
+        "--alarm-class",
+        "loud",
+        "--seed",
+        "3",
+    ]
+    assert "--missing undefined" in str(CliRunner().invoke(app, some).exception)
+    with pytest.warns(UserWarning, match="2 of 302 texts have no 'kind' and are left out"):
+        assert CliRunner().invoke(app, [*some, "--missing", "undefined"]).exit_code == 0
+    assert Monitor.load(tmp_path / "some").evidence == found.evidence
     few = CliRunner().invoke(app, ["monitor", str(tmp_path / "texts.csv"), *asked, "--false-alarms", "0.001"])
     assert "give 2997, or ask for 2 %" in str(few.exception)
     file = CliRunner().invoke(app, ["monitor", str(tmp_path / "texts.csv"), *asked[:-1], str(tmp_path / "new.txt")])

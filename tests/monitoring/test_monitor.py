@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 from dataclasses import replace
@@ -270,6 +271,30 @@ def test_every_calibration_is_saved_and_read_back(calibration, model, probe, hel
     assert sorted(p.name for p in (tmp_path / "monitor").iterdir()) == ["monitor.json", "monitor.safetensors"]
 
 
+def test_groups_count_once_among_the_ranked_texts(model, probe, held_out, tmp_path):
+    groups = np.arange(300) // 3
+    grouped = fit(probe, model, *held_out, false_alarms=0.1, groups=groups)
+    assert grouped.domain.groups < len(grouped.domain.ranked)
+    assert Monitor.load(grouped.save(tmp_path / "new")).domain.groups == grouped.domain.groups
+    with pytest.warns(UserWarning, match=r"\d+ groups of texts to rank among are too few to flag any"):
+        fit(probe, model, *held_out, false_alarms=0.4, groups=np.arange(300) // 20)
+
+
+def test_a_monitor_saved_before_groups_were_weighed_is_read(monitor, model, tmp_path):
+    from safetensors.numpy import load_file, save
+
+    folder = monitor.save(tmp_path / "old")
+    arrays = load_file(folder / "monitor.safetensors")
+    del arrays["domain/weight"]
+    data = save(arrays)
+    document = json.loads((folder / "monitor.json").read_text()) | {"checksum": hashlib.sha256(data).hexdigest()}
+    (folder / "monitor.safetensors").write_bytes(data)
+    (folder / "monitor.json").write_text(json.dumps(document))
+    found = Monitor.load(folder)
+    assert found.domain.groups == len(found.domain.ranked)
+    assert found.score(model, ["the cat"])[0].p_value == monitor.score(model, ["the cat"])[0].p_value
+
+
 # What it refuses
 
 
@@ -347,11 +372,13 @@ def test_a_text_longer_than_the_context_is_cut_and_said(monitor, model):
 def test_folders_that_hold_no_monitor_are_refused(monitor, tmp_path):
     with pytest.raises(FileNotFoundError, match="no such folder"):
         Monitor.load(tmp_path / "nothing")
-    with pytest.raises(FileNotFoundError, match="it holds nothing"):
+    with pytest.raises(
+        FileNotFoundError, match=r"it holds nothing; make one with `probekit monitor .*monitoring\.fit\("
+    ):
         Monitor.load(tmp_path)
     file = tmp_path / "monitor.pkl"
     file.write_bytes(pickle.dumps({"weights": 1}))
-    with pytest.raises(ValueError, match="a pickle is never opened"):
+    with pytest.raises(ValueError, match=r"a pickle is never opened.*`probekit monitor .*monitoring\.fit\(.*\.save\("):
         Monitor.load(file)
     (tmp_path / "sweep").mkdir()
     (tmp_path / "sweep" / "result.json").write_text("{}")

@@ -98,6 +98,11 @@ def test_what_is_wrong_is_said(folders, tmp_path):
         app, ["score", str(good), "--probe", str(folders / "model"), "-m", str(folders / "model")]
     )
     assert "holds no monitor" in str(wrong.exception)
+    assert "make one with `probekit monitor" in str(wrong.exception)
+    file = CliRunner().invoke(app, ["score", str(good), "--probe", str(good), "-m", str(folders / "model")])
+    assert "is a file, and a monitor is a folder" in str(file.exception)
+    assert "make one with `probekit monitor" in str(file.exception)
+    assert "probekit.monitoring.fit(probe, model, texts, labels).save(folder)" in str(file.exception)
     tiny(seed=1).hf.save_pretrained(tmp_path / "other")
     other = CliRunner().invoke(
         app, ["score", str(good), "--probe", str(folders / "monitor"), "-m", str(tmp_path / "other")]
