@@ -61,7 +61,7 @@ def main() -> None:
     rest = tuple(row for row in varied.rows if row["setting"] != "normal")
     board = replace(wide, rows=wide.rows + rest, failures={**linear.failures, **wide.failures, **varied.failures})
     board.save(args.out / "board")
-    board.save_page(args.out / "board.html", title="155 tasks, every layer, every family")
+    board.save_page(args.out / "board.html", title=f"{len(board.curves)} tasks, every layer, every family")
     board.to_frame().to_csv(args.out / "board.csv", index=False)
     parts = {
         "Each family at its own best layer: AUROC": board.leaderboard(),
