@@ -17,7 +17,7 @@ from probekit.probes.held_out import fold_of_rows, group_codes, mean_over_folds
 from probekit.probes.intervals import Estimate, bootstrap, cluster_counts
 from probekit.probes.metrics import Metric, Predictions, measure, metrics_for
 from probekit.probes.stack import ProbeStack
-from probekit.probes.surface import ALPHA_GRID, C_GRID, TextBaseline
+from probekit.probes.surface import fitted_to_all
 
 FEW = 128
 """Training rows below which penalties are chosen by cross-validation, and not on one part that is held out."""
@@ -180,20 +180,11 @@ def read_site(family: str | Estimator, X: torch.Tensor, X_test: torch.Tensor, qu
     return Scored(best[2], question.estimate(_told(whole_probe, X_test, question)), best[1])
 
 
-def read_words(texts: list[str], test_texts: Sequence[str], question: Question) -> Scored:
+def read_words(texts: Sequence[str], test_texts: Sequence[str], question: Question) -> Scored:
     """What the words and letters of the texts tell, without the model: the penalty chosen and the whole fitted again as a probe's is."""
-    classes = len(question.classes) or None
-    parts = [(np.flatnonzero(~held), np.flatnonzero(held)) for held in question.parts]
-    truth = np.concatenate([question.labels[out] for _, out in parts])
-    readers = [(TextBaseline([texts[i] for i in inside]), inside, out) for inside, out in parts]
-    grid = ALPHA_GRID if classes is None else C_GRID
-    said = [
-        np.concatenate([one.fitted(question.labels[inside], value, classes)([texts[i] for i in out]) for one, inside, out in readers])
-        for value in grid
-    ]  # fmt: skip
-    best = int(np.argmin([question.loss(one, truth) for one in said]))
-    whole = TextBaseline(texts).fitted(question.labels, grid[best], classes)
-    return Scored(question.figure(said[best], truth), question.estimate(whole(test_texts)), grid[best])
+    reads, penalty, said = fitted_to_all(texts, question.labels, question.parts, len(question.classes) or None)
+    truth = np.concatenate([question.labels[held] for held in question.parts])
+    return Scored(question.figure(said, truth), question.estimate(reads(test_texts)), penalty)
 
 
 def _chosen(family: str, X: torch.Tensor, question: Question) -> tuple[ProbeStack, np.ndarray]:

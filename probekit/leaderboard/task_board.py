@@ -150,7 +150,7 @@ def board(
         ):
             every.setdefault(setting, {})[name] = found
     for setting in asked:
-        if not any(figures for families in every.get(setting, {}).values() for figures in families.values()):
+        if not any(True for name in usable for _ in conditions(usable[name], pools[name], setting, seed)):
             notes.append(f"the setting {setting!r} applies to none of the tasks{_NEEDS.get(setting, '')}")
     result = Board(
         rows=tuple(_rows(usable, at_sites, every)),
@@ -222,7 +222,7 @@ class _Reading:
     pools: Mapping[str, Pools]
     sites: list[str]
     folder: Path
-    read: ReadTexts
+    activations: ReadTexts
     families: Mapping[str, Family]
     dtype: str
     compute_dtype: str | None
@@ -250,7 +250,7 @@ class _Reading:
         if missing:
             question = self._question(name, condition)
             X, X_test = (
-                torch.stack([self.read.read(site, texts) for site in self.sites])
+                torch.stack([self.activations.read(site, texts) for site in self.sites])
                 for texts in self._texts(name, condition)
             )
             for family in missing:
@@ -281,7 +281,7 @@ class _Reading:
         if missing:
             for condition in conditions(task, self.pools[name], setting, self.seed):
                 question, texts = self._question(name, condition), self._texts(name, condition)
-                X, X_test = (self.read.read(site, some) for some in texts)
+                X, X_test = (self.activations.read(site, some) for some in texts)
                 for family in missing:
                     if family in failed:
                         continue
@@ -303,7 +303,7 @@ class _Reading:
 
     def _digest(self, name: str, setting: str, sites: Sequence[str]) -> str:
         asked = {
-            "model": self.read.model_fingerprint, "sites": list(sites), "setting": setting, "n_boot": self.n_boot, "seed": self.seed,
+            "model": self.activations.model_fingerprint, "sites": list(sites), "setting": setting, "n_boot": self.n_boot, "seed": self.seed,
             "dtype": self.dtype, "compute_dtype": self.compute_dtype,
         }  # fmt: skip
         return files.digest_of(self.tasks[name], self.pools[name], asked)

@@ -89,7 +89,7 @@ def read_task(
         ValueError: a column is missing (names those there are); fewer than 16 texts are left, or one class only; more than
             100 classes; a class with fewer than four texts when only one other is left.
     """
-    name = name or _FILE.sub("", Path(path).name)
+    name = name or _stem(Path(path))
     whole = _read(path, text, label, group, kind=kind)
     data, notes = _once(whole, label)
     labels = data.label_set(label)
@@ -187,9 +187,9 @@ def _of_sae_probes(folder: Path, text: str, label: str, group: str | None) -> di
         frame = pd.read_csv(table).dropna(subset=["Dataset save name", "Data type"])
         said: dict[str, Kind] = {"Binary": "binary", "Multiclass": "multiclass", "Continuous": "continuous"}
         for file, kind in zip(frame["Dataset save name"], frame["Data type"], strict=True):
-            kinds[_FILE.sub("", Path(file).name)] = said[str(kind).split()[0]]
+            kinds[_stem(Path(file))] = said[str(kind).split()[0]]
     files = [f for part in ("cleaned_data", "OOD data") for f in (folder / part).glob("*") if _FILE.search(f.name)]
-    return _of_files([f for f in files if _FILE.sub("", f.name) not in _NO_TASK], kinds, text, label, group, folder)
+    return _of_files([f for f in files if _stem(f) not in _NO_TASK], kinds, text, label, group, folder)
 
 
 def _of_files(
@@ -197,14 +197,13 @@ def _of_files(
 ) -> dict[str, Task | Exception]:
     if not files:
         raise FileNotFoundError(f"{folder} holds no .csv, .tsv or .jsonl file")
-    beside = [
-        file for one in files for file in one.parent.glob("*_OOD.*")
-        if _FILE.search(file.name) and _FILE.sub("", file.name) == f"{_FILE.sub('', one.name)}_OOD"
-    ]  # fmt: skip
+    known = {one.with_name(f"{_stem(one)}_OOD") for one in files}
+    folders = dict.fromkeys(one.parent for one in files)
+    beside = [file for one in folders for file in one.glob("*_OOD.*") if file.with_name(_stem(file)) in known]
     stems: dict[str, Path] = {}
     for file in dict.fromkeys((*files, *beside)):
-        if stems.setdefault(_FILE.sub("", file.name), file) != file:
-            name = _FILE.sub("", file.name)
+        name = _stem(file)
+        if stems.setdefault(name, file) != file:
             raise ValueError(f"two tasks are called {name!r} ({stems[name]} and {file}): give one of them another name")
     elsewhere: dict[str, dict[str, Path]] = {}
     for stem in list(stems):
@@ -220,6 +219,11 @@ def _of_files(
         except (ValueError, KeyError, OSError) as error:
             tasks[stem] = error
     return tasks
+
+
+def _stem(file: Path) -> str:
+    """The name of a file of a task without its endings; as it is where they are no table's."""
+    return _FILE.sub("", file.name)
 
 
 def _by_number(name: str) -> tuple[int, str]:

@@ -14,7 +14,7 @@ from probekit.probes import fit_grid
 from probekit.probes.controls import shuffle_labels
 from probekit.probes.intervals import bootstrap, cluster_counts
 from probekit.probes.metrics import CLASS_METRICS, Predictions
-from probekit.probes.surface import C_GRID, TextBaseline, as_texts
+from probekit.probes.surface import as_texts, fitted_to_all
 
 SHUFFLES = 20
 N_BOOT = 1000
@@ -116,15 +116,11 @@ def words_alone(items: Sequence[str | np.ndarray], parts: Parts, held: np.ndarra
         held: `[text]` bool: training texts on which its penalty is chosen.
     """
     texts, train = as_texts(items), parts.part == 0
-    labels = parts.positive.astype(np.int64)
-
-    def reader(rows: np.ndarray) -> TextBaseline:
-        return TextBaseline([texts[i] for i in np.flatnonzero(rows)], characters=isinstance(items[0], str))
-
-    fitted, judged = train & ~held, [texts[i] for i in np.flatnonzero(held)]
-    chooser, truth = reader(fitted), (np.arange(len(judged)), labels[held])
-    losses = [-float(chooser.fitted(labels[fitted], C, 2)(judged)[truth].mean()) for C in C_GRID]
-    said = reader(train).fitted(labels[train], C_GRID[int(np.argmin(losses))], 2)(texts)
+    reads, _, _ = fitted_to_all(
+        [texts[i] for i in np.flatnonzero(train)], parts.positive[train].astype(np.int64), [held[train]], 2,
+        characters=isinstance(items[0], str),
+    )  # fmt: skip
+    said = reads(texts)
     odds, told = said[:, 1] - said[:, 0], parts.part == 2
     found = parts.found(odds)
     return Control(

@@ -151,3 +151,39 @@ class TextBaseline:
                     for name, x in rows.items():
                         out[name][:, target] = said(x)
         return out
+
+
+def fitted_to_all(
+    texts: Sequence[str], y: np.ndarray, parts: Sequence[np.ndarray], classes: int | None, characters: bool = True
+) -> tuple[Callable[[Sequence[str]], np.ndarray], float, np.ndarray]:
+    """A baseline of one target made as a probe is: the penalty chosen on rows held out, then vocabulary and model of all texts.
+
+    Args:
+        texts: Training texts.
+        y: `[text]` class indices, or values, all defined.
+        parts: `[text]` bool each: the rows held out of one fit.
+        classes: Number of classes; None for values.
+        characters: As in `TextBaseline`.
+
+    Returns:
+        What reads texts (as `TextBaseline.fitted`), the penalty with the least log-loss (squared error of values), and what was said with
+        it of the rows held out, part by part.
+    """
+    every = list(texts)
+    rows = [(np.flatnonzero(~held), np.flatnonzero(held)) for held in parts]
+    readers = [TextBaseline([every[i] for i in inside], characters) for inside, _ in rows]
+    truth = np.concatenate([y[out] for _, out in rows])
+    grid = ALPHA_GRID if classes is None else C_GRID
+    found = []
+    for strength in grid:
+        said = [
+            reader.fitted(y[inside], strength, classes)([every[i] for i in out])
+            for reader, (inside, out) in zip(readers, rows, strict=True)
+        ]
+        found.append(np.concatenate(said))
+    if classes is None:
+        losses = [np.square(said - truth).mean() for said in found]
+    else:
+        losses = [-said[np.arange(len(truth)), truth.astype(int)].mean() for said in found]
+    best = int(np.argmin(losses))
+    return TextBaseline(every, characters).fitted(y, grid[best], classes), grid[best], found[best]
