@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -82,11 +81,4 @@ def labelled(data: Dataset, label: str) -> Dataset:
     if labels.kind == "continuous" or known.all():
         return data
     warnings.warn(f"{int((~known).sum())} of {len(data)} texts have no {label!r} and are left out", stacklevel=2)
-    kept = known.nonzero()[0]
-    return replace(
-        data,
-        texts=tuple((data.texts or ())[i] for i in kept),
-        groups=None if data.groups is None else data.groups[kept],
-        group_names=None if data.group_names is None else tuple(data.group_names[i] for i in kept),
-        labels={label: replace(labels, values=labels.values[kept])},
-    )
+    return data.take(known)

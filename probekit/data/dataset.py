@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -113,6 +114,54 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.texts if self.texts is not None else self.tokens)  # type: ignore[arg-type]
+
+    def take(self, which: np.ndarray | Sequence[int]) -> Dataset:
+        """Some of the sequences, with all that belongs to them.
+
+        Args:
+            which: Positions, in the order wanted, or a mask `[sequence]` of bools.
+
+        Raises:
+            ValueError: none is left; a mask of another length; labels of the tokens of *texts*, which only a model's tokenizer knows.
+            IndexError: there is no such sequence.
+        """
+        chosen = np.asarray(which)
+        if chosen.dtype == bool and chosen.shape != (len(self),):
+            raise ValueError(
+                f"a mask of {len(self)} sequences has that many entries, this one has shape {chosen.shape}"
+            )
+        kept = np.arange(len(self))[chosen if len(chosen) else np.array([], int)]
+        if not len(kept):
+            raise ValueError(f"no sequence of dataset {self.name!r} is left")
+        items = kept
+        if self.tokens is not None:
+            ends = np.cumsum([0, *map(len, self.tokens)])
+            items = np.concatenate([np.arange(ends[i], ends[i + 1]) for i in kept])
+
+        def labels_of(name: str) -> LabelSet:
+            labels = self.label_set(name)
+            if labels.level == "token" and self.tokens is None:
+                raise ValueError(
+                    f"label set {name!r} labels tokens of texts, which only a model's tokenizer can tell apart"
+                )
+            return replace(labels, values=labels.values[items if labels.level == "token" else kept])
+
+        def surface_of() -> np.ndarray:
+            features = np.asarray(self.surface_features())
+            rows: np.ndarray = features[kept if len(features) == len(self) else items]
+            return rows
+
+        return replace(
+            self,
+            texts=None if self.texts is None else tuple(self.texts[i] for i in kept),
+            tokens=None if self.tokens is None else tuple(self.tokens[i] for i in kept),
+            groups=np.asarray(self.groups)[kept],
+            labels={name: partial(labels_of, name) for name in self.labels},
+            surface=None if self.surface is None else surface_of,
+            spans={name: span[kept] for name, span in dict(self.spans or {}).items()},  # type: ignore[arg-type]
+            split=None if self.split is None else self.split[kept],
+            group_names=None if self.group_names is None else tuple(self.group_names[i] for i in kept),
+        )
 
     def label_set(self, name: str) -> LabelSet:
         """The label set called `name`, computed now if it was given as a function.

@@ -255,12 +255,7 @@ def _once(data: Dataset, label: str, seen: set[str] | None = None) -> tuple[Data
     notes = [f"{count:,} texts {what} are left out" for what, count in counted.items() if count]
     if not len(kept):
         raise ValueError(f"no text is left: {'; '.join(notes)}")
-    changes: dict[str, Any] = {
-        "texts": tuple(texts[i] for i in kept),
-        "groups": None if data.groups is None else data.groups[kept],
-        "labels": {label: LabelSet(label, values[kept], labels.kind, "sequence", labels.classes)},
-    }
-    return Dataset(data.name, **changes), notes
+    return data.take(kept), notes
 
 
 def _said(labels: LabelSet, counts: np.ndarray) -> str:

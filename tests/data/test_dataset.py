@@ -118,3 +118,38 @@ def test_ids_that_no_token_has_are_refused(token: int) -> None:
 def test_half_a_character_is_refused_where_it_is():
     with pytest.raises(ValueError, match=r"texts\[1\] holds half of a character \(a lone surrogate\)"):
         Dataset("d", texts=["fine \N{GRINNING FACE}", "cut \ud83d"])
+
+
+def test_some_of_the_sequences_keep_all_that_belongs_to_them():
+    tokens = [np.arange(n) + 10 * n for n in (3, 1, 2)]
+    of_tokens = LabelSet.from_values("of tokens", ["a", "b", "a", "b", "a", "b"], "token")
+    data = Dataset(
+        "some", tokens=tuple(tokens), groups=np.array([7, 8, 7]), split=np.array(["train", "test", "train"]),
+        labels={"of tokens": of_tokens, "late": lambda: LabelSet.from_values("late", [0.5, 1.5, 2.25], kind="continuous")},
+        surface=lambda: np.arange(6)[:, None], spans=np.array([[0, 3], [0, 1], [1, 2]]), group_names=("x", None, "x"),
+    )  # fmt: skip
+    taken = data.take([2, 0])
+    assert [list(t) for t in taken.tokens or ()] == [[20, 21], [30, 31, 32]]
+    assert taken.groups is not None
+    assert taken.groups[0] == taken.groups[1]
+    assert taken.label_set("of tokens").values[:, 0].tolist() == [0, 1, 0, 1, 0]
+    assert taken.label_set("late").values[:, 0].tolist() == [2.25, 0.5]
+    surface = taken.surface_features()
+    assert surface is not None
+    assert surface[:, 0].tolist() == [4, 5, 0, 1, 2]
+    assert taken.spans["span"].tolist() == [[1, 2], [0, 3]]  # type: ignore[index, call-overload]
+    assert taken.split.tolist() == ["train", "train"]  # type: ignore[union-attr]
+    assert taken.group_names == ("x", "x")
+    assert data.take(np.array([False, True, False])).group_names == (None,)
+
+
+def test_taking_what_is_not_there_is_refused():
+    data = Dataset("texts", texts=("one", "two"), labels={"t": LabelSet.from_values("t", ["a", "b", "a"], "token")})
+    with pytest.raises(ValueError, match="no sequence of dataset 'texts' is left"):
+        data.take([])
+    with pytest.raises(ValueError, match="shape"):
+        data.take(np.array([True, False, True]))
+    with pytest.raises(IndexError):
+        data.take([2])
+    with pytest.raises(ValueError, match="only a model's tokenizer"):
+        data.take([0]).label_set("t")
