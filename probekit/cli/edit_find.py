@@ -48,6 +48,7 @@ def find(
         ),
     ] = None,
     group: options.Group = None,
+    missing: options.MissingOption = options.Missing.refuse,
     pool: options.PoolOption = options.Pool.mean,
     seed: options.Seed = 0,
 ) -> None:
@@ -67,7 +68,7 @@ def find(
     from probekit.probes import sweep
 
     require_folder(out)
-    data = read_csv(file, text=text, label=[label], group=group)
+    data = read_csv(file, text=text, label=[label], group=group, missing=missing.value)
     labels = data.label_set(label)
     if labels.kind != "binary" or len(labels.targets) != 1:
         raise ValueError(f"column {label!r} is {labels.kind}: a direction lies between two classes")

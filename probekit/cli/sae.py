@@ -135,6 +135,7 @@ def score(
     label: Labels,
     out: Annotated[Path, typer.Option("--out", "-o", help="CSV to write: each label with its best feature.")],
     group: options.Group = None,
+    missing: options.MissingOption = options.Missing.refuse,
     features: Features = None,
     seed: options.Seed = 0,
 ) -> None:
@@ -142,7 +143,7 @@ def score(
     import saes
 
     activations = opened(store)
-    labels = labels_of(activations, data, text, label, group)
+    labels = labels_of(activations, data, text, label, group, missing)
     found = saes.score(saes.encode(saes.load(folder), activations, out=features), labels, seed=seed)
     frame = found.to_frame().sort_values("f1", ascending=False)
     require_parent(out)
@@ -160,11 +161,13 @@ def opened(store: Path) -> ActivationStore:
     return opened
 
 
-def labels_of(store: ActivationStore, data: Path, text: str, label: list[str], group: str | None) -> Dataset:
+def labels_of(
+    store: ActivationStore, data: Path, text: str, label: list[str], group: str | None, missing: options.Missing
+) -> Dataset:
     """A table with labels and groups, which must be the one the store was captured from."""
     from probekit.data import read_csv
 
-    dataset = read_csv(data, text=text, label=label, group=group)
+    dataset = read_csv(data, text=text, label=label, group=group, missing=missing.value)
     store.check(data=dataset)
     for name in label:
         if dataset.label_set(name).kind == "continuous":

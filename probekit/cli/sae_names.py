@@ -22,6 +22,7 @@ def name(
         list[str] | None, typer.Option("--label", "-l", help="Column of labels to name features with; repeat.")
     ] = None,
     group: options.Group = None,
+    missing: options.MissingOption = options.Missing.refuse,
     model: Annotated[
         str | None,
         typer.Option(
@@ -105,7 +106,7 @@ def name(
         raise ValueError("nothing to name features with: --no-words leaves nothing, give --label or --endpoint")
     require_parent(out)
     sae, activations = saes.load(folder), opened(store)
-    labels = labels_of(activations, data, text, label or [], group) if data and text else None
+    labels = labels_of(activations, data, text, label or [], group, missing) if data and text else None
     if group is not None and labels is None:
         raise ValueError("--group names a column of a table: give --data and --text, too")
     read = None if model is None else load(model)
@@ -142,6 +143,7 @@ def compare(
     label: Labels,
     out: Annotated[Path, typer.Option("--out", "-o", help="CSV to write: a row a label.")],
     group: options.Group = None,
+    missing: options.MissingOption = options.Missing.refuse,
     page: Annotated[
         Path | None, typer.Option("--page", help="HTML file to write: verdicts, figures and the table.")
     ] = None,
@@ -175,7 +177,7 @@ def compare(
 
     require_parent(out)
     sae, activations = saes.load(folder), opened(store)
-    labels = labels_of(activations, data, text, label, group)
+    labels = labels_of(activations, data, text, label, group, missing)
     encoded = saes.encode(sae, activations, out=features)
     found = saes.compare(
         SweepResult.load(probes), sae, activations, labels, features=encoded, seed=seed,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -345,6 +346,14 @@ def test_the_command_of_the_readme_works_as_written(
     assert list((tmp_path / "out").rglob("*.safetensors"))
 
 
+def without_some_labels(table: Path, column: str, out: Path) -> Path:
+    """The table with every ninth value of a column taken out."""
+    frame = pd.read_csv(table, dtype=str)
+    frame.loc[::9, column] = ""
+    frame.to_csv(out, index=False)
+    return out
+
+
 def test_sae_train_health_score_and_name(table: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
     store, site = tmp_path / "store", "blocks.0.hook_resid_post"
     done = probekit(
@@ -384,6 +393,15 @@ def test_sae_train_health_score_and_name(table: Path, tiny_model_folder: Path, t
     assert done.returncode == 0, done.stderr
     assert "coverage" in done.stdout
     assert len((tmp_path / "scores.csv").read_text().splitlines()) == 1 + len(COLOURS)
+    gaps = [without_some_labels(table, "colour", tmp_path / "gaps.csv") if one == table else one for one in labels]
+    done = probekit("sae", "score", tmp_path / "sae", store, *gaps, "-o", tmp_path / "gaps_scored.csv")
+    assert done.returncode == 1
+    assert "--missing undefined" in done.stderr
+    done = probekit(
+        "sae", "score", tmp_path / "sae", store, *gaps, "--missing", "undefined", "-o", tmp_path / "gaps_scored.csv"
+    )
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "gaps_scored.csv").read_text().splitlines()) == 1 + len(COLOURS)
     loose = ["--least-precision", "0", "--least-recall", "0"]
     done = probekit("sae", "name", tmp_path / "sae", store, *labels, *loose, "-o", tmp_path / "names.jsonl")
     assert done.returncode == 0, done.stderr

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import probekit as pk
-from tests.cli.test_commands import probekit, write_table
+from tests.cli.test_commands import probekit, without_some_labels, write_table
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,23 @@ def test_a_direction_at_every_layer_that_knows_its_model(found: Path, tiny_model
     layers = sorted(p.stem for p in (found / "warm" / "layers").iterdir())
     assert layers == sorted(model.stream_sites)
     assert (found / "warm" / "sweep" / "report.html").exists()
+
+
+def test_rows_without_a_label_are_left_out_where_that_is_asked_for(
+    found: Path, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    gaps = without_some_labels(found / "statements.csv", "warm", tmp_path / "gaps.csv")
+    asked = ["edit", "find", gaps, "-t", "sentence", "-l", "warm", "-m", tiny_model_folder, "-o", tmp_path / "warm"]
+    refused = probekit(*asked)
+    assert refused.returncode == 1
+    assert "--missing undefined" in refused.stderr
+    done = probekit(*asked, "--missing", "undefined")
+    assert done.returncode == 0, done.stderr
+    every, some = (
+        pk.probes.direction.Direction.load(folder / "warm" / "direction.safetensors") for folder in (found, tmp_path)
+    )
+    if every.site == some.site:
+        assert 0.8 < float(every.vector @ some.vector) < 1 - 1e-7
 
 
 def test_apply_evaluate_export_and_undo(found: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
