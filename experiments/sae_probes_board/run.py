@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -59,34 +61,52 @@ def main() -> None:
     wide = pk.board(source, model, families=(*DEFAULT, *OTHERS), settings=["normal"], **asked)
     varied = pk.board(source, model, families=DEFAULT, settings=args.settings, **asked)
     rest = tuple(row for row in varied.rows if row["setting"] != "normal")
-    board = replace(wide, rows=wide.rows + rest, failures={**linear.failures, **wide.failures, **varied.failures})
+    manifest = {**wide.manifest, "arguments": {**wide.manifest["arguments"], "settings": list(args.settings)}}
+    board = replace(
+        wide, rows=wide.rows + rest, failures={**linear.failures, **wide.failures, **varied.failures},
+        notes=tuple(dict.fromkeys(wide.notes + varied.notes)), manifest=manifest,
+    )  # fmt: skip
     board.save(args.out / "board")
-    board.save_page(args.out / "board.html", title=f"{len(board.curves)} tasks, every layer, every family")
+    title = f"{len(board.curves)} tasks: linear probes at every layer, others at one"
+    board.save_page(args.out / "board.html", title=title, command=shlex.join(["python", *sys.argv]))
     board.to_frame().to_csv(args.out / "board.csv", index=False)
     parts = {
         "Each family at its own best layer: AUROC": board.leaderboard(),
         "All families at one layer: AUROC": board.leaderboard(at="shared"),
         "Does anything beat logistic regression?": tables.beside(board, "logistic"),
         "Where tasks are read best (logistic)": tables.depths(board),
+        "Every site (logistic): mean AUROC": tables.layers(board),
+        "Without one class against the rest, and 38: AUROC": tables.without(
+            board, {n for n in board.curves if dependent(n)}
+        ),
+        **{
+            f"Numbers at one layer: {metric}": board.leaderboard(at="shared", metric=metric)
+            for metric in numbers(board)
+        },
         **{f"{setting}: mean AUROC": tables.varied(board, setting) for setting in ("scarcity", "imbalance", "noise")},
         "Texts from elsewhere: AUROC (logistic)": tables.elsewhere(board),
     }
-    for title, frame in parts.items():
-        print(f"\n## {title}\n\n{shown(frame)}", flush=True)
     if args.peer_python is not None:
         beside = peer.beside(board, source, args.out, args.peer_python, args.train, args.test, args.seed)
         beside.to_csv(args.out / "peer.csv", index=False)
         parts[PEER] = tables.paired(beside)
-        print(f"\n## {PEER}\n\n{shown(parts[PEER])}")
     (args.out / "tables.json").write_text(json.dumps({k: json.loads(v.to_json(orient="records")) for k, v in parts.items()}, indent=1))  # fmt: skip
+    for title, frame in parts.items():
+        print(f"\n## {title}\n\n{frame.to_string(index=False, float_format='%.3f') if len(frame) else '(none)'}")
     print("\n".join(["", *(f"failed: {name}: {why}" for name, why in board.failures.items())]))
     print(f"{board.to_frame().task.nunique()} tasks; {(time.perf_counter() - began) / 60:.1f} min in all")
     if board.failures:
         raise SystemExit(1)
 
 
-def shown(frame: pd.DataFrame) -> str:
-    return str(frame.to_markdown(index=False, floatfmt=".3f")) if len(frame) else "(none)"
+def dependent(task: str) -> bool:
+    """Whether a task of sae-probes is one class of another task against the rest (114 to 156), or 37 once more (38)."""
+    number = task.split("_")[0]
+    return number.isdecimal() and (int(number) == 38 or 114 <= int(number) <= 156)
+
+
+def numbers(board: pk.Board) -> list[str]:
+    return ["r2"] if (board.to_frame().metric == "r2").any() else []
 
 
 if __name__ == "__main__":

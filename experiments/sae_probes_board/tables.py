@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 from scipy import stats
@@ -40,13 +43,38 @@ def beside(board: pk.Board, guide: str) -> pd.DataFrame:
 
 
 def depths(board: pk.Board) -> pd.DataFrame:
-    """Of the layers that validation chose: how many tasks fall in each quarter of the depth, and the AUROC there."""
+    """Of the layers that validation chose: how many tasks fall in each quarter of the depth, the AUROC there, and that of the words alone;
+    tasks that validation reads best at several layers alike, of which the first would be taken, are a row of their own."""
     best = board.best_sites()
     best = best[best.metric.eq("auroc")]
-    quarter = np.minimum((best.depth * 4).astype(int), 3)
-    names = ["first quarter", "second", "third", "last quarter"]
-    rows = [(name, int((quarter == i).sum()), best.test[quarter == i].mean()) for i, name in enumerate(names)]
-    return pd.DataFrame(rows, columns=["depth", "tasks", "mean AUROC"])
+    names, valid = board.heat("logistic", "valid")
+    alike = dict(
+        zip(names, np.isclose(valid, np.nanmax(valid, 1, keepdims=True), rtol=0, atol=1e-9).sum(1), strict=True)
+    )
+    quarter = np.where(best.task.map(alike).to_numpy() > 1, 4, np.minimum((best.depth * 4).astype(int), 3))
+    frame = board.to_frame()
+    words = frame[frame.setting.eq("normal") & frame.family.eq("words")].groupby("task").test.first()
+    rows = []
+    for i, name in enumerate(["first quarter", "second", "third", "last quarter", "several layers alike"]):
+        there = best[quarter == i]
+        rows.append((name, len(there), there.test.mean(), words.reindex(there.task).mean()))
+    return pd.DataFrame(rows, columns=["depth", "tasks", "mean AUROC", "words alone"])
+
+
+def layers(board: pk.Board) -> pd.DataFrame:
+    """Mean AUROC of a logistic probe over the tasks with classes at each site, on validation and on test."""
+    classes = board.best_sites().query("metric == 'auroc'").task
+    found = {"site": list(board.sites)}
+    for what in ("valid", "test"):
+        names, values = board.heat("logistic", what)
+        found[what] = np.nanmean(values[np.isin(names, classes)], 0) if len(classes) else np.nan
+    return pd.DataFrame(found)
+
+
+def without(board: pk.Board, names: Collection[str]) -> pd.DataFrame:
+    """The leaderboard at each family's own site without some tasks."""
+    rows = tuple(row for row in board.rows if row["task"] not in names)
+    return replace(board, rows=rows).leaderboard()
 
 
 def varied(board: pk.Board, setting: str) -> pd.DataFrame:

@@ -14,7 +14,8 @@ from probekit.files import with_nulls, write_whole
 from probekit.leaderboard.settings import Pools
 from probekit.leaderboard.tasks import Task
 
-FORMAT = 3
+FORMAT = 4
+"""To be raised when what is computed changes, grids of penalties among it: figures of an older one are made again."""
 
 
 def digest_of(task: Task, pools: Pools, asked: Mapping[str, object]) -> str:

@@ -169,7 +169,8 @@ def read_site(family: str | Estimator, X: torch.Tensor, X_test: torch.Tensor, qu
     parts = question.parts
     truth = np.concatenate([question.labels[held] for held in parts])
     best: tuple[float, float, float] | None = None
-    for value in family.default_grid if getattr(family, "grid_parameter", None) else (float("nan"),):
+    values = family.grid(X, question.labels) if getattr(family, "grid_parameter", None) else (float("nan"),)
+    for value in values:
         fitted = [_fitted(family, value, X[~held], question.labels[~held]) for held in parts]
         said = np.concatenate([_told(one, X[held], question) for one, held in zip(fitted, parts, strict=True)])
         loss = question.loss(said, truth)

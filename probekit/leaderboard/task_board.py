@@ -63,7 +63,7 @@ def board(
     is fitted again to all of it; the figure is of the test pool.
 
     Each family is scored twice in the setting `normal`: at the site that is best for it (`chosen`), and at one `shared` site, which
-    is where a logistic probe reads the *other* tasks best. The other settings, and families that are no linear probe, are scored at
+    is where a logistic probe (of numbers, ridge) reads the *other* tasks of classes (of numbers) best. The other settings, and families that are no linear probe, are scored at
     the shared site only, since a handful of texts cannot choose among thirty sites.
 
     Args:
@@ -329,15 +329,17 @@ class _Reading:
 
 
 def _guide(at_sites: Mapping[str, Mapping[str, Any]], sites: Sequence[str]) -> dict[str, str]:
-    """For each task, the site where the others are read best on their validation rows; its own best where it has no others."""
-    curves = {}
+    """For each task, the site where the others of its metric are read best on their validation rows; its own best where it has no others."""
+    curves, metric = {}, {}
     for name, families in at_sites.items():
         found = families.get(GUIDE) or next(iter(families.values()))
         curve = np.array(with_nans(found["curve"]["valid"]), float)
         curves[name] = curve - np.nanmean(curve)  # so that a hard task counts as much as an easy one
+        metric[name] = found["metric"]  # R2 has no floor: a few tasks of numbers would outvote all others
     out = {}
     for name in curves:
-        others = [curve for other, curve in curves.items() if other != name] or [curves[name]]
+        others = [curve for other, curve in curves.items() if other != name and metric[other] == metric[name]]
+        others = others or [curves[name]]
         out[name] = sites[int(np.nanargmax(np.mean(others, axis=0)))]
     return out
 

@@ -61,7 +61,7 @@ class ElasticNetProbe(LogisticProbe):
 
     family: ClassVar[str] = "elastic_net"
     grid_parameter: ClassVar[str | None] = "C"
-    default_grid: ClassVar[tuple[float, ...]] = (1e-3, 1e-2, 1e-1, 1e0, 1e1)
+    default_grid: ClassVar[tuple[float, ...]] = ()  # see `grid`
 
     penalty: Literal["l2", "l1"] = "l1"  # which of LogisticProbe's two ways to solve: the one without rotation
 
@@ -71,13 +71,37 @@ class ElasticNetProbe(LogisticProbe):
         self.tol = tol
         self.max_iter = max_iter
 
+    def grid(self, X: np.ndarray | Tensor, y: np.ndarray | Tensor | Sequence[object]) -> tuple[float, ...]:
+        """Nine values of `C` for a search: ten to the thirds of 1 to 9 times the one up to which no dimension is kept.
+
+        That one depends on the data and on the number of rows, so no fixed grid serves: below it every model is the empty one, whose
+        loss on held-out rows is better than that of many an overfitted one, and which ranks nothing (Friedman, Hastie & Tibshirani 2010,
+        "Regularization paths for generalized linear models via coordinate descent", section 2.5; also for its least `l1_ratio`, 0.001).
+
+        Args:
+            X: `[n, d]` activations.
+            y: `[n]` class labels.
+
+        Raises:
+            ValueError: as `fit`, or where no dimension tells the classes apart at all.
+        """
+        rows = as_rows(X).double()
+        codes, classes = encode_classes(y, len(rows))
+        truth = torch.nn.functional.one_hot(codes.to(rows.device), len(classes)).double()
+        spread = rows.std(0, correction=0)
+        gradient = (rows - rows.mean(0)).T @ (truth - truth.mean(0)) / torch.where(spread > 0, spread, 1)[:, None]
+        largest = float(gradient.abs().max())
+        if not largest > 0:
+            raise ValueError("no dimension differs between the classes: there is nothing to choose a penalty for")
+        return tuple(max(self.l1_ratio, 1e-3) / largest * 10 ** (third / 3) for third in range(1, 10))
+
     def path(
         self,
         X: np.ndarray | Tensor,
         y: np.ndarray | Tensor | Sequence[object],
         Cs: Sequence[float] | np.ndarray | None = None,
     ) -> ElasticNetPath:
-        """Weights along `Cs` (default: `default_grid`), all solved together; each is what `fit` finds at that `C`.
+        """Weights along `Cs` (default: `grid`), all solved together; each is what `fit` finds at that `C`.
 
         Args:
             X: `[n, d]` activations.
@@ -87,7 +111,7 @@ class ElasticNetProbe(LogisticProbe):
         Raises:
             ValueError: as `fit`.
         """
-        values = np.asarray(self.default_grid if Cs is None else Cs, dtype=np.float64)
+        values = np.asarray(self.grid(X, y) if Cs is None else Cs, dtype=np.float64)
         if values.ndim != 1 or not len(values):
             raise ValueError(f"Cs must be a list of numbers, got shape {values.shape}")
         rows = as_rows(X)

@@ -17,7 +17,8 @@ class Estimator:
 
     Attributes:
         family: The name it goes by.
-        grid_parameter: The parameter that a search chooses from `default_grid`, if there is one.
+        grid_parameter: The parameter that a search chooses from `grid`, if there is one.
+        default_grid: That grid, where it does not depend on the data.
         classes_: The class labels in order; absent for continuous targets.
     """
 
@@ -26,6 +27,10 @@ class Estimator:
     default_grid: ClassVar[tuple[float, ...]] = ()
 
     classes_: np.ndarray
+
+    def grid(self, X: np.ndarray | Tensor, y: Any) -> tuple[float, ...]:
+        """Values of `grid_parameter` that a search on these data should try."""
+        return self.default_grid
 
     def fit(self, X: np.ndarray | Tensor, y: Any) -> Self:
         """Fit one target: `X [n, d]`, `y [n]`."""

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import probekit as pk
 from tests.experiments.scripts import scripts_of
 from tests.leaderboard.worlds import write_tasks
 
@@ -72,7 +73,46 @@ def test_from_arguments_to_tables(scripts, tiny_model_folder: Path, tmp_path: Pa
     assert tables["imbalance: mean AUROC"] == []
     assert [row["task"] for row in tables["Texts from elsewhere: AUROC (logistic)"]] == ["last"]
     assert sum(row["tasks"] for row in tables["Where tasks are read best (logistic)"]) == 3
-    assert "<html" in (tmp_path / "out" / "board.html").read_text()
+    by_site = tables["Every site (logistic): mean AUROC"]
+    assert [row["site"] for row in by_site] == list(pk.Board.load(tmp_path / "out" / "board").sites)
+    assert max(row["valid"] for row in by_site) > 0.6
+    assert {row["family"] for row in tables["Numbers at one layer: r2"]} >= {"ridge", "words"}
+    page = (tmp_path / "out" / "board.html").read_text()
+    assert "--settings normal scarcity ood" in page, "the command that makes it again"
+    assert pk.Board.load(tmp_path / "out" / "board").manifest["arguments"]["settings"] == ["normal", "scarcity", "ood"]
+
+
+def test_a_task_read_alike_at_several_layers_is_counted_apart(scripts) -> None:
+    row = {
+        "kind": "binary",
+        "family": "logistic",
+        "at": "chosen",
+        "setting": "normal",
+        "metric": "auroc",
+        "valid": 1.0,
+        "low": 0.5,
+        "high": 1.0,
+    }
+    curve = {"one": [0.5, 1.0, 1.0], "two": [0.5, 0.6, 0.9], "3_three": [0.8, 0.6, 0.6]}
+    best = {"one": ("b", 0.95), "two": ("c", 0.85), "3_three": ("a", 0.75)}
+    board = pk.Board(
+        tuple(row | {"task": name, "site": site, "test": test} for name, (site, test) in best.items()),
+        {name: {"logistic": {"valid": c, "test": c}} for name, c in curve.items()},
+        ("a", "b", "c"),
+    )
+    found = scripts.tables.depths(board).set_index("depth")
+    assert found.tasks.to_dict() == {
+        "first quarter": 1,
+        "second": 0,
+        "third": 0,
+        "last quarter": 1,
+        "several layers alike": 1,
+    }
+    assert found.loc["several layers alike", "mean AUROC"] == 0.95
+    assert scripts.tables.layers(board).valid.round(6).tolist() == [0.6, 0.733333, 0.833333]
+    assert [
+        scripts.run.dependent(n) for n in ("38_arith_difficulty", "114_x", "156_y", "157_z", "37_arith", "mine")
+    ] == [True] * 3 + [False] * 3
 
 
 def test_pairs_of_tasks_are_compared_as_they_should_be(scripts) -> None:

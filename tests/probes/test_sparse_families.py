@@ -157,7 +157,7 @@ def test_path_goes_from_nothing_to_everything():
     alone = clone(probe).set_params(C=path.Cs[3]).fit(X, names)
     np.testing.assert_allclose(path.coef[3], alone.coef_, atol=1e-4 * abs(alone.coef_).max())
     assert path.classes.tolist() == ["cat", "dog"]
-    assert probe.path(X, y).coef.shape == (5, 1, 30)
+    assert probe.path(X, y).coef.shape == (9, 1, 30)
 
 
 def test_features_that_go_together_are_kept_together():
@@ -225,6 +225,27 @@ def test_bad_input_is_named(probe):
     fresh.fit(X, y)
     with pytest.raises(ValueError, match="4 features, this probe was fitted on 30"):
         fresh.predict(X[:, :4])
+
+
+@pytest.mark.parametrize(("n", "classes", "l1_ratio"), [(12, 2, 0.5), (300, 2, 0.5), (300, 2, 1.0), (200, 4, 0.1)])
+def test_the_grid_begins_where_the_first_dimension_is_kept(n, classes, l1_ratio):
+    rng = np.random.default_rng(n + classes)
+    X, y = rng.normal(size=(n, 40)) * np.exp(rng.normal(size=40)), np.arange(n) % classes
+    X[:, 0] += y * X[:, 0].std() / 2
+    probe = ElasticNetProbe(l1_ratio=l1_ratio)
+    grid = probe.grid(X, y)
+    edge = grid[0] / 10 ** (1 / 3)
+    found = probe.path(X, y, [0.95 * edge, 1.05 * edge, *grid])
+    assert found.nonzero[0] == 0
+    assert found.nonzero[1] > 0
+    assert (found.nonzero[2:] > 0).all()
+    assert found.nonzero[-1] > found.nonzero[2]
+    np.testing.assert_array_equal(probe.path(X, y).Cs, grid)
+
+
+def test_a_grid_needs_something_to_choose_for():
+    with pytest.raises(ValueError, match="nothing to choose a penalty for"):
+        ElasticNetProbe().grid(np.ones((8, 3)), np.arange(8) % 2)
 
 
 def test_elastic_net_parameters_are_checked():
