@@ -1,8 +1,8 @@
 """Does a language model trained on programs come to represent what they do?
 
-    python experiments/program_semantics/run.py --model EXPORTED --out out/program_semantics
+    python experiments/program_semantics/run.py --out out/program_semantics
 
-or, with the course of training, from nothing:
+measures the shipped `karel-mini`; with the course of training, from nothing:
 
     python -m probekit.testbeds.karel.train --out RUN --steps N --cooldown M
     python experiments/program_semantics/run.py --model RUN --out out/program_semantics
@@ -41,6 +41,7 @@ from written import lengths, loss_of, programs_of, shorter
 
 import probekit as pk
 from probekit.files import write_whole
+from probekit.models import SHIPPED
 from probekit.testbeds import karel
 from probekit.testbeds.karel.export import is_exported, kept_models, load_exported, recipe_of
 from probekit.testbeds.karel.tokens import Encoding
@@ -243,11 +244,13 @@ def run(folder: Path, out: Path, sizes: Sizes) -> dict[str, pd.DataFrame]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--model", type=Path, required=True, help="folder of a training run, or one that was exported from it"
+        "--model",
+        default="karel-mini",
+        help="folder of a training run, or one that was exported from it; default: what ships",
     )
     parser.add_argument("--out", type=Path, default=Path("out/program_semantics"))
     given = parser.parse_args()
-    tables = run(given.model, given.out, Sizes())
+    tables = run(SHIPPED.get(given.model, Path(given.model)), given.out, Sizes())
     for name in ("written", "relations", "selectivity", "meanings", "pushes", "kinds", "features", "names", "shorter"):
         print(f"\n{name}\n\n{tables[name].round(3).to_string(index=False)}")
     print(f"\npage: {(given.out / 'report.html').resolve()}")

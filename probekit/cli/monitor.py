@@ -56,7 +56,9 @@ def monitor(
 
     require_folder(out)
     if model in SHIPPED:
-        raise ValueError(f"{model} reads moves, not text: probekit.monitoring.make takes games with it")
+        raise ValueError(
+            f"{model} reads the tokens of its own world, not text: probekit.monitoring.make takes its sequences"
+        )
     data = labelled(read_csv(file, text=text, label=label, group=group, missing=missing.value), label)
     made = make(
         load(model, blocks),

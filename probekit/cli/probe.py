@@ -63,7 +63,10 @@ def probe(
 
     require_folder(out)
     if model in SHIPPED:
-        raise ValueError(f"{model} reads moves, not text: `probekit demo` sweeps it, and Python reads games with it")
+        raise ValueError(
+            f"{model} reads the tokens of its own world, not text: `probekit demo` sweeps othello-mini, and from Python `pk.sweep` takes any "
+            "of these models with sequences of its world (probekit.testbeds)"
+        )
     penalties = options.grid_of(grid)
     files = list(dict.fromkeys(Path(name) for name in test or [] if Path(name).is_file()))
     columns = [name for name in test or [] if not Path(name).is_file()]

@@ -21,7 +21,8 @@ from probekit.models.transformer_lens import is_transformer_lens, wrap_transform
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-SHIPPED: dict[str, Path] = {"othello-mini": Path(__file__).parents[1] / "testbeds" / "othello" / "weights"}
+_TESTBEDS = Path(__file__).parents[1] / "testbeds"
+SHIPPED: dict[str, Path] = {f"{world}-mini": _TESTBEDS / world / "weights" for world in ("othello", "karel")}
 """Folders of the models that come with the package, by name."""
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -45,7 +46,7 @@ def load_model(
     """Load a language model and find its sites.
 
     Args:
-        source: One of: the name of a shipped model (`"othello-mini"`); a local folder as `save_pretrained` writes it,
+        source: One of: the name of a shipped model (`"othello-mini"`, `"karel-mini"`); a local folder as `save_pretrained` writes it,
             with `*.safetensors`; a GGUF file, whose weights are expanded to `dtype`; a Hugging Face Hub id; a
             `PreTrainedModel`; a TransformerLens `HookedTransformer` or `TransformerBridge`.
         dtype: `"float32"`, `"bfloat16"` or `"float16"`. A model already in memory stays in the dtype it has.

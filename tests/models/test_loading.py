@@ -261,7 +261,9 @@ def test_a_hub_id_without_a_network_says_what_to_do(monkeypatch):
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(OSError, match=r"'nobody/no-model' is neither a shipped model \(othello-mini\).*hf download"):
+    with pytest.raises(
+        OSError, match=r"'nobody/no-model' is neither a shipped model \(othello-mini, karel-mini\).*hf download"
+    ):
         load_model("nobody/no-model")
 
 

@@ -179,6 +179,13 @@ def slow_states(problem: karel.Problems, meaning: dict[str, str]) -> list[tuple[
     return states
 
 
+def slow_steps(row: int, column: int, facing: int) -> list[int]:
+    """Classes of the steps ahead and to the right: the plane is turned to the left until the robot faces north."""
+    for _ in range(facing):
+        row, column = -column, row
+    return [max(-3, min(3, steps)) + 3 for steps in (-row, column)]
+
+
 @pytest.mark.parametrize("meaning", [{}, RIGHT_LEFT, {"move": "turn_left", "turn_left": "move"}], ids=len)
 def test_every_label_is_true(problems: karel.Problems, meaning: dict[str, str]) -> None:
     some = problems.rows(slice(0, 40))
@@ -193,15 +200,21 @@ def test_every_label_is_true(problems: karel.Problems, meaning: dict[str, str]) 
             word += bool(is_word(token))
             for offset in karel.OFFSETS:
                 at = {name: sets[name + (f"{offset:+d}" if offset else "")].values[item].tolist() for name in
-                      ("facing", "position", "from_start", "from_end", "wall_ahead", "walls_around", "marker_below")}  # fmt: skip
+                      ("facing", "position", "turned", "turn_to_go", "gone", "to_go", "from_start", "from_end", "wall_ahead",
+                       "walls_around", "marker_below")}  # fmt: skip
                 state = word + offset
                 if not is_word(token) or not 0 <= state < len(states):
                     assert all(set(values) == {-1} for values in at.values())
                     continue
                 row, column, facing, ahead, around, below = states[state]
+                here, first, last = (names.index(s[2]) for s in (states[state], states[0], states[-1]))
                 assert at == {
                     "facing": [names.index(facing)],
                     "position": [row - 1, column - 1],
+                    "turned": [(here - first) % 4],
+                    "turn_to_go": [(last - here) % 4],
+                    "gone": slow_steps(row - states[0][0], column - states[0][1], first),
+                    "to_go": slow_steps(states[-1][0] - row, states[-1][1] - column, here),
                     "from_start": [row - states[0][0] + 5, column - states[0][1] + 5],
                     "from_end": [row - states[-1][0] + 5, column - states[-1][1] + 5],
                     "wall_ahead": [ahead],
@@ -217,6 +230,13 @@ def test_a_permuted_meaning_keeps_the_tokens(problems: karel.Problems) -> None:
     a, b = true.label_set("facing").values, permuted.label_set("facing").values
     assert ((a >= 0) == (b >= 0)).all()
     assert 0.2 < (a != b)[a >= 0].mean() < 0.8
+
+
+def test_in_the_robots_own_terms_all_examples_are_alike(problems: karel.Problems) -> None:
+    first, third = (karel.problems_dataset(problems, example=example) for example in (0, 2))
+    for name in ("turned", "turn_to_go", "gone", "to_go", "to_go+1"):
+        assert np.array_equal(first.label_set(name).values, third.label_set(name).values), name
+    assert not np.array_equal(first.label_set("facing").values, third.label_set("facing").values)
 
 
 def test_states_begin_with_the_program(problems: karel.Problems) -> None:

@@ -96,14 +96,19 @@ def problems_dataset(
     |---|---|---|
     | `facing` | north, east, south, west | one |
     | `position` | 1 to 6 | row, column: where the robot is, from the top left |
+    | `turned` | ahead, right, back, left | one: where it faces, seen as it faced at the start |
+    | `turn_to_go` | ahead, right, back, left | one: where it will face at the end, seen as it faces now |
+    | `gone` | -3 to +3 | ahead, right: steps from the start, seen as it faced there; beyond 3 counts as 3 |
+    | `to_go` | -3 to +3 | ahead, right: steps to where it will stand at the end, seen as it faces now |
     | `from_start` | -5 to +5 | row, column: its position minus that at the start |
     | `from_end` | -5 to +5 | row, column: its position minus that at the end |
     | `wall_ahead` | no, yes | one: whether the next cell in its facing is wall |
     | `walls_around` | no, yes | north, east, south, west: whether the cell there is wall |
     | `marker_below` | no, yes | one: whether there are markers where it stands |
 
-    These are the labels of Jin & Rinard (arXiv 2305.11169), who read them in the first example's world, as is done here by
-    default, and `marker_below`.
+    `facing`, `position`, `from_start`, `from_end` and the walls are the labels of Jin & Rinard (arXiv 2305.11169), who read them in the
+    first example's world, as is done here by default. `turned`, `turn_to_go`, `gone` and `to_go` say the same in the robot's own terms, and
+    are therefore the same in all examples of a problem (under the true meaning).
 
     The surface features are what can be seen of the program so far without the model: the last three words (one-hot) and how
     often each word has occurred; zeros at other tokens.

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from probekit.models import SHIPPED
 from probekit.testbeds.karel.dataset import sample_problems
 from probekit.testbeds.karel.synthesis import synthesise
 from probekit.testbeds.karel.tokens import Encoding
@@ -24,7 +25,6 @@ from probekit.testbeds.training.loop import finished_checkpoint, load_checkpoint
 
 MEASURE_SEED = 20_260_101
 """Seed of `sample_problems` for the card's figures: large, so that a user's first seeds give other problems."""
-WEIGHTS = Path(__file__).parent / "weights"
 
 
 def is_exported(folder: Path) -> bool:
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument(
         "run", type=Path, nargs="?", help="folder of the training run; without it, only measure what is shipped"
     )
-    parser.add_argument("--out", type=Path, default=WEIGHTS)
+    parser.add_argument("--out", type=Path, default=SHIPPED["karel-mini"])
     parser.add_argument("--checkpoint", help="file in RUN (default: the cool-down that is furthest on)")
     parser.add_argument("--problems", type=int, default=2000)
     given = parser.parse_args()

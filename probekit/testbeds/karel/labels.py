@@ -20,6 +20,12 @@ OFFSETS = (-2, -1, 0, 1, 2)
 _INNER = tuple(str(number) for number in range(1, SIZE - 1))
 _APART = tuple(f"{number:+d}" if number else "0" for number in range(2 - SIZE + 1, SIZE - 2))
 _AXES = ("row", "column")
+TURNS = ("ahead", "right", "back", "left")
+"""Where a facing points, seen by a robot with another: classes of `turned` and `turn_to_go`."""
+FAR = 3
+"""Steps ahead and to the right from which on `gone` and `to_go` count no further."""
+_STEPS = tuple(f"{number:+d}" if number else "0" for number in range(-FAR, FAR + 1))
+_OWN_AXES = ("ahead", "right")
 _YES_NO = ("no", "yes")
 
 
@@ -149,6 +155,42 @@ def _row_and_column(states: States, classes: Callable[[np.ndarray, np.ndarray], 
     return np.stack([states.at(axis) for axis in classes(row, column)], axis=-1)
 
 
+def _turned(states: States) -> np.ndarray:
+    facing = states.runs.facing.astype(np.int64)
+    return states.at((facing - facing[:, :1]) % 4)[..., None]
+
+
+def _turn_to_go(states: States) -> np.ndarray:
+    facing = states.runs.facing.astype(np.int64)
+    last = np.take_along_axis(facing, states.runs.length[:, None], 1)
+    return states.at((last - facing) % 4)[..., None]
+
+
+def _gone(states: States) -> np.ndarray:
+    runs = states.runs
+    row, column = np.divmod(runs.cell.astype(np.int64), SIZE)
+    return _steps(states, row - row[:, :1], column - column[:, :1], runs.facing[:, :1])
+
+
+def _to_go(states: States) -> np.ndarray:
+    runs, last = states.runs, states.runs.length[:, None]
+    row, column = (np.take_along_axis(a, last, 1) - a for a in np.divmod(runs.cell.astype(np.int64), SIZE))
+    return _steps(states, row, column, runs.facing)
+
+
+def _steps(states: States, row: np.ndarray, column: np.ndarray, facing: np.ndarray) -> np.ndarray:
+    """`[problem, word, 2]` classes of a way `[run, state]`: steps ahead and to the right for a robot of that facing."""
+    ahead, right = seen_by(row, column, facing.astype(np.int64))
+    return np.stack([states.at(np.clip(axis, -FAR, FAR) + FAR) for axis in (ahead, right)], axis=-1)
+
+
+def seen_by(row: np.ndarray, column: np.ndarray, facing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A way in rows and columns as steps ahead and to the right of a robot that faces 0-3 (north, east, south, west)."""
+    ways = [-row, column, row, -column]  # how far it goes north, east, south, west
+    ahead, right = (np.select([(facing + turn) % 4 == side for side in range(4)], ways) for turn in (0, 1))
+    return ahead, right
+
+
 def _wall_in(states: States, direction: np.ndarray | int) -> np.ndarray:
     """`[run, state]` whether the cell next to the robot's is wall, in a direction 0-3."""
     runs = states.runs
@@ -160,6 +202,10 @@ def _wall_in(states: States, direction: np.ndarray | int) -> np.ndarray:
 _DEFINITIONS: dict[str, tuple[Kind, tuple[str, ...], tuple[str, ...], Callable[[States], np.ndarray]]] = {
     "facing": ("multiclass", FACINGS, ("facing",), lambda s: s.at(s.runs.facing)[..., None]),
     "position": ("multiclass", _INNER, _AXES, _position),
+    "turned": ("multiclass", TURNS, ("turned",), _turned),
+    "turn_to_go": ("multiclass", TURNS, ("turn to go",), _turn_to_go),
+    "gone": ("multiclass", _STEPS, _OWN_AXES, _gone),
+    "to_go": ("multiclass", _STEPS, _OWN_AXES, _to_go),
     "from_start": ("multiclass", _APART, _AXES, _from_start),
     "from_end": ("multiclass", _APART, _AXES, _from_end),
     "wall_ahead": ("binary", _YES_NO, ("wall ahead",), lambda s: s.at(_wall_in(s, s.runs.facing))[..., None]),

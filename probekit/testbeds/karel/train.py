@@ -57,13 +57,13 @@ class Recipe:
         precision: Of the matrix products, forward, backward and in Muon. `"bfloat16"` is for processors with bfloat16
             arithmetic; weights, gradients' sums and norms stay float32.
         seed: Of the problems and of the first weights.
-        start: Folder of a model of this shape to go on from; empty: weights drawn from the seed. Give another seed
-            then, so that its problems are new.
+        start: Folder of a model of this shape to go on from, or `karel-mini`, the shipped one; empty: weights drawn from the seed. Give
+            another seed then, so that its problems are new.
     """
 
     layers: int = 6
-    width: int = 160
-    heads: int = 5
+    width: int = 128
+    heads: int = 4
     batch: int = 64
     matrix_rate: float = 0.01
     other_rate: float = 0.005
