@@ -17,7 +17,7 @@ from probekit.testbeds import karel
 WORDS = 3
 
 
-def control_labels(problems: karel.Problems, data: pk.Dataset, like: str = "facing", seed: int = 0) -> pk.LabelSet:
+def control_labels(problems: karel.Problems, data: pk.Dataset, like: str = "turned", seed: int = 0) -> pk.LabelSet:
     """A random class for each run of the last three words (fewer at the start), each class as likely as any other.
 
     Args:
@@ -36,7 +36,7 @@ def control_labels(problems: karel.Problems, data: pk.Dataset, like: str = "faci
     return pk.LabelSet("control", values, labels.kind, "token", labels.classes, ("control",))
 
 
-def selectivity(probes: pk.SweepResult, control: pk.SweepResult, label_set: str = "facing") -> pd.DataFrame:
+def selectivity(probes: pk.SweepResult, control: pk.SweepResult, label_set: str = "turned") -> pd.DataFrame:
     """A row a site: accuracy of the label set, that of the control, and their difference with its paired interval."""
     rows = []
     for site in probes.sites:

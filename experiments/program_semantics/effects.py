@@ -1,14 +1,14 @@
-"""What a push of the facing does to the next action, chosen on one half of the programs and reported on the other.
+"""What a push of the robot's turn does to the next action, chosen on one half of the programs and reported on the other.
 
-Training programs never move into a wall. So a model that acts on its state gives `move` no chance where a wall is ahead in some example, and after
-the push this must hold of the *edited* worlds:
+A program that does what is asked for moves when the place at the end lies ahead, and turns where it does not, unless markers lie elsewhere. So a model
+that acts on its state must, after the push, do what suits the *edited* state:
 
-- *blocked*: no wall was ahead in any example, after the turn there is one in some. The log odds of `move` must fall, compared with places where
-  the turn leaves the way clear.
-- *freed*: a wall was ahead in some example, after the turn in none. They must rise, compared with places where the turn leaves it shut.
-- *following* is freed minus blocked: 0 if the push does whatever it does regardless of the walls.
-- *undoing*: from the edited world the outputs are reached by turning back. So the log odds of `turn_left` over `turn_right` must rise
-  after a push by one turn to the right, compared with one to the left; half the difference is given.
+- *lost*: the end lay ahead, after the turn it no longer does. The log odds of `move` must fall, compared with places where it lies ahead before and
+  after.
+- *gained*: the end did not lie ahead, after the turn it does. They must rise, compared with places where it does neither before nor after.
+- *following* is gained minus lost: 0 if the push does whatever it does regardless of where the end lies.
+- *turning*: the end lay straight ahead or behind, after the turn it lies to one side. The log odds of `turn_left` over `turn_right` must be higher
+  where that is the left than where it is the right; half the difference is given.
 
 Comparing with places of the same kind before the push takes out what any push of that length does to `move`.
 """
@@ -24,7 +24,7 @@ from pushes import Places, Ways, odds, random_ways
 import probekit as pk
 
 STRENGTHS = (0.5, 1.0, 2.0, 4.0)
-MEASURES = ("following", "blocked", "freed", "undoing")
+MEASURES = ("following", "lost", "gained", "turning")
 
 
 def measures(change: np.ndarray, places: Places, counts: np.ndarray | None = None) -> dict[str, np.ndarray]:
@@ -35,16 +35,18 @@ def measures(change: np.ndarray, places: Places, counts: np.ndarray | None = Non
             is not there.
     """
     counts = np.ones((1, len(places))) if counts is None else counts
-    before, after = places.wall.T
+    before, after = places.ahead.T
+    straight = places.side[:, 0] == 0
+    left, right = straight & (places.side[:, 1] < 0), straight & (places.side[:, 1] > 0)
 
     def mean(which: np.ndarray, column: int = 0) -> np.ndarray:
         with np.errstate(invalid="ignore"):
             return (counts[:, which] @ change[which, column]) / counts[:, which].sum(1)
 
-    blocked = mean(~before & after) - mean(~before & ~after)
-    freed = mean(before & ~after) - mean(before & after)
-    undoing = (mean(places.turn == 1, 1) - mean(places.turn == 3, 1)) / 2
-    return {"following": freed - blocked, "blocked": blocked, "freed": freed, "undoing": undoing}
+    lost = mean(before & ~after) - mean(before & after)
+    gained = mean(~before & after) - mean(~before & ~after)
+    turning = (mean(left, 1) - mean(right, 1)) / 2
+    return {"following": gained - lost, "lost": lost, "gained": gained, "turning": turning}
 
 
 def group_counts(group: np.ndarray, draws: int, seed: int = 0) -> np.ndarray:
@@ -115,10 +117,10 @@ def experiment(
 
 
 KINDS = {
-    (False, True): "blocked: no wall ahead, then one",
-    (False, False): "clear before and after",
-    (True, False): "freed: a wall ahead, then none",
-    (True, True): "shut before and after",
+    (True, False): "lost: the end lay ahead, then not",
+    (True, True): "ahead before and after",
+    (False, True): "gained: the end not ahead, then ahead",
+    (False, False): "not ahead before and after",
 }
 
 
@@ -126,7 +128,7 @@ def by_kind(plain: np.ndarray, own: np.ndarray, random: np.ndarray, places: Plac
     """For each kind of place: log odds of `move` without a push, and the change by the push and by random ones (their mean)."""
     rows = []
     for (before, after), name in KINDS.items():
-        there = (places.wall == (before, after)).all(1)
+        there = (places.ahead == (before, after)).all(1)
         row: dict[str, object] = {"kind": name, "places": int(there.sum())}
         if not there.any():
             continue

@@ -17,7 +17,7 @@ import saes
 from probekit.testbeds import karel
 from probekit.testbeds.karel.tokens import Encoding
 
-LABELS = ("facing", "facing+1", "position", "wall_ahead", "walls_around", "marker_below")
+LABELS = ("turned", "turned+1", "turn_to_go", "gone", "to_go", "wall_ahead", "marker_below")
 KEYS = ["label_set", "target", "class"]
 
 

@@ -109,7 +109,7 @@ def kinds(frame: pd.DataFrame) -> go.Figure:
     """Change of the log odds of `move` by kind of place: by the push, and by random ones."""
     rows = frame.iloc[::-1]
     fig = go.Figure()
-    for name, column, number in (("push of the facing", "push", 0), ("random directions, mean", "random", 4)):
+    for name, column, number in (("push of the turn", "push", 0), ("random directions, mean", "random", 4)):
         fig.add_scatter(
             x=rows[column], y=[kind.replace(': ', ':<br>').replace(' before', '<br>before') for kind in rows.kind], name=name, mode="markers",
             marker={"color": SERIES_COLORS[number], "symbol": SERIES_SYMBOLS[number], "size": 9},

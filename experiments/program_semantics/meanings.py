@@ -7,9 +7,9 @@ and hidden states stay, the programs run again, and probes are trained on the ne
 Two things make this less simple than it sounds. A permuted meaning may be harder whatever the model does; and a specification shows the outputs of
 the *true* meaning, so that a hidden state that holds no more than the words so far and the ends of the run knows something of the true states
 only. So every difference is also taken beside two baselines that never saw the model: `words` (the last three words and counts of the
-words so far), and `words and ends` (these, and pose at the start and at the end of the run, as the specification shows them).
+words so far), and `words and ends` (these, and how the run begins and ends, in the world and in the robot's own terms, as the specification shows it).
 
-Labels of `facing` do not depend on walls under any of the meanings here. Under a permuted meaning `position` does, because a move
+Labels of `turned` do not depend on walls under any of the meanings here. Under a permuted meaning `gone` does, because a move
 into a wall then does nothing: it is the harder label for that reason alone.
 """
 
@@ -24,6 +24,7 @@ import probekit as pk
 from probekit.activations import ActivationStore, ArrayActivations
 from probekit.probes.intervals import paired_interval
 from probekit.testbeds import karel
+from probekit.testbeds.karel.labels import seen_by
 from probekit.testbeds.karel.tokens import Encoding
 from probekit.testbeds.karel.world import FACINGS, SIZE
 
@@ -83,6 +84,7 @@ def baseline_rows(
     words = np.asarray(surface, np.float32)[store.item]
     inputs, outputs = problems.example(example)
     poses = [one_hot(part, size) for world in (inputs, outputs) for part, size in _pose(world)]
+    poses += [one_hot(part, size) for part, size in _way(inputs, outputs)]
     ends = np.concatenate(poses, axis=1)[store.sequence]
     rows = {"words": words, "words and ends": np.concatenate([words, ends], axis=1)}
     return ArrayActivations(
@@ -93,6 +95,16 @@ def baseline_rows(
 def _pose(worlds: karel.Worlds) -> list[tuple[np.ndarray, int]]:
     row, column = np.divmod(worlds.cell.astype(np.int64), SIZE)
     return [(worlds.facing.astype(np.int64), len(FACINGS)), (row, SIZE), (column, SIZE)]
+
+
+def _way(inputs: karel.Worlds, outputs: karel.Worlds) -> list[tuple[np.ndarray, int]]:
+    """From the start to the end, as the robot sees it at the start: the turn, steps ahead and to the right."""
+    facing = inputs.facing.astype(np.int64)
+    rows, columns = (
+        b - a for a, b in zip(*(np.divmod(w.cell.astype(np.int64), SIZE) for w in (inputs, outputs)), strict=True)
+    )
+    steps = [(way + SIZE, 2 * SIZE) for way in seen_by(rows, columns, facing)]
+    return [((outputs.facing.astype(np.int64) - facing) % len(FACINGS), len(FACINGS)), *steps]
 
 
 def one_hot(values: np.ndarray, size: int) -> np.ndarray:

@@ -14,10 +14,12 @@ import probekit as pk
 from probekit.report import GridStep, Page, grid_walk
 from probekit.report.blocks import Block, notes, tabs
 from probekit.testbeds import karel
+from probekit.testbeds.karel.labels import FAR
 from probekit.testbeds.karel.tokens import Encoding, is_word
-from probekit.testbeds.karel.world import INNER, SIZE
+from probekit.testbeds.karel.world import SIZE
 
 WALKS = 3
+WALKED = {"turned", "gone"}
 
 
 def write(
@@ -32,15 +34,17 @@ def write(
     best = {s.name: probes.best(s.name, "accuracy").site for s in probes.label_sets}
     written, last = tables["written"], tables["probes"]
     page.text(
-        "A model reads five input-output examples and the words of a program. The labels are what holds in the first example's world after "
-        "each word, at other offsets before or after it. Programs of one behaviour are one group; all intervals are 95 %, over groups unless said otherwise."
+        "A model reads five input-output examples and the words of a program. The labels are what holds after each word, or so many words before or "
+        "after it: in the first example's world (facing, position, ...), or in the robot's own terms, which are the same in all examples: how far it has "
+        "turned and gone since the start (turned, gone), and how far it has still to turn and go, as it sees it now (turn_to_go, to_go). Programs of one behaviour are one group; all intervals are 95 %, over groups unless said otherwise."
     )
     page.heading("A program, step by step")
     page.text(
-        f"Programs that no probe was trained on. Facing is read {site_words(best['facing'])}, the position {site_words(best['position'])}."
-        if "position" in best else "Programs that no probe was trained on."
+        "Programs that no probe was trained on. "
+        + (f"What is drawn beside the true state is how far the robot has turned, read {site_words(best['turned'])}, and gone, read {site_words(best['gone'])}, "
+           "put on the grid from where it started." if set(best) >= WALKED else "")
     )  # fmt: skip
-    if "position" in best:
+    if set(best) >= WALKED:
         page.add(walks(model, probes, encoding))
 
     if len(written) > 1:
@@ -52,8 +56,8 @@ def write(
     page.heading("By layer, with controls")
     controls = accuracies(last[last.meaning == TRUE])
     page.add(tabs({name: Page("").figure(draw.by_layer(controls[controls.label_set == name], sites)).blocks[0] for name in best}))  # fmt: skip
-    page.text("Dotted: the commonest class. Words alone: the last three words and counts of the words so far. Control task, of facing: a random class for every run of three words (Hewitt & Liang 2019).")  # fmt: skip
-    page.table(selectivity_table(tables["selectivity"]), "Facing: what a probe reads beyond what it can learn by heart.")  # fmt: skip
+    page.text("Dotted: the commonest class. Words alone: the last three words and counts of the words so far. Control task, of turned: a random class for every run of three words (Hewitt & Liang 2019).")  # fmt: skip
+    page.table(selectivity_table(tables["selectivity"]), "Turned: what a probe reads beyond what it can learn by heart.")  # fmt: skip
 
     page.heading("Permuted meanings")
     meanings = tables["meanings"]
@@ -64,7 +68,7 @@ def write(
     page.add(notes([f"{name[0].upper()}{name[1:]}. {when} {what}" for name, (when, what) in OUTCOMES.items()]))
 
     page.heading("Turning the robot inside the model")
-    page.figure(draw.kinds(tables["kinds"]), "Log odds of move as the next word. The facing is pushed in all five examples by the same turn. A model that acts on it must take chance from move where the turn brings a wall ahead, and give some where it clears the way; the other two kinds of place are what to compare with.")  # fmt: skip
+    page.figure(draw.kinds(tables["kinds"]), "Log odds of move as the next word. The hidden state is pushed to what it would be after a turn on the spot. A model that acts on it must take chance from move where the end of the way no longer lies ahead, and give some where it now does; the other two kinds of place are what to compare with.")  # fmt: skip
     page.table(pushes_table(tables["pushes"]), "Site and strength were chosen by “following” on other programs.")
     page.figure(draw.doses(tables["tried"], sites), "On the half for choosing. Strength 1 mirrors what the probes read.")  # fmt: skip
 
@@ -90,7 +94,7 @@ def over_training(page: Page, tables: Mapping[str, pd.DataFrame], best: Mapping[
     page.heading("Over training")
     written, probed = tables["written"], tables["probed"]
     accuracy = accuracies(probed[(probed.meaning == TRUE) & (probed.source == "model")])
-    shown = [name for name in best if name.startswith("facing") and name in set(accuracy.label_set)]
+    shown = [name for name in best if name in set(accuracy.label_set)]
     accuracy = pd.concat([accuracy[(accuracy.label_set == n) & (accuracy.site == best[n])] for n in shown])
     page.figure(draw.over_training(written, accuracy), "Share of specifications with a right program, and accuracy of linear probes at the layer that is best in the last model.")  # fmt: skip
     page.figure(draw.against_each_other(written, accuracy), "A point a copy of the weights.")
@@ -104,17 +108,28 @@ def walks(model: pk.Model, probes: pk.SweepResult, encoding: Encoding) -> Block:
     drawn = {}
     for number in range(WALKS):
         ids = tokens[number, : lengths[number]]
-        heading = probes.read(model, ids, "facing")[:, 0]
-        row, column = np.moveaxis(probes.read(model, ids, "position"), 1, 0)
+        start, facing = int(problems.example(0)[0].cell[number]), int(problems.example(0)[0].facing[number])
+        heading = np.roll(probes.read(model, ids, "turned")[:, 0], facing, axis=1)
+        ahead, right = np.moveaxis(probes.read(model, ids, "gone"), 1, 0)
         words, steps = np.flatnonzero(is_word(ids)), []
         for position in words:
             world = karel.world_after(problems, number, int(position), encoding=encoding)
-            place = np.zeros(SIZE * SIZE)
-            place[INNER] = np.outer(row[position], column[position]).ravel()
+            place = on_the_grid(ahead[position], right[position], start, facing)
             word = karel.token_names(encoding)[ids[position]]
             steps.append(GridStep(word, int(world.cell[0]), int(world.facing[0]), world.markers[0], place, heading[position]))  # fmt: skip
         drawn[f"Program {number + 1}"] = grid_walk(steps, world.walls[0])
     return tabs(drawn)
+
+
+def on_the_grid(ahead: np.ndarray, right: np.ndarray, start: int, facing: int) -> np.ndarray:
+    """`[cell]` probabilities from those of the steps ahead and to the right `[2 FAR + 1]` of a start; what lies outside is left out."""
+    found, steps = np.zeros((SIZE, SIZE)), np.arange(-FAR, FAR + 1)
+    a, r = np.meshgrid(steps, steps, indexing="ij")
+    down, across = ((-a, r), (r, a), (a, -r), (-r, -a))[facing]
+    row, column = start // SIZE + down, start % SIZE + across
+    inside = (row >= 0) & (row < SIZE) & (column >= 0) & (column < SIZE)
+    found[row[inside], column[inside]] = np.outer(ahead, right)[inside]
+    return found.ravel()
 
 
 def accuracies(frame: pd.DataFrame) -> pd.DataFrame:

@@ -1,9 +1,9 @@
-"""Does the model act on the facing that probes read? Turn the robot inside the hidden state and look at the next action.
+"""Does the model act on the state that probes read? Turn the robot inside the hidden state and look at the next action.
 
-After a word of a program the robot faces somewhere in each of the five examples. The same relative turn is pushed into the hidden state
-for all five at once: for each example there are probes of `facing` of its own, and the push is the shortest vector that moves every
-margin "new facing over true facing" from `-m` to `(2 * strength - 1) * m`, so that strength 1 mirrors what all five probes read. One example alone would be the
-wrong thing to push: programs in training never fail in *any* example, so that a wall ahead in any of the other four already forbids the move.
+After a word of a program the robot has turned by so much, has so much of a turn to go, and its place at the end lies so many steps ahead and to the
+right: `turned`, `turn_to_go` and `to_go`, which are the same in all examples. A turn on the spot changes all of them in a known way. The push is the
+shortest vector that moves, for each of the four, the margin of its probe "new class over true class" from `-m` to `(2 * strength - 1) * m`, so that
+strength 1 mirrors what they read.
 
 What is then measured is in `effects.py`.
 """
@@ -23,12 +23,14 @@ from torch import Tensor
 import probekit as pk
 from probekit.surgery import ActivationEdit
 from probekit.testbeds import karel
+from probekit.testbeds.karel.labels import FAR, TURNS
 from probekit.testbeds.karel.language import MOVE, TURN_LEFT, TURN_RIGHT
 from probekit.testbeds.karel.tokens import FIRST_WORD, PAD, PROGRAM, Encoding
-from probekit.testbeds.karel.world import STEP
 from saes.overlap import random_directions
 
 BATCH = 200
+READ = ("turned", "turn_to_go", "to_go")
+"""Label sets that are pushed; the last has two targets."""
 
 
 @dataclass(frozen=True)
@@ -38,21 +40,30 @@ class Places:
     Attributes:
         tokens: `[place, position]` int64: the sequence up to the word, padded on the left with 0.
         length: `[place]` tokens of each.
-        facing: `[place, example]` where the robot faces after the word, 0-3.
+        now, then: `[place, target]` classes of the targets of `READ` after the word, and after the turn.
         turn: `[place]` quarter turns to the right, 1-3.
-        wall: `[place, 2]` bool: whether a wall is ahead in any example, before and after the turn.
         group: `[place]` what the program does (`karel.behaviours`).
     """
 
     tokens: np.ndarray
     length: np.ndarray
-    facing: np.ndarray
+    now: np.ndarray
+    then: np.ndarray
     turn: np.ndarray
-    wall: np.ndarray
     group: np.ndarray
 
     def __len__(self) -> int:
         return len(self.length)
+
+    @property
+    def ahead(self) -> np.ndarray:
+        """`[place, 2]` bool: whether the place at the end lies ahead, before and after the turn."""
+        return np.stack([classes[:, 2] > FAR for classes in (self.now, self.then)], axis=1)
+
+    @property
+    def side(self) -> np.ndarray:
+        """`[place, 2]`: whether it lies to the left (-1), to neither side (0) or to the right (1), before and after the turn."""
+        return np.stack([np.sign(classes[:, 3] - FAR) for classes in (self.now, self.then)], axis=1)
 
     def take(self, rows: np.ndarray) -> Places:
         return Places(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
@@ -61,87 +72,95 @@ class Places:
 def places_in(problems: karel.Problems, encoding: Encoding, seed: int) -> Places:
     """One place in each program, after any word but the last, with a random turn."""
     rng = np.random.default_rng([seed, 0x9145])
-    n, examples = len(problems), problems.shown
-    rows = np.arange(n)
-    tokens, _ = karel.encode(problems, encoding)
+    n = len(problems)
+    tokens, lengths = karel.encode(problems, encoding)
     begins = (tokens == PROGRAM).argmax(1)
     words = 1 + (rng.random(n) * ((problems.programs >= 0).sum(1) - 1)).astype(np.int64)
     length = begins + 1 + words
     at = np.arange(length.max()) - (length.max() - length)[:, None]
     cut = np.where(at >= 0, np.take_along_axis(tokens, np.maximum(at, 0), 1), PAD).astype(np.int64)
     turn = rng.integers(1, 4, n)
-    facing, wall = np.zeros((n, examples), np.int64), np.zeros((n, 2), bool)
-    for example in range(examples):
-        runs = karel.run(problems.programs, problems.example(example)[0]).check()
-        facing[:, example] = runs.facing[rows, words]
-        for k, now in enumerate((facing[:, example], (facing[:, example] + turn) % 4)):
-            wall[:, k] |= runs.worlds.walls[rows, runs.cell[rows, words] + STEP[now]]
-    return Places(cut, length, facing, turn, wall, karel.behaviours(problems.programs))
+    data = karel.problems_dataset(problems, encoding=encoding)
+    last = np.cumsum(lengths) - lengths + length - 1  # of each prefix, among all tokens
+    now = np.concatenate([data.label_set(name).values[last] for name in READ], axis=1).astype(np.int64)
+    return Places(cut, length, now, turned(now, turn), turn, karel.behaviours(problems.programs))
+
+
+def turned(now: np.ndarray, turn: np.ndarray) -> np.ndarray:
+    """The classes `[place, target]` of `READ` after quarter turns `[place]` to the right on the spot."""
+    so_far, to_go, ahead, right = now.T
+    back, left = 2 * FAR - ahead, 2 * FAR - right
+    around = np.stack([ahead, right, back, left])  # what lies in each direction; what was to the right is now ahead
+    place = np.arange(len(now))
+    sides = [around[(side + turn) % 4, place] for side in (0, 1)]
+    return np.stack([(so_far + turn) % len(TURNS), (to_go - turn) % len(TURNS), *sides], axis=1)
 
 
 @dataclass(frozen=True)
 class Ways:
-    """Probes of the facing in each example at one site.
+    """Probes of the targets of `READ` at one site.
 
     Attributes:
-        coef: `[example, facing, d]`; a margin is a difference of two rows with the hidden state, plus that of the intercepts.
-        intercept: `[example, facing]`.
-        moved: `[example, facing, facing, d]` directions to move along in place of the probes' (new facing, true facing), for random
+        coef: `[class, d]` for each target; a margin is a difference of two rows with the hidden state, plus that of the intercepts.
+        intercept: `[class]` for each target.
+        moved: `[class, class, d]` for each target: directions to move along in place of the probes' (new class, true class), for random
             ones of equal norm; None: the probes' own.
-        read: Accuracy of the probes on programs held out, mean over the examples.
+        read: Accuracy of the probes on programs held out, mean over the label sets.
     """
 
-    coef: Tensor
-    intercept: Tensor
-    moved: Tensor | None = None
+    coef: tuple[Tensor, ...]
+    intercept: tuple[Tensor, ...]
+    moved: tuple[Tensor, ...] | None = None
     read: float = float("nan")
 
-    def push(self, h: Tensor, facing: Tensor, turn: Tensor, strength: float) -> Tensor:
-        """Hidden states `[place, d]` with the robot turned in every example."""
-        example = torch.arange(facing.shape[1])
-        new = (facing + turn[:, None]) % 4
-        along = self.coef[example, new] - self.coef[example, facing]  # [place, example, d]
-        margin = torch.einsum("ped,pd->pe", along, h) + self.intercept[example, new] - self.intercept[example, facing]
-        wanted = 2 * strength * (-margin).clamp(min=0)  # a probe that reads the new facing already asks for nothing
+    def push(self, h: Tensor, now: Tensor, then: Tensor, strength: float) -> Tensor:
+        """Hidden states `[place, d]` moved from the classes `now` to `then`, `[place, target]`."""
+        pairs = list(zip(then.T, now.T, strict=True))
+        along = torch.stack([w[new] - w[old] for w, (new, old) in zip(self.coef, pairs, strict=True)], 1)
+        offset = torch.stack([b[new] - b[old] for b, (new, old) in zip(self.intercept, pairs, strict=True)], 1)
+        margin = torch.einsum("ptd,pd->pt", along, h) + offset  # [place, target]
+        wanted = 2 * strength * (-margin).clamp(min=0)  # a probe that reads the new class already asks for nothing
         gram = along @ along.transpose(1, 2)
-        gram = gram + 1e-4 * gram.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * torch.eye(len(example))
+        gram = gram + 1e-4 * gram.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * torch.eye(len(self.coef))
         weights = torch.linalg.solve(gram, wanted[..., None])[..., 0]
-        step = torch.einsum("pe,ped->pd", weights, along)
+        step = torch.einsum("pt,ptd->pd", weights, along)
         if self.moved is not None:
-            stray = torch.einsum("pe,ped->pd", weights * along.norm(dim=2), self.moved[example, new, facing])
+            strays = torch.stack([m[new, old] for m, (new, old) in zip(self.moved, pairs, strict=True)], 1)
+            stray = torch.einsum("pt,ptd->pd", weights * along.norm(dim=2), strays)
             step = stray * (step.norm(dim=1) / stray.norm(dim=1).clamp(min=1e-12))[:, None]
         return h + step
 
 
 def fit_ways(store: pk.ActivationStore, problems: karel.Problems, encoding: Encoding) -> dict[str, Ways]:
-    """By site, a probe of `facing` for each example that the specification shows."""
-    told = [karel.problems_dataset(problems, encoding=encoding, example=k) for k in range(problems.shown)]
-    found = [pk.sweep(store, data, labels=["facing"], controls=False, n_boot=100, progress=False) for data in told]
+    """By site, a probe for each target of `READ`."""
+    data = karel.problems_dataset(problems, encoding=encoding)
+    found = pk.sweep(store, data, labels=list(READ), controls=False, n_boot=100, progress=False)
     ways = {}
-    for site in found[0].sites:
-        stacks = [one.probes["facing"][site] for one in found]
-        coef, intercept = (torch.stack([getattr(stack, part)[0] for stack in stacks]) for part in ("coef", "intercept"))
-        read = float(np.mean([accuracy(one, "facing", site)[0] for one in found]))
+    for site in found.sites:
+        stacks = [found.probes[name][site] for name in READ]
+        coef, intercept = (
+            tuple(each for stack in stacks for each in getattr(stack, part)) for part in ("coef", "intercept")
+        )
+        read = float(np.mean([accuracy(found, name, site)[0] for name in READ]))
         ways[site] = Ways(coef, intercept, read=read)
     return ways
 
 
 def random_ways(ways: Ways, activations: np.ndarray, seed: int) -> Ways:
     """Random unit vectors with the activations' own spectrum in place of the probes' directions."""
-    examples, facings, width = ways.coef.shape
-    drawn = random_directions(activations, seed, count=examples * facings * facings)
-    return Ways(
-        ways.coef, ways.intercept, torch.from_numpy(drawn).float().view(examples, facings, facings, width), ways.read
-    )
+    sizes = [len(w) ** 2 for w in ways.coef]
+    drawn = torch.from_numpy(random_directions(activations, seed, count=sum(sizes))).float().split(sizes)
+    moved = tuple(some.view(len(w), len(w), -1) for some, w in zip(drawn, ways.coef, strict=True))
+    return Ways(ways.coef, ways.intercept, moved, ways.read)
 
 
 def pushed(ways: Ways, model: pk.Model, site: str, places: Places, strength: float) -> ActivationEdit:
     """The edit of a batch of places, at the last position."""
-    facing, turn = torch.from_numpy(places.facing), torch.from_numpy(places.turn)
+    now, then = torch.from_numpy(places.now), torch.from_numpy(places.then)
 
     def change(h: Tensor) -> Tensor:
         changed = h.clone()
-        changed[:, -1] = ways.push(h[:, -1], facing, turn, strength)
+        changed[:, -1] = ways.push(h[:, -1], now, then, strength)
         return changed
 
     return ActivationEdit(f"turn the robot (x{strength:g})", model, {site: change})

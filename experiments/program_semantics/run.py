@@ -10,7 +10,7 @@ measures the shipped `karel-mini`; with the course of training, from nothing:
 "Evidence of Meaning in Language Models Trained on Programs" (Jin & Rinard, arXiv 2305.11169), on `probekit.testbeds.karel`. For every copy of
 the weights that a training run kept, and for the last (of an exported folder: for its one model): generative accuracy, the loss, and linear probes of the state after each word of the
 reference program, in the past and in the future, at every layer, under the true and under permuted meanings of the actions. For the last
-model also: controls and the model with random weights, pushes of the facing, the features of a sparse autoencoder, and the lengths of what it writes.
+model also: controls and the model with random weights, pushes of the robot's turn, the features of a sparse autoencoder, and the lengths of what it writes.
 
 Everything is kept in OUT, and a run that was stopped goes on from there.
 
@@ -48,7 +48,8 @@ from probekit.testbeds.karel.tokens import Encoding
 from probekit.testbeds.karel.train import new_model
 from probekit.testbeds.training.loop import finished_checkpoint, load_checkpoint
 
-OFFSETS = tuple(f"facing{offset:+d}" if offset else "facing" for offset in karel.OFFSETS)
+OFFSETS = tuple(f"turned{offset:+d}" if offset else "turned" for offset in karel.OFFSETS)
+IN_THE_WORLD = ("facing", "position", "from_start", "from_end", "wall_ahead", "walls_around", "marker_below")
 
 
 @dataclass(frozen=True)
@@ -65,18 +66,19 @@ class Sizes:
         permuted: Label sets probed in every model under every meaning.
         pushed: Programs with a push.
         random: Random directions beside the pushes.
-        sae_programs, sae_width, sae_k, sae_rows: Of the sparse autoencoder (see `features.experiment`).
+        sae_labels, sae_programs, sae_width, sae_k, sae_rows: Of the sparse autoencoder (see `features.experiment`).
         draws: Bootstrap draws.
     """
 
     generated: int = 500
     generated_last: int = 2000
     probed: int = 1500
-    labels: tuple[str, ...] = OFFSETS
-    labels_last: tuple[str, ...] = features.LABELS
-    permuted: tuple[str, ...] = ("facing", "facing+1", "position")
+    labels: tuple[str, ...] = (*OFFSETS, "turn_to_go", "to_go", "facing")
+    labels_last: tuple[str, ...] = (*features.LABELS, *IN_THE_WORLD)
+    permuted: tuple[str, ...] = ("turned", "turned+1", "gone")
     pushed: int = 3000
     random: int = 20
+    sae_labels: tuple[str, ...] = features.LABELS
     sae_programs: int = 3000
     sae_width: int = 640
     sae_k: int = 16
@@ -166,7 +168,7 @@ def measure_last(hf: Any, out: Path, sizes: Sizes, encoding: Encoding) -> dict[s
             n_boot=sizes.draws,
             progress=False,
         )
-        learned = by_heart.to_frame().assign(meaning=TRUE, source="control_task", label_set="facing")
+        learned = by_heart.to_frame().assign(meaning=TRUE, source="control_task", label_set="turned")
         return pd.concat([frame, there, learned], ignore_index=True), selectivity(probes, by_heart), compared
 
     def push() -> tuple[pd.DataFrame, ...]:
@@ -178,9 +180,9 @@ def measure_last(hf: Any, out: Path, sizes: Sizes, encoding: Encoding) -> dict[s
     def featured() -> tuple[pd.DataFrame, ...]:
         probes, floor = (pk.SweepResult.load(folder / name) for name in ("probes", "probes_random_weights"))
         found, named, health = features.experiment(
-            model, probes.best("facing", "accuracy").site, stores["model"], stores["random_weights"], problems, probes, floor, encoding,
+            model, probes.best("to_go", "accuracy").site, stores["model"], stores["random_weights"], problems, probes, floor, encoding,
             folder / "features", programs=sizes.sae_programs, width=sizes.sae_width, k=sizes.sae_k, rows=sizes.sae_rows,
-            labels=sizes.labels_last,
+            labels=sizes.sae_labels,
         )  # fmt: skip
         return found, pd.DataFrame([health]), named
 

@@ -16,7 +16,7 @@ from probekit.activations import ArrayActivations
 from probekit.testbeds import karel
 from probekit.testbeds.karel import train
 from probekit.testbeds.karel.export import export
-from probekit.testbeds.karel.language import MOVE
+from probekit.testbeds.karel.language import MOVE, TURN_LEFT, TURN_RIGHT
 from probekit.testbeds.karel.tokens import FIRST_WORD
 from tests.experiments.scripts import scripts_of
 
@@ -54,8 +54,8 @@ def captured() -> SimpleNamespace:
 
 def test_from_a_training_run_to_the_page(script, trained, tmp_path, monkeypatch) -> None:
     sizes = script.run.Sizes(
-        generated=4, generated_last=6, probed=60, labels=("facing", "facing+1"), labels_last=("facing", "position"), permuted=("facing",),
-        pushed=160, random=2, sae_programs=40, sae_width=32, sae_k=4, sae_rows=2000, draws=100,
+        generated=4, generated_last=6, probed=120, labels=("turned", "turned+1"), labels_last=("turned", "gone", "to_go"), permuted=("turned",),
+        sae_labels=("turned", "gone"), pushed=160, random=2, sae_programs=40, sae_width=32, sae_k=4, sae_rows=2000, draws=100,
     )  # fmt: skip
     monkeypatch.setattr(script.written, "LOSS_PROBLEMS", 8)
     tables = script.run.run(trained, tmp_path, sizes)
@@ -65,13 +65,13 @@ def test_from_a_training_run_to_the_page(script, trained, tmp_path, monkeypatch)
     probed = tables["probed"]
     assert set(probed.step) == {2, 5}
     assert set(probed.meaning) == set(script.meanings.MEANINGS)
-    assert set(probed.label_set[probed.meaning == "true"]) == {"facing", "facing+1"}
-    assert set(probed.label_set[probed.meaning == "turns swapped"]) == {"facing"}
+    assert set(probed.label_set[probed.meaning == "true"]) == {"turned", "turned+1"}
+    assert set(probed.label_set[probed.meaning == "turns swapped"]) == {"turned"}
     assert {"model", "surface", "random_weights", "control_task", "baseline"} <= set(tables["probes"].source)
     assert tables["relations"].empty  # two points
     assert len(tables["meanings"]) == len(script.meanings.MEANINGS) - 1
     assert tables["pushes"].measure.tolist() == list(script.effects.MEASURES)
-    assert set(tables["features"].label_set) == {"facing", "position"}
+    assert set(tables["features"].label_set) == {"turned", "gone"}
     assert (
         tables["features"][["f1", "probe_f1", "random_weights_f1", "probe_random_weights_f1"]].notna().to_numpy().all()
     )
@@ -89,8 +89,8 @@ def test_from_a_training_run_to_the_page(script, trained, tmp_path, monkeypatch)
 def test_an_exported_model_is_enough_for_all_but_the_course_of_training(script, trained, tmp_path, monkeypatch) -> None:
     export(trained, tmp_path / "exported", problems=4)
     sizes = script.run.Sizes(
-        generated=4, generated_last=6, probed=60, labels=("facing",), labels_last=("facing", "position"), permuted=("facing",),
-        pushed=160, random=2, sae_programs=40, sae_width=32, sae_k=4, sae_rows=2000, draws=100,
+        generated=4, generated_last=6, probed=120, labels=("turned",), labels_last=("turned", "to_go"), permuted=("turned",),
+        sae_labels=("turned",), pushed=160, random=2, sae_programs=40, sae_width=32, sae_k=4, sae_rows=2000, draws=100,
     )  # fmt: skip
     monkeypatch.setattr(script.written, "LOSS_PROBLEMS", 8)
     tables = script.run.run(tmp_path / "exported", tmp_path / "out", sizes)
@@ -229,22 +229,24 @@ def test_the_control_task_is_a_label_for_every_three_words(script, captured) -> 
     assert (labels.values[~karel.program_rows(captured.data)] == -1).all()
 
 
-def test_places_know_walls_before_and_after_the_turn(script) -> None:
+def test_places_know_the_state_before_and_after_the_turn(script) -> None:
     problems = karel.sample_problems(40, seed=6)
     places = script.pushes.places_in(problems, "facts", seed=0)
     tokens, _ = karel.encode(problems)
     for i in range(len(places)):
         prefix = places.tokens[i][-places.length[i] :]
         assert prefix.tolist() == tokens[i, : places.length[i]].tolist()
-        ahead = np.zeros(2, bool)
-        for example in range(problems.shown):
-            world = karel.world_after(problems, i, int(places.length[i]) - 1, example=example)
-            assert places.facing[i, example] == world.facing[0]
-            for k, facing in enumerate((world.facing[0], (world.facing[0] + places.turn[i]) % 4)):
-                row, column = divmod(int(world.cell[0]), 8)
-                row, column = row + (-1, 0, 1, 0)[facing], column + (0, 1, 0, -1)[facing]
-                ahead[k] |= world.walls[0, 8 * row + column]
-        assert places.wall[i].tolist() == ahead.tolist()
+        start, end = problems.inputs.rows(np.array([5 * i])), problems.outputs.rows(np.array([5 * i]))
+        world = karel.world_after(problems, i, int(places.length[i]) - 1)
+        row, column = (int(a - b) for a, b in zip(divmod(end.cell[0], 8), divmod(world.cell[0], 8), strict=True))
+        for k, classes in enumerate((places.now[i], places.then[i])):
+            facing = (int(world.facing[0]) + k * places.turn[i]) % 4
+            ahead = (-row, column, row, -column)[facing]
+            right = (column, row, -column, -row)[facing]
+            steps = [max(-3, min(3, way)) + 3 for way in (ahead, right)]
+            assert classes.tolist() == [(facing - start.facing[0]) % 4, (end.facing[0] - facing) % 4, *steps]
+            assert places.ahead[i, k] == (ahead > 0)
+            assert places.side[i, k] == np.sign(right)
     first, second = script.effects.halves(places, 0)
     assert len(first) + len(second) == 40
     assert not set(first.group) & set(second.group)
@@ -254,7 +256,7 @@ def test_the_cache_gives_what_the_whole_sequence_gives(script, captured) -> None
     model, p = pk.load_model(captured.hf), script.pushes
     places = p.places_in(captured.problems.rows(slice(0, 7)), "facts", seed=0)
     generator = torch.Generator().manual_seed(0)
-    ways = p.Ways(torch.randn(5, 4, 16, generator=generator), torch.zeros(5, 4))
+    ways = p.Ways(tuple(torch.randn(c, 16, generator=generator) for c in CLASSES), tuple(map(torch.zeros, CLASSES)))
     site = model.stream_sites[1]
     found = p.odds(model, places, {(site, 1.0, -1): ways})
     for i in range(len(places)):
@@ -271,85 +273,119 @@ def test_the_cache_gives_what_the_whole_sequence_gives(script, captured) -> None
 
 def test_a_push_mirrors_every_probe_and_random_ones_are_as_long(script) -> None:
     generator = torch.Generator().manual_seed(1)
-    ways = script.pushes.Ways(torch.randn(5, 4, 40, generator=generator), torch.randn(5, 4, generator=generator))
+    coef, intercept = (
+        tuple(torch.randn(c, *size, generator=generator) for c in CLASSES) for size in ((40,), ())
+    )  # fmt: skip
+    ways = script.pushes.Ways(coef, intercept)
     h = torch.randn(30, 40, generator=generator)
-    facing = torch.einsum("efd,pd->pef", ways.coef, h).add(ways.intercept).argmax(2)  # what the probes read
-    turn = torch.randint(1, 4, (30,), generator=generator)
-    new, example = (facing + turn[:, None]) % 4, torch.arange(5)
+
+    def scores(h: torch.Tensor) -> list[torch.Tensor]:
+        return [h @ w.T + b for w, b in zip(coef, intercept, strict=True)]
+
+    now = torch.stack([each.argmax(1) for each in scores(h)], 1)  # what the probes read
+    then = torch.from_numpy(script.pushes.turned(now.numpy(), np.arange(30) % 3 + 1))
 
     def margins(h: torch.Tensor) -> torch.Tensor:
-        scores = torch.einsum("efd,pd->pef", ways.coef, h) + ways.intercept
-        row = torch.arange(30)[:, None]
-        return scores[row, example, new] - scores[row, example, facing]
+        row = torch.arange(30)
+        each = [s[row, then[:, k]] - s[row, now[:, k]] for k, s in enumerate(scores(h))]
+        return torch.stack(each, 1)
 
     for strength in (0.5, 1.0, 2.0):
-        after = margins(ways.push(h, facing, turn, strength))
+        after = margins(ways.push(h, now, then, strength))
         torch.testing.assert_close(after, (1 - 2 * strength) * margins(h), atol=2e-2, rtol=2e-2)
     stray = script.pushes.random_ways(ways, np.random.default_rng(0).normal(size=(100, 40)), seed=0)
-    step, other = (one.push(h, facing, turn, 1.0) - h for one in (ways, stray))
+    step, other = (one.push(h, now, then, 1.0) - h for one in (ways, stray))
     torch.testing.assert_close(step.norm(dim=1), other.norm(dim=1), atol=1e-3, rtol=1e-3)
     assert torch.cosine_similarity(step, other).abs().mean() < 0.4
 
 
-def handmade() -> tuple[pk.Model, torch.Tensor]:
-    """A model that holds nothing but the facing, told by the last token (20 + facing), and moves neither east nor south; its probes `[5, 4, d]`."""
+CLASSES = (4, 4, 7, 7)
+"""Of the targets that are pushed."""
+
+
+def handmade() -> tuple[pk.Model, list[torch.Tensor]]:
+    """A model that holds nothing but the state, told by the last token, moves where the end lies ahead and turns to where it lies; and probes of it."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    config = GPT2Config(vocab_size=24, n_positions=16, n_embd=24, n_layer=1, n_head=2, tie_word_embeddings=False)
+    states, width = np.prod(CLASSES), sum(CLASSES)
+    config = GPT2Config(vocab_size=20 + int(states), n_positions=16, n_embd=width, n_layer=1, n_head=2, tie_word_embeddings=False)  # fmt: skip
     hf = GPT2LMHeadModel(config).eval()
-    probes = torch.eye(24)[:20].view(5, 4, 24)
+    probes = list(torch.eye(width).split(CLASSES))
     with torch.no_grad():
         for name, weights in hf.named_parameters():
             weights.fill_(1.0 if name.endswith("ln_f.weight") else 0.0)
-        for facing in range(4):
-            hf.transformer.wte.weight[20 + facing] = probes[:, facing].sum(0)
-        hf.lm_head.weight[FIRST_WORD + MOVE] = -probes[:, 1:3].sum((0, 1))
+        each = np.stack(np.unravel_index(np.arange(states), CLASSES), 1)
+        hf.transformer.wte.weight[20:] = sum(probe[each[:, k]] for k, probe in enumerate(probes))
+        hf.lm_head.weight[FIRST_WORD + MOVE] = probes[2][4:].sum(0)
+        hf.lm_head.weight[FIRST_WORD + TURN_LEFT] = probes[3][:3].sum(0)
+        hf.lm_head.weight[FIRST_WORD + TURN_RIGHT] = probes[3][4:].sum(0)
     return pk.load_model(hf), probes
 
 
-def test_a_model_that_acts_on_its_facing_follows_the_push(script) -> None:
+def test_a_model_that_acts_on_its_state_follows_the_push(script) -> None:
     model, probes = handmade()
     rng = np.random.default_rng(0)
-    n = 240
-    facing, turn = rng.integers(0, 4, n), rng.integers(1, 4, n)
-    new = (facing + turn) % 4
-    tokens = np.stack([np.full(n, 5), np.full(n, 6), 20 + facing], 1)
-    wall = np.isin(np.stack([facing, new], 1), (1, 2))
-    everywhere = np.repeat(facing[:, None], 5, 1)
-    places = script.pushes.Places(tokens, np.full(n, 3), everywhere, turn, wall, np.arange(n) // 2)
-    ways, site = script.pushes.Ways(probes, torch.zeros(5, 4)), "blocks.0.hook_resid_pre"
-    found = script.pushes.odds(model, places, {(site, 1.0, -1): ways})
-    turned = script.pushes.Places(
-        tokens + np.array([0, 0, 1]) * (new - facing)[:, None], *list(places.__dict__.values())[1:]
-    )
-    np.testing.assert_allclose(found[site, 1.0, -1], script.pushes.odds(model, turned, {})[None], atol=1e-2)
+    n = 400
+    now = np.stack([rng.integers(0, c, n) for c in CLASSES], 1)
+    now[::2, 3] = 3  # straight ahead or behind
+    turn = rng.integers(1, 4, n)
+    then = script.pushes.turned(now, turn)
 
-    activations = SimpleNamespace(read=lambda _: np.random.default_rng(1).normal(size=(100, 24)))
+    def told(state: np.ndarray) -> np.ndarray:
+        return np.stack([np.full(n, 5), np.full(n, 6), 20 + np.ravel_multi_index(tuple(state.T), CLASSES)], 1)
+
+    places = script.pushes.Places(told(now), np.full(n, 3), now, then, turn, np.arange(n) // 2)
+    ways = script.pushes.Ways(tuple(probes), tuple(map(torch.zeros, CLASSES)))
+    site = "blocks.0.hook_resid_pre"
+    found = script.pushes.odds(model, places, {(site, 1.0, -1): ways})
+    elsewhere = script.pushes.Places(told(then), *list(places.__dict__.values())[1:])
+    np.testing.assert_allclose(found[site, 1.0, -1], script.pushes.odds(model, elsewhere, {})[None], atol=1e-2)
+
+    activations = SimpleNamespace(read=lambda _: np.random.default_rng(1).normal(size=(100, sum(CLASSES))))
     tried, report, kinds = script.effects.experiment(
         model, activations, {site: ways}, places, strengths=(0.5, 1.0), random=5, draws=200
     )
     report = report.set_index("measure")
     assert tried.strength[tried.following.idxmax()] == report.strength["following"] == 1.0
-    assert report.low["following"] > 0 > report.high["blocked"]
-    assert report.low["freed"] > 0
+    assert report.low["following"] > 0 > report.high["lost"]
+    assert report.low["gained"] > 0
+    assert report.low["turning"] > 0
     assert report["random most"]["following"] < 0.5 * report.value["following"]
     assert kinds.places.sum() == len(places) / 2
     assert len(kinds) == 4
-    clear = places.take(np.flatnonzero(~wall.any(1)))
+    same = places.take(np.flatnonzero(places.ahead.all(1)))
     with pytest.raises(ValueError, match="push more programs"):
-        script.effects.experiment(model, activations, {site: ways}, clear, random=1)
+        script.effects.experiment(model, activations, {site: ways}, same, random=1)
 
 
 def test_measures_compare_places_of_one_kind_before_the_push(script) -> None:
-    wall = np.array([[0, 1], [0, 0], [1, 0], [1, 1]] * 3, bool)
-    turn = np.repeat([1, 2, 3], 4)
-    places = script.pushes.Places(*np.zeros((3, 12)), turn, wall, np.arange(12))
-    change = np.stack([np.tile([-3.0, -1.0, 5.0, 1.0], 3), np.repeat([2.0, 0.0, -1.0], 4)], 1)
+    now, then = np.zeros((2, 12, 4), np.int64)
+    now[:, 2], then[:, 2] = np.tile([5, 5, 2, 2], 3), np.tile([2, 5, 5, 2], 3)  # ahead: lost, kept, gained, not
+    now[:, 3] = np.repeat([3, 3, 1], 4)  # straight, straight, to the left already
+    then[:, 3] = np.repeat([1, 5, 1], 4)  # to the left, to the right
+    places = script.pushes.Places(*np.zeros((2, 12)), now, then, np.ones(12), np.arange(12))
+    change = np.stack([np.tile([-3.0, -1.0, 5.0, 1.0], 3), np.repeat([2.0, -1.0, 9.0], 4)], 1)
     found = {name: float(value[0]) for name, value in script.effects.measures(change, places).items()}
-    assert found == {"following": 6.0, "blocked": -2.0, "freed": 4.0, "undoing": 1.5}
+    assert found == {"following": 6.0, "lost": -2.0, "gained": 4.0, "turning": 1.5}
     counts = script.effects.group_counts(np.array(["a", "a", "b"]), 50)
     assert (counts[:, 0] == counts[:, 1]).all()
     assert (counts[:, 1:].sum(1) == 2).all()
+
+
+def test_what_is_read_in_the_robots_terms_is_drawn_where_the_robot_is(script) -> None:
+    problems = karel.sample_problems(30, seed=3)
+    inputs, outputs = problems.example(0)
+    data = karel.problems_dataset(problems)
+    ends = np.cumsum([len(t) for t in data.tokens or ()]) - 2  # the last word
+    near = 0
+    for i, end in enumerate(ends):
+        ahead, right = np.eye(7)[data.label_set("gone").values[end]]
+        drawn = script.page.on_the_grid(ahead, right, int(inputs.cell[i]), int(inputs.facing[i]))
+        far = set(data.label_set("gone").values[end].tolist()) & {0, 6}
+        near += not far
+        assert far or drawn.argmax() == outputs.cell[i]
+        assert drawn.sum() == 1
+    assert near > 15
 
 
 def test_tidied_programs_do_the_same(script) -> None:
