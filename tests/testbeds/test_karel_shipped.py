@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 import torch
 
@@ -53,13 +52,13 @@ def test_training_can_go_on_from_the_shipped_weights(model: pk.Model) -> None:
         assert torch.equal(weights, model.hf.state_dict()[name]), name
 
 
-def test_it_knows_its_state_better_than_its_words_do(model: pk.Model) -> None:
+def test_it_knows_what_is_still_to_do_better_than_its_words_do(model: pk.Model) -> None:
     data = karel.sample_programs(300, seed=5)
     store = pk.capture(model, data, rows=karel.program_rows(data), progress=False)
-    result = pk.sweep(store, data, ["facing"], n_boot=200, controls=True, progress=False)
-    best = result.best("facing", "accuracy")
+    result = pk.sweep(store, data, ["turn_to_go", "facing"], n_boot=200, progress=False)
     frame = result.to_frame()
-    words = frame[(frame.source == "surface") & (frame.metric == "accuracy") & (frame.data == "test")].value
-    assert len(words)
-    assert best.value > float(words.max()) + 0.05
-    assert np.isfinite(best.value)
+    test = frame[(frame.metric == "accuracy") & (frame.data == "test") & (frame.target == "mean")]
+    words = test[test.source == "surface"].set_index("label_set").value
+    to_go, facing = (result.best(name, "accuracy") for name in ("turn_to_go", "facing"))
+    assert to_go.value > words["turn_to_go"] + 0.15
+    assert facing.value < 0.45  # in the first example's world: it has no use for that
