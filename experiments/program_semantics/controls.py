@@ -1,7 +1,7 @@
 """What a probe could learn by heart: random labels for every run of three words (Hewitt & Liang 2019).
 
 The control task of `probekit.sweep` gives every *token* a label. Programs here have five tokens, of which a probe could learn any
-labelling; runs of the last three words are about 150 types, as many as the words alone can tell apart by the words before.
+labelling; runs of the last three words are about 150 types, as many as there are histories of three words in the baseline `words`.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from probekit.report.style import LEGEND, MARGIN, SERIES_COLORS, SERIES_DASHES, SERIES_SYMBOLS, SOURCE_STYLES, arrange
 
 GREY = SOURCE_STYLES["shuffled"]["color"]
-SOURCES = {"model": "probe", "surface": "words alone", "control_task": "control task", "random_weights": "random weights"}  # fmt: skip
+SOURCES = {"model": "probe", "control_task": "control task", "random_weights": "random weights"}  # fmt: skip
 
 
 def line(fig: go.Figure, frame: pd.DataFrame, x: str, name: str, number: int, y: str = "value") -> None:
@@ -74,6 +74,12 @@ def by_layer(frame: pd.DataFrame, sites: Mapping[str, str]) -> go.Figure:
             line={"color": style["color"], "dash": style["dash"]}, marker={"symbol": style["symbol"] or "circle", "size": 8},
             error_y={"array": part.high - part.value, "arrayminus": part.value - part.low, "thickness": 1, "width": 2},
         )  # fmt: skip
+    for number, (name, part) in enumerate(frame[frame.source == "baseline"].groupby("site", sort=False)):
+        if name != "random weights":  # drawn by layer
+            fig.add_scatter(
+                x=[sites[ends[0]], sites[ends[-1]]], y=[part.value.iloc[0]] * 2, name=f"no model: {name}", mode="lines",
+                line={"color": SERIES_COLORS[(5 + number) % 8], "dash": "dashdot", "width": 1.5},
+            )  # fmt: skip
     majority = frame[frame.source == "majority"].value
     if len(majority):
         fig.add_hline(y=float(majority.iloc[0]), line={"color": GREY, "dash": "dot", "width": 1})
@@ -100,40 +106,48 @@ def intervention(meanings: pd.DataFrame, baseline: str) -> go.Figure:
             error_x={"array": rows[high] - rows[value], "arrayminus": rows[value] - rows[low], "thickness": 1.2},
         )  # fmt: skip
     fig.add_vline(x=0, line={"color": GREY, "dash": "dot", "width": 1})
-    fig.update_xaxes(title="true minus permuted")
+    fig.update_xaxes(title="true minus permuted, balanced accuracy")
     arrange(fig, height=120 + 42 * len(names), legend=LEGEND, margin=MARGIN | {"t": 50})
     return fig
 
 
-def kinds(frame: pd.DataFrame) -> go.Figure:
-    """Change of the log odds of `move` by kind of place: by the push, and by random ones."""
-    rows = frame.iloc[::-1]
+def pushes(report: pd.DataFrame, chance: pd.DataFrame) -> go.Figure:
+    """Each measure of each push with its interval, beside the random pushes."""
     fig = go.Figure()
-    for name, column, number in (("push of the turn", "push", 0), ("random directions, mean", "random", 4)):
-        fig.add_scatter(
-            x=rows[column], y=[kind.replace(': ', ':<br>').replace(' before', '<br>before') for kind in rows.kind], name=name, mode="markers",
-            marker={"color": SERIES_COLORS[number], "symbol": SERIES_SYMBOLS[number], "size": 9},
-            error_x={"array": rows[f"{column} high"] - rows[column], "arrayminus": rows[column] - rows[f"{column} low"], "thickness": 1.2},
-        )  # fmt: skip
+    names = [f"{row.measure}:<br>{row.pushed}" for row in report.itertuples()]
+    told = {(row.pushed, row.measure): name for row, name in zip(report.itertuples(), names, strict=True)}
+    fig.add_scatter(
+        x=chance.value, y=[told[row.pushed, row.measure] for row in chance.itertuples()], name="random pushes", mode="markers",
+        marker={"color": SERIES_COLORS[4], "symbol": "line-ns-open", "size": 9, "opacity": 0.5},
+    )  # fmt: skip
+    fig.add_scatter(
+        x=report.value, y=names, name="the probes' push", mode="markers", marker={"color": SERIES_COLORS[0], "symbol": SERIES_SYMBOLS[0], "size": 10},
+        error_x={"array": report.high - report.beyond, "arrayminus": report.beyond - report.low, "thickness": 1.5},
+    )  # fmt: skip
     fig.add_vline(x=0, line={"color": GREY, "dash": "dot", "width": 1})
-    fig.update_xaxes(title="change of log odds, nats")
-    arrange(fig, height=280, legend=LEGEND, margin=MARGIN | {"t": 50})
+    fig.update_xaxes(title="difference of log odds, nats")
+    fig.update_yaxes(autorange="reversed")
+    arrange(fig, height=300, legend=LEGEND, margin=MARGIN | {"t": 50})
     return fig
 
 
 def doses(tried: pd.DataFrame, sites: Mapping[str, str]) -> go.Figure:
-    """Following over strength, a line a site, on the half for choosing."""
+    """Following and turning together over strength, a line a site, on the half for choosing, where all of the state is pushed."""
     fig = go.Figure()
+    tried = tried[tried.pushed == tried.pushed.iloc[0]]
+    tried = tried.assign(both=tried.following + tried.turning)
     for number, (site, name) in enumerate(sites.items()):
         part = tried[tried.site == site].sort_values("strength")
+        if not len(part):
+            continue
         fig.add_scatter(
-            x=part.strength, y=part.following, name=name, mode="lines+markers",
+            x=part.strength, y=part.both, name=name, mode="lines+markers",
             line={"color": SERIES_COLORS[number % 8], "dash": SERIES_DASHES[number % 6]}, marker={"symbol": SERIES_SYMBOLS[number % 6], "size": 7},
         )  # fmt: skip
     fig.add_hline(y=0, line={"color": GREY, "dash": "dot", "width": 1})
     strengths = sorted(tried.strength.unique())
     fig.update_xaxes(title="strength", type="log", tickvals=strengths, ticktext=[f"{s:g}" for s in strengths])
-    fig.update_yaxes(title="following, nats")
+    fig.update_yaxes(title="following + turning, nats")
     arrange(fig, height=360, legend=LEGEND, margin=MARGIN | {"t": 60})
     return fig
 

@@ -56,20 +56,23 @@ def write(
     page.heading("By layer, with controls")
     controls = accuracies(last[last.meaning == TRUE])
     page.add(tabs({name: Page("").figure(draw.by_layer(controls[controls.label_set == name], sites)).blocks[0] for name in best}))  # fmt: skip
-    page.text("Dotted: the commonest class. Words alone: the last three words and counts of the words so far. Control task, of turned: a random class for every run of three words (Hewitt & Liang 2019).")  # fmt: skip
+    page.text("Dotted: the commonest class. Level lines know no model: linear probes of the last three words and counts of the words so far (words); of these and of where the run begins and ends (words and ends); of all words in their places, the ends, and a thousand random functions of them (record). Control task, of turned: a random class for every run of three words (Hewitt & Liang 2019).")  # fmt: skip
     page.table(selectivity_table(tables["selectivity"]), "Turned: what a probe reads beyond what it can learn by heart.")  # fmt: skip
 
     page.heading("Permuted meanings")
     meanings = tables["meanings"]
     if len(meanings):
-        page.figure(draw.intervention(meanings, BASELINES[-1]), "The same hidden states, probes for the true meaning and for each permuted one, every one at its own best layer. “Words and ends” knows the words so far and the first and last pose, and never saw the model.")  # fmt: skip
+        page.figure(draw.intervention(meanings, BASELINES[-1]), "Balanced accuracy: the same hidden states, probes for the true meaning and for each permuted one, every one at its own best layer. Meanings that only rename the classes of a label set are left out. “Random weights” is the same architecture without training, all layers together.")  # fmt: skip
         page.table(meanings_table(meanings))
     page.heading("What each outcome would mean", 3)
     page.add(notes([f"{name[0].upper()}{name[1:]}. {when} {what}" for name, (when, what) in OUTCOMES.items()]))
 
     page.heading("Turning the robot inside the model")
-    page.figure(draw.kinds(tables["kinds"]), "Log odds of move as the next word. The hidden state is pushed to what it would be after a turn on the spot. A model that acts on it must take chance from move where the end of the way no longer lies ahead, and give some where it now does; the other two kinds of place are what to compare with.")  # fmt: skip
-    page.table(pushes_table(tables["pushes"]), "Site and strength were chosen by “following” on other programs.")
+    page.figure(draw.pushes(tables["pushes"], tables["random_pushes"]), "The hidden state is pushed to what it would be after a turn on the spot, to the right and to the left, and what counts is the difference of the two. Following: log odds of move where the end of the way lies to one side, after the turn towards it minus after the turn away. Turning: log odds of turn_left over turn_right where the turn puts the end to the left minus to the right. Bars: 95 % intervals over programs. Random pushes are as long and have the same angles between classes.")  # fmt: skip
+    page.table(
+        pushes_table(tables["pushes"]),
+        "Site (but not the last) and strength were chosen by the sum of both on other programs. Beyond: the value minus the mean of random pushes. p: the share of random pushes, and this one, that lie as far from their mean; with N of them it cannot be below 1/(N + 1).",
+    )
     page.figure(draw.doses(tables["tried"], sites), "On the half for choosing. Strength 1 mirrors what the probes read.")  # fmt: skip
 
     page.heading("Features of a sparse autoencoder")
@@ -176,8 +179,9 @@ def meanings_table(table: pd.DataFrame) -> pd.DataFrame:
 def pushes_table(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
-            "measure": table.measure, "nats": [draw.interval(*row, digits=2) for row in zip(table.value, table.low, table.high, strict=True)],
-            "random directions, least to most": [f"{low:.2f} to {high:.2f}".replace("-", "−") for low, high in zip(table["random least"], table["random most"], strict=True)],
+            "pushed": table.pushed, "measure": table.measure, "nats": table.value,
+            "random pushes": [draw.interval(*row, digits=2) for row in zip(table["random mean"], table["random low"], table["random high"], strict=True)],
+            "beyond": [draw.interval(*row, digits=2) for row in zip(table.beyond, table.low, table.high, strict=True)],
             "p": table.p, "pushed after block": table.site.map(site_tick), "probes right there": table.read, "strength": [f"{s:g}" for s in table.strength], "places": table.places,
         }
     )  # fmt: skip

@@ -35,42 +35,39 @@ READ = ("turned", "turn_to_go", "to_go")
 
 @dataclass(frozen=True)
 class Places:
-    """Prefixes of programs, each with a turn to push.
+    """Prefixes of programs.
 
     Attributes:
         tokens: `[place, position]` int64: the sequence up to the word, padded on the left with 0.
         length: `[place]` tokens of each.
-        now, then: `[place, target]` classes of the targets of `READ` after the word, and after the turn.
-        turn: `[place]` quarter turns to the right, 1-3.
+        now: `[place, target]` classes of the targets of `READ` after the word.
         group: `[place]` what the program does (`karel.behaviours`).
     """
 
     tokens: np.ndarray
     length: np.ndarray
     now: np.ndarray
-    then: np.ndarray
-    turn: np.ndarray
     group: np.ndarray
 
     def __len__(self) -> int:
         return len(self.length)
 
-    @property
-    def ahead(self) -> np.ndarray:
-        """`[place, 2]` bool: whether the place at the end lies ahead, before and after the turn."""
-        return np.stack([classes[:, 2] > FAR for classes in (self.now, self.then)], axis=1)
-
-    @property
-    def side(self) -> np.ndarray:
-        """`[place, 2]`: whether it lies to the left (-1), to neither side (0) or to the right (1), before and after the turn."""
-        return np.stack([np.sign(classes[:, 3] - FAR) for classes in (self.now, self.then)], axis=1)
-
     def take(self, rows: np.ndarray) -> Places:
         return Places(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
+    @property
+    def ahead(self) -> np.ndarray:
+        """`[place]`: whether the place at the end lies ahead (1), behind (-1) or neither (0)."""
+        return np.sign(self.now[:, 2] - FAR)
+
+    @property
+    def side(self) -> np.ndarray:
+        """`[place]`: whether it lies to the right (1), to the left (-1) or to neither side (0)."""
+        return np.sign(self.now[:, 3] - FAR)
+
 
 def places_in(problems: karel.Problems, encoding: Encoding, seed: int) -> Places:
-    """One place in each program, after any word but the last, with a random turn."""
+    """One place in each program, after any word but the last."""
     rng = np.random.default_rng([seed, 0x9145])
     n = len(problems)
     tokens, lengths = karel.encode(problems, encoding)
@@ -79,32 +76,29 @@ def places_in(problems: karel.Problems, encoding: Encoding, seed: int) -> Places
     length = begins + 1 + words
     at = np.arange(length.max()) - (length.max() - length)[:, None]
     cut = np.where(at >= 0, np.take_along_axis(tokens, np.maximum(at, 0), 1), PAD).astype(np.int64)
-    turn = rng.integers(1, 4, n)
     data = karel.problems_dataset(problems, encoding=encoding)
     last = np.cumsum(lengths) - lengths + length - 1  # of each prefix, among all tokens
     now = np.concatenate([data.label_set(name).values[last] for name in READ], axis=1).astype(np.int64)
-    return Places(cut, length, now, turned(now, turn), turn, karel.behaviours(problems.programs))
+    return Places(cut, length, now, karel.behaviours(problems.programs))
 
 
-def turned(now: np.ndarray, turn: np.ndarray) -> np.ndarray:
-    """The classes `[place, target]` of `READ` after quarter turns `[place]` to the right on the spot."""
+def turned(now: np.ndarray, turn: int) -> np.ndarray:
+    """The classes `[place, target]` of `READ` after so many quarter turns to the right on the spot."""
     so_far, to_go, ahead, right = now.T
     back, left = 2 * FAR - ahead, 2 * FAR - right
-    around = np.stack([ahead, right, back, left])  # what lies in each direction; what was to the right is now ahead
-    place = np.arange(len(now))
-    sides = [around[(side + turn) % 4, place] for side in (0, 1)]
+    around = [ahead, right, back, left]  # what lies in each direction; what was to the right is now ahead
+    sides = [around[(side + turn) % 4] for side in (0, 1)]
     return np.stack([(so_far + turn) % len(TURNS), (to_go - turn) % len(TURNS), *sides], axis=1)
 
 
 @dataclass(frozen=True)
 class Ways:
-    """Probes of the targets of `READ` at one site.
+    """Probes of targets of `READ` at one site.
 
     Attributes:
         coef: `[class, d]` for each target; a margin is a difference of two rows with the hidden state, plus that of the intercepts.
         intercept: `[class]` for each target.
-        moved: `[class, class, d]` for each target: directions to move along in place of the probes' (new class, true class), for random
-            ones of equal norm; None: the probes' own.
+        moved: `[class, d]` for each target: vectors to move along the differences of, in place of the probes' own.
         read: Accuracy of the probes on programs held out, mean over the label sets.
     """
 
@@ -114,29 +108,26 @@ class Ways:
     read: float = float("nan")
 
     def push(self, h: Tensor, now: Tensor, then: Tensor, strength: float) -> Tensor:
-        """Hidden states `[place, d]` moved from the classes `now` to `then`, `[place, target]`."""
-        pairs = list(zip(then.T, now.T, strict=True))
-        along = torch.stack([w[new] - w[old] for w, (new, old) in zip(self.coef, pairs, strict=True)], 1)
-        offset = torch.stack([b[new] - b[old] for b, (new, old) in zip(self.intercept, pairs, strict=True)], 1)
-        margin = torch.einsum("ptd,pd->pt", along, h) + offset  # [place, target]
+        """Hidden states `[place, d]` moved from the classes `now` to `then`, `[place, target]`; targets beyond those here are left alone."""
+
+        def differences(of_class: tuple[Tensor, ...]) -> Tensor:
+            return torch.stack([each[then[:, k]] - each[now[:, k]] for k, each in enumerate(of_class)], 1)
+
+        along = differences(self.coef)  # [place, target, d]
+        margin = torch.einsum("ptd,pd->pt", along, h) + differences(self.intercept)
         wanted = 2 * strength * (-margin).clamp(min=0)  # a probe that reads the new class already asks for nothing
         gram = along @ along.transpose(1, 2)
         gram = gram + 1e-4 * gram.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * torch.eye(len(self.coef))
         weights = torch.linalg.solve(gram, wanted[..., None])[..., 0]
-        step = torch.einsum("pt,ptd->pd", weights, along)
-        if self.moved is not None:
-            strays = torch.stack([m[new, old] for m, (new, old) in zip(self.moved, pairs, strict=True)], 1)
-            stray = torch.einsum("pt,ptd->pd", weights * along.norm(dim=2), strays)
-            step = stray * (step.norm(dim=1) / stray.norm(dim=1).clamp(min=1e-12))[:, None]
-        return h + step
+        return h + torch.einsum("pt,ptd->pd", weights, along if self.moved is None else differences(self.moved))
 
 
 def fit_ways(store: pk.ActivationStore, problems: karel.Problems, encoding: Encoding) -> dict[str, Ways]:
-    """By site, a probe for each target of `READ`."""
+    """By site but the last, where a push would say the next word itself, a probe for each target of `READ`."""
     data = karel.problems_dataset(problems, encoding=encoding)
     found = pk.sweep(store, data, labels=list(READ), controls=False, n_boot=100, progress=False)
     ways = {}
-    for site in found.sites:
+    for site in found.sites[:-1]:
         stacks = [found.probes[name][site] for name in READ]
         coef, intercept = (
             tuple(each for stack in stacks for each in getattr(stack, part)) for part in ("coef", "intercept")
@@ -146,17 +137,31 @@ def fit_ways(store: pk.ActivationStore, problems: karel.Problems, encoding: Enco
     return ways
 
 
+def turn_alone(ways: Ways) -> Ways:
+    """Only how far the robot has turned: what is still to do, which the next word follows from, is not pushed."""
+    return Ways(ways.coef[:1], ways.intercept[:1], None, ways.read)
+
+
 def random_ways(ways: Ways, activations: np.ndarray, seed: int) -> Ways:
-    """Random unit vectors with the activations' own spectrum in place of the probes' directions."""
-    sizes = [len(w) ** 2 for w in ways.coef]
-    drawn = torch.from_numpy(random_directions(activations, seed, count=sum(sizes))).float().split(sizes)
-    moved = tuple(some.view(len(w), len(w), -1) for some, w in zip(drawn, ways.coef, strict=True))
-    return Ways(ways.coef, ways.intercept, moved, ways.read)
+    """Random vectors with the activations' own spectrum in place of the probes' of every class, as long and at the same angles to each other."""
+    own = torch.cat(ways.coef).double()
+    drawn = torch.from_numpy(random_directions(activations, seed, count=len(own)))
+    mixed = _root(own @ own.T) @ _root(drawn @ drawn.T, inverse=True) @ drawn
+    sizes = [len(each) for each in ways.coef]
+    return Ways(ways.coef, ways.intercept, tuple(mixed.to(ways.coef[0].dtype).split(sizes)), ways.read)
 
 
-def pushed(ways: Ways, model: pk.Model, site: str, places: Places, strength: float) -> ActivationEdit:
-    """The edit of a batch of places, at the last position."""
-    now, then = torch.from_numpy(places.now), torch.from_numpy(places.then)
+def _root(gram: Tensor, inverse: bool = False) -> Tensor:
+    """The symmetric square root of a Gram matrix, or the pseudo-inverse of it."""
+    values, vectors = torch.linalg.eigh(gram)
+    kept = values > 1e-10 * values.max()
+    root = torch.where(kept, values, 0).sqrt()
+    return vectors @ torch.diag(torch.where(kept, 1 / root, 0) if inverse else root) @ vectors.T
+
+
+def pushed(ways: Ways, model: pk.Model, site: str, places: Places, strength: float, turn: int) -> ActivationEdit:
+    """The edit of a batch of places, at the last position: quarter turns to the right."""
+    now, then = torch.from_numpy(places.now), torch.from_numpy(turned(places.now, turn))
 
     def change(h: Tensor) -> Tensor:
         changed = h.clone()
@@ -166,19 +171,21 @@ def pushed(ways: Ways, model: pk.Model, site: str, places: Places, strength: flo
     return ActivationEdit(f"turn the robot (x{strength:g})", model, {site: change})
 
 
+TURNS_PUSHED = (1, 3)
+"""To the right and to the left, in quarter turns to the right."""
 Setting = tuple[str, float, int]
-"""Site, strength, and which random directions (from 0; -1: the probes' own)."""
+"""Site, strength, and which random vectors (from 0; -1: the probes' own)."""
 
 
-def odds(model: pk.Model, places: Places, settings: Mapping[Setting, Ways]) -> dict[Setting | None, np.ndarray]:
-    """Log odds at the next position, without a push (None) and under each setting.
+def odds(model: pk.Model, places: Places, settings: Mapping[Setting, Ways]) -> dict[Setting, np.ndarray]:
+    """Log odds at the next position after each push.
 
     The tokens before the last are run once; a push changes nothing of them.
 
     Returns:
-        `[place, 2]`: of `move` against all else, and of `turn_left` against `turn_right`.
+        `[place, turn, 2]`: after a turn to the right and one to the left, of `move` against all else, and of `turn_left` against `turn_right`.
     """
-    found: dict[Setting | None, list[np.ndarray]] = {None: [], **{setting: [] for setting in settings}}
+    found: dict[Setting, list[np.ndarray]] = {setting: [] for setting in settings}
     order = np.argsort(places.length, kind="stable")
     warnings.filterwarnings(
         "ignore", message="at .* the edit adds a vector", category=UserWarning
@@ -197,11 +204,11 @@ def odds(model: pk.Model, places: Places, settings: Mapping[Setting, Ways]) -> d
             name = next(n for n in ("cache", "past_key_values") if n in list(out.keys()))
             before = {name: out[name]}
             for setting, kept in found.items():
-                if setting is None:
-                    kept.append(_last_odds(model, tokens, there, position, before))
-                else:
-                    with pushed(settings[setting], model, setting[0], some, setting[1]).applied(model):
-                        kept.append(_last_odds(model, tokens, there, position, before))
+                after = []
+                for turn in TURNS_PUSHED:
+                    with pushed(settings[setting], model, setting[0], some, setting[1], turn).applied(model):
+                        after.append(_last_odds(model, tokens, there, position, before))
+                kept.append(np.stack(after, axis=1))
     back = np.argsort(order)
     return {setting: np.concatenate(parts)[back] for setting, parts in found.items()}
 

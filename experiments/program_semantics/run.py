@@ -5,26 +5,22 @@
 measures the shipped `karel-mini`; with the course of training, from nothing:
 
     python -m probekit.testbeds.karel.train --out RUN --steps N --cooldown M
-    python experiments/program_semantics/run.py --model RUN --out out/program_semantics
+    python experiments/program_semantics/run.py --model RUN --out out/program_semantics_trained
 
 "Evidence of Meaning in Language Models Trained on Programs" (Jin & Rinard, arXiv 2305.11169), on `probekit.testbeds.karel`. For every copy of
 the weights that a training run kept, and for the last (of an exported folder: for its one model): generative accuracy, the loss, and linear probes of the state after each word of the
-reference program, in the past and in the future, at every layer, under the true and under permuted meanings of the actions. For the last
-model also: controls and the model with random weights, pushes of the robot's turn, the features of a sparse autoencoder, and the lengths of what it writes.
+reference program, in the past and in the future, at every layer. For the last model also: the same under permuted meanings of the actions, controls and the model with random weights, pushes of the robot's turn, the features of a sparse autoencoder, and the lengths of what it writes.
 
 Everything is kept in OUT, and a run that was stopped goes on from there.
-
-Of a model of the recipe's size (6 layers of width 160) without training, a copy of the weights took 24 seconds of one processor core (4 for
-writing, 5 for capturing, the rest for probes). For the last model pushes took 22, the sparse autoencoder and its floor 44; all of it is estimated at three
-minutes. So 15 copies are estimated at nine minutes of one core, and at twelve if probes of trained models take half as long again.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +59,9 @@ class Sizes:
         probed: Programs whose hidden states are probed.
         labels: Label sets probed in every model, under the true meaning.
         labels_last: Further ones, in the last model.
-        permuted: Label sets probed in every model under every meaning.
+        permuted: Label sets probed in the last model under every meaning.
         pushed: Programs with a push.
-        random: Random directions beside the pushes.
+        random: Random pushes beside each.
         sae_labels, sae_programs, sae_width, sae_k, sae_rows: Of the sparse autoencoder (see `features.experiment`).
         draws: Bootstrap draws.
     """
@@ -77,7 +73,7 @@ class Sizes:
     labels_last: tuple[str, ...] = (*features.LABELS, *IN_THE_WORLD)
     permuted: tuple[str, ...] = ("turned", "turned+1", "gone")
     pushed: int = 3000
-    random: int = 20
+    random: int = 99
     sae_labels: tuple[str, ...] = features.LABELS
     sae_programs: int = 3000
     sae_width: int = 640
@@ -92,13 +88,38 @@ def models_of(run: Path) -> Iterator[tuple[int, Any]]:
     if is_exported(run):
         yield json.loads((run / "figures.json").read_text())["steps"], load_exported(run)
         return
-    yield from kept_models(run)
     try:
         finished = finished_checkpoint(run)
     except FileNotFoundError:
+        yield from kept_models(run)
         return
     model = new_model(recipe_of(run))
-    yield load_checkpoint(finished, model, []), model.eval()
+    step = load_checkpoint(finished, model, [])
+    yield from (one for one in kept_models(run) if one[0] != step)
+    yield step, model.eval()
+
+
+def check_same(run: Path, out: Path, sizes: Sizes) -> None:
+    """Refuse a folder with tables of other weights, or of other sizes.
+
+    Raises:
+        ValueError: it is one.
+    """
+    weights = [
+        *sorted(run.glob("cooldown-from-*.safetensors")),
+        *sorted(run.glob("kept/*")),
+        *run.glob("model.safetensors"),
+    ]
+    digest = hashlib.sha256()
+    for file in weights:
+        digest.update(file.read_bytes())
+    asked = json.loads(json.dumps({"weights": digest.hexdigest()[:16], "sizes": asdict(sizes)}))
+    written = out / "measured.json"
+    if written.exists() and json.loads(written.read_text()) != asked:
+        raise ValueError(
+            f"{out} holds tables of other weights or sizes ({written}): give another --out, or remove that folder"
+        )
+    write_whole(written, json.dumps(asked, indent=1))
 
 
 def kept(folder: Path, names: tuple[str, ...], make: Callable[[], tuple[pd.DataFrame, ...]]) -> list[pd.DataFrame]:
@@ -124,10 +145,8 @@ def measure(step: int, hf: Any, out: Path, sizes: Sizes, encoding: Encoding) -> 
         problems = karel.sample_problems(sizes.probed, seed=2)
         data = karel.problems_dataset(problems, encoding=encoding)
         store = pk.capture(pk.load_model(hf), data, rows=karel.program_rows(data), progress=False)
-        frame, _, _ = sweep_meanings(
-            store, problems, encoding, sizes.permuted, n_boot=sizes.draws, with_baselines=False, more_of_true=sizes.labels
-        )  # fmt: skip
-        return (frame.assign(step=step),)
+        found = pk.sweep(store, data, labels=list(sizes.labels), controls=False, n_boot=sizes.draws, progress=False)
+        return (found.to_frame().assign(meaning=TRUE, step=step),)
 
     folder = out / f"step-{step:06d}"
     return kept(folder, ("written",), write)[0], kept(folder, ("probed",), probe)[0]
@@ -152,7 +171,7 @@ def measure_last(hf: Any, out: Path, sizes: Sizes, encoding: Encoding) -> dict[s
     def probe() -> tuple[pd.DataFrame, ...]:
         frame, compared, probes = sweep_meanings(
             stores["model"], problems, encoding, sizes.permuted, n_boot=sizes.draws, with_baselines=True, more_of_true=names,
-            controls=True,
+            controls=True, floor=stores["random_weights"],
         )  # fmt: skip
         probes.save(folder / "probes")
         floor = pk.sweep(
@@ -190,7 +209,7 @@ def measure_last(hf: Any, out: Path, sizes: Sizes, encoding: Encoding) -> dict[s
     for what, found, make in (
         ("writes programs", ("programs", "shorter", "lengths"), write),
         ("probes and controls", ("probes", "selectivity", "meanings"), probe),
-        ("pushes", ("tried", "pushes", "kinds"), push),
+        ("pushes", ("tried", "pushes", "random_pushes"), push),
         ("features", ("features", "sae", "names"), featured),
     ):
         print(f"the last model: {what}", flush=True)
@@ -224,8 +243,10 @@ def run(folder: Path, out: Path, sizes: Sizes) -> dict[str, pd.DataFrame]:
 
     Raises:
         FileNotFoundError: the folder holds no copies of weights.
+        ValueError: `out` holds tables of other weights, or of other sizes.
     """
     recipe = recipe_of(folder)
+    check_same(folder, out, sizes)
     made, last = [], None
     for step, hf in models_of(folder):
         made.append(measure(step, hf, out, sizes, recipe.encoding))
@@ -253,7 +274,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/program_semantics"))
     given = parser.parse_args()
     tables = run(SHIPPED.get(given.model, Path(given.model)), given.out, Sizes())
-    for name in ("written", "relations", "selectivity", "meanings", "pushes", "kinds", "features", "names", "shorter"):
+    for name in ("written", "relations", "selectivity", "meanings", "pushes", "features", "names", "shorter"):
         print(f"\n{name}\n\n{tables[name].round(3).to_string(index=False)}")
     print(f"\npage: {(given.out / 'report.html').resolve()}")
 

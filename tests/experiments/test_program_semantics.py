@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -64,13 +65,12 @@ def test_from_a_training_run_to_the_page(script, trained, tmp_path, monkeypatch)
     assert tables["written"].loss.between(1, 10).all()
     probed = tables["probed"]
     assert set(probed.step) == {2, 5}
-    assert set(probed.meaning) == set(script.meanings.MEANINGS)
-    assert set(probed.label_set[probed.meaning == "true"]) == {"turned", "turned+1"}
-    assert set(probed.label_set[probed.meaning == "turns swapped"]) == {"turned"}
+    assert set(probed.label_set) == {"turned", "turned+1"}
     assert {"model", "surface", "random_weights", "control_task", "baseline"} <= set(tables["probes"].source)
     assert tables["relations"].empty  # two points
-    assert len(tables["meanings"]) == len(script.meanings.MEANINGS) - 1
-    assert tables["pushes"].measure.tolist() == list(script.effects.MEASURES)
+    assert tables["meanings"].meaning.tolist() == ["move and turn_left swapped", "move as turn_left as turn_right"]
+    assert {f"{name}: excess" for name in script.meanings.BASELINES} <= set(tables["meanings"])
+    assert tables["pushes"].measure.tolist() == list(script.effects.MEASURES) * len(script.effects.PUSHED)
     assert set(tables["features"].label_set) == {"turned", "gone"}
     assert (
         tables["features"][["f1", "probe_f1", "random_weights_f1", "probe_random_weights_f1"]].notna().to_numpy().all()
@@ -84,6 +84,14 @@ def test_from_a_training_run_to_the_page(script, trained, tmp_path, monkeypatch)
     again = script.run.run(trained, tmp_path, sizes)
     for name, table in tables.items():
         pd.testing.assert_frame_equal(again[name], table)
+    with pytest.raises(ValueError, match="tables of other weights or sizes"):
+        script.run.run(trained, tmp_path, replace(sizes, probed=61))
+
+
+def test_a_copy_kept_at_the_last_step_is_not_measured_twice(script, trained, monkeypatch) -> None:
+    assert [step for step, _ in script.run.models_of(trained)] == [2, 5]
+    monkeypatch.setattr(script.run, "kept_models", lambda run: iter([(2, "early"), (5, "kept")]))
+    assert [step for step, _ in script.run.models_of(trained)] == [2, 5]
 
 
 def test_an_exported_model_is_enough_for_all_but_the_course_of_training(script, trained, tmp_path, monkeypatch) -> None:
@@ -173,24 +181,61 @@ def planted(captured: SimpleNamespace, rows: np.ndarray) -> ArrayActivations:
     )  # fmt: skip
 
 
-def test_states_are_told_from_a_record_of_the_words(script, captured) -> None:
+@pytest.fixture(scope="module")
+def many() -> SimpleNamespace:
+    """More programs, so that differences can be told; the rows are what a test plants."""
+    hf = train.new_model(train.Recipe(layers=1, width=16, heads=2)).eval()
+    problems = karel.sample_problems(500, seed=2)
+    data = karel.problems_dataset(problems)
+    store = pk.capture(pk.load_model(hf), data, rows=karel.program_rows(data), progress=False)
+    return SimpleNamespace(hf=hf, problems=problems, data=data, store=store)
+
+
+def test_states_are_told_from_any_record_of_the_words(script, many, monkeypatch) -> None:
     m, rng = script.meanings, np.random.default_rng(0)
-    facing = captured.data.label_set("facing").values[captured.store.item, 0]
-    states = m.one_hot(facing, 4) + 0.1 * rng.normal(size=(len(facing), 4)).astype(np.float32)
-    record = m.baseline_rows(captured.problems, captured.data, captured.store).read("words and ends")
+    monkeypatch.setattr(m, "_FUNCTIONS", 200)
+    item = many.store.item
+    states = [m.one_hot(many.data.label_set("turned").values[item, 0], 4)]
+    states += [m.one_hot(column, 7) for column in many.data.label_set("gone").values[item].T]
+    plain = np.concatenate(states, axis=1)
+    record = m.baseline_rows(many.problems, many.data, many.store, seed=1).read(
+        "record"
+    )  # other random functions than the baseline's
     outcomes = {}
-    for name, rows in (("states", states), ("record", record), ("noise", rng.normal(size=states.shape))):
+    for name, rows in (
+        ("states", plain + 0.1 * rng.normal(size=plain.shape)),
+        ("record", record),
+        ("noise", rng.normal(size=plain.shape)),
+    ):
         _, found, _ = m.sweep_meanings(
-            planted(captured, rows.astype(np.float32)), captured.problems, "facts", ["facing"], n_boot=200, with_baselines=True
+            planted(many, rows.astype(np.float32)), many.problems, "facts", ["turned", "gone"], n_boot=100, with_baselines=True
         )  # fmt: skip
         outcomes[name] = found
+    assert len(outcomes["states"]) == 4
     assert set(outcomes["states"].outcome) == {m.READ}
-    assert (outcomes["states"].true > 0.95).all()
-    # a record of words and ends reads the true meaning better, because the ends are of it, and is its own baseline
-    assert (outcomes["record"].difference > 0.1).any()
-    assert outcomes["record"]["words and ends: excess"].abs().max() < 1e-9
+    assert (outcomes["states"].true > 0.9).all()
     assert not (set(outcomes["record"].outcome) & {m.READ})
+    assert outcomes["record"]["record: excess"].abs().max() < 0.12
     assert set(outcomes["noise"].outcome) <= {m.SAME, m.EASIER, m.OTHER}
+
+
+def test_meanings_that_only_rename_classes_are_left_out(script, captured) -> None:
+    m = script.meanings
+    told = {name: m.told_under(captured.problems, "facts", meaning) for name, meaning in m.MEANINGS.items()}
+    assert m.distinct(told, "turned") == [m.TRUE, "move and turn_left swapped", "move as turn_left as turn_right"]
+    assert m.distinct(told, "gone") == [m.TRUE, "move and turn_left swapped", "move as turn_left as turn_right"]
+    assert m.distinct(told, "facing") == list(m.MEANINGS)  # in the world the start tells left from right
+    assert np.array_equal(told[m.TRUE].label_set("gone").values, captured.data.label_set("gone").values)
+
+
+def test_the_record_holds_all_words_so_far(script, captured) -> None:
+    found = script.meanings._history(captured.problems, captured.data)[captured.store.item]
+    programs = captured.problems.programs
+    rows = [programs[i, : k + 1] for i in range(len(programs)) for k in range((programs[i] >= 0).sum())]
+    assert len(found) == len(rows)
+    for row, words in zip(found[::37], rows[::37], strict=True):
+        assert row.reshape(-1, 5).argmax(1)[: len(words)].tolist() == words.tolist()
+        assert row.sum() == len(words)
 
 
 def test_differences_are_in_pairs(script, captured) -> None:
@@ -229,7 +274,7 @@ def test_the_control_task_is_a_label_for_every_three_words(script, captured) -> 
     assert (labels.values[~karel.program_rows(captured.data)] == -1).all()
 
 
-def test_places_know_the_state_before_and_after_the_turn(script) -> None:
+def test_places_know_the_state_and_what_a_turn_makes_of_it(script) -> None:
     problems = karel.sample_problems(40, seed=6)
     places = script.pushes.places_in(problems, "facts", seed=0)
     tokens, _ = karel.encode(problems)
@@ -239,14 +284,14 @@ def test_places_know_the_state_before_and_after_the_turn(script) -> None:
         start, end = problems.inputs.rows(np.array([5 * i])), problems.outputs.rows(np.array([5 * i]))
         world = karel.world_after(problems, i, int(places.length[i]) - 1)
         row, column = (int(a - b) for a, b in zip(divmod(end.cell[0], 8), divmod(world.cell[0], 8), strict=True))
-        for k, classes in enumerate((places.now[i], places.then[i])):
-            facing = (int(world.facing[0]) + k * places.turn[i]) % 4
-            ahead = (-row, column, row, -column)[facing]
-            right = (column, row, -column, -row)[facing]
+        for turn in range(4):
+            classes = script.pushes.turned(places.now, turn)[i]
+            facing = (int(world.facing[0]) + turn) % 4
+            ahead, right = (-row, column, row, -column)[facing], (column, row, -column, -row)[facing]
             steps = [max(-3, min(3, way)) + 3 for way in (ahead, right)]
             assert classes.tolist() == [(facing - start.facing[0]) % 4, (end.facing[0] - facing) % 4, *steps]
-            assert places.ahead[i, k] == (ahead > 0)
-            assert places.side[i, k] == np.sign(right)
+            if turn == 0:
+                assert (places.ahead[i], places.side[i]) == (np.sign(ahead), np.sign(right))
     first, second = script.effects.halves(places, 0)
     assert len(first) + len(second) == 40
     assert not set(first.group) & set(second.group)
@@ -262,13 +307,11 @@ def test_the_cache_gives_what_the_whole_sequence_gives(script, captured) -> None
     for i in range(len(places)):
         one = places.take(np.array([i]))
         ids = torch.from_numpy(one.tokens[:, -int(one.length[0]) :])
-        with torch.no_grad():
-            plain = model.hf(input_ids=ids).logits[:, -1].double()
-            with p.pushed(ways, model, site, one, 1.0).applied(model):
+        for k, turn in enumerate(p.TURNS_PUSHED):
+            with torch.no_grad(), p.pushed(ways, model, site, one, 1.0, turn).applied(model):
                 after = model.hf(input_ids=ids).logits[:, -1].double()
-        np.testing.assert_allclose(found[None][i], p.log_odds(plain)[0], atol=1e-4)
-        np.testing.assert_allclose(found[site, 1.0, -1][i], p.log_odds(after)[0], atol=1e-4)
-        assert not np.allclose(found[None][i], found[site, 1.0, -1][i])
+            np.testing.assert_allclose(found[site, 1.0, -1][i, k], p.log_odds(after)[0], atol=1e-4)
+        assert not np.allclose(found[site, 1.0, -1][i, 0], found[site, 1.0, -1][i, 1])
 
 
 def test_a_push_mirrors_every_probe_and_random_ones_are_as_long(script) -> None:
@@ -283,7 +326,7 @@ def test_a_push_mirrors_every_probe_and_random_ones_are_as_long(script) -> None:
         return [h @ w.T + b for w, b in zip(coef, intercept, strict=True)]
 
     now = torch.stack([each.argmax(1) for each in scores(h)], 1)  # what the probes read
-    then = torch.from_numpy(script.pushes.turned(now.numpy(), np.arange(30) % 3 + 1))
+    then = torch.from_numpy(script.pushes.turned(now.numpy(), 1))
 
     def margins(h: torch.Tensor) -> torch.Tensor:
         row = torch.arange(30)
@@ -294,8 +337,14 @@ def test_a_push_mirrors_every_probe_and_random_ones_are_as_long(script) -> None:
         after = margins(ways.push(h, now, then, strength))
         torch.testing.assert_close(after, (1 - 2 * strength) * margins(h), atol=2e-2, rtol=2e-2)
     stray = script.pushes.random_ways(ways, np.random.default_rng(0).normal(size=(100, 40)), seed=0)
+    assert stray.moved is not None
+    moved, own = torch.cat(stray.moved), torch.cat(coef)
+    torch.testing.assert_close(moved @ moved.T, own @ own.T, atol=1e-2, rtol=1e-3)  # the same lengths and angles
     step, other = (one.push(h, now, then, 1.0) - h for one in (ways, stray))
     torch.testing.assert_close(step.norm(dim=1), other.norm(dim=1), atol=1e-3, rtol=1e-3)
+    alone = script.pushes.turn_alone(ways)
+    assert len(alone.coef) == 1
+    torch.testing.assert_close(alone.push(h, now, then, 1.0), alone.push(h, now[:, :1], then[:, :1], 1.0))
     assert torch.cosine_similarity(step, other).abs().mean() < 0.4
 
 
@@ -322,51 +371,79 @@ def handmade() -> tuple[pk.Model, list[torch.Tensor]]:
     return pk.load_model(hf), probes
 
 
-def test_a_model_that_acts_on_its_state_follows_the_push(script) -> None:
-    model, probes = handmade()
+def told(state: np.ndarray) -> np.ndarray:
+    return np.stack(
+        [np.full(len(state), 5), np.full(len(state), 6), 20 + np.ravel_multi_index(tuple(state.T), CLASSES)], 1
+    )
+
+
+def states(n: int) -> np.ndarray:
     rng = np.random.default_rng(0)
-    n = 400
     now = np.stack([rng.integers(0, c, n) for c in CLASSES], 1)
     now[::2, 3] = 3  # straight ahead or behind
-    turn = rng.integers(1, 4, n)
-    then = script.pushes.turned(now, turn)
+    return now
 
-    def told(state: np.ndarray) -> np.ndarray:
-        return np.stack([np.full(n, 5), np.full(n, 6), 20 + np.ravel_multi_index(tuple(state.T), CLASSES)], 1)
 
-    places = script.pushes.Places(told(now), np.full(n, 3), now, then, turn, np.arange(n) // 2)
+def test_a_model_that_acts_on_its_state_follows_the_push(script) -> None:
+    model, probes = handmade()
+    n = 400
+    now = states(n)
+    places = script.pushes.Places(told(now), np.full(n, 3), now, np.arange(n) // 2)
     ways = script.pushes.Ways(tuple(probes), tuple(map(torch.zeros, CLASSES)))
     site = "blocks.0.hook_resid_pre"
-    found = script.pushes.odds(model, places, {(site, 1.0, -1): ways})
-    elsewhere = script.pushes.Places(told(then), *list(places.__dict__.values())[1:])
-    np.testing.assert_allclose(found[site, 1.0, -1], script.pushes.odds(model, elsewhere, {})[None], atol=1e-2)
+    found = script.pushes.odds(model, places, {(site, 1.0, -1): ways})[site, 1.0, -1]
+    for k, turn in enumerate(script.pushes.TURNS_PUSHED):
+        with torch.no_grad():
+            logits = model.hf(torch.from_numpy(told(script.pushes.turned(now, turn)))).logits[:, -1].double()
+        np.testing.assert_allclose(found[:, k], script.pushes.log_odds(logits), atol=1e-2)
 
     activations = SimpleNamespace(read=lambda _: np.random.default_rng(1).normal(size=(100, sum(CLASSES))))
-    tried, report, kinds = script.effects.experiment(
-        model, activations, {site: ways}, places, strengths=(0.5, 1.0), random=5, draws=200
+    tried, report, chance = script.effects.experiment(
+        model, activations, {site: ways}, places, strengths=(0.5, 1.0), random=30, draws=200
     )
-    report = report.set_index("measure")
-    assert tried.strength[tried.following.idxmax()] == report.strength["following"] == 1.0
-    assert report.low["following"] > 0 > report.high["lost"]
-    assert report.low["gained"] > 0
-    assert report.low["turning"] > 0
-    assert report["random most"]["following"] < 0.5 * report.value["following"]
-    assert kinds.places.sum() == len(places) / 2
-    assert len(kinds) == 4
-    same = places.take(np.flatnonzero(places.ahead.all(1)))
+    mine = report[report.pushed == "all of the state"].set_index("measure")
+    assert (mine.strength == 1.0).all()
+    assert (mine.low > 0).all()
+    assert (mine.p == 1 / 31).all()
+    alone = report[report.pushed != "all of the state"]
+    assert alone.value.abs().max() < 1e-6  # it does not look at how far it has turned
+    assert len(chance) == 2 * 2 * 30
+    assert len(tried) == 2 * 2
+    same = places.take(np.flatnonzero(places.side == 0))
     with pytest.raises(ValueError, match="push more programs"):
         script.effects.experiment(model, activations, {site: ways}, same, random=1)
 
 
-def test_measures_compare_places_of_one_kind_before_the_push(script) -> None:
-    now, then = np.zeros((2, 12, 4), np.int64)
-    now[:, 2], then[:, 2] = np.tile([5, 5, 2, 2], 3), np.tile([2, 5, 5, 2], 3)  # ahead: lost, kept, gained, not
-    now[:, 3] = np.repeat([3, 3, 1], 4)  # straight, straight, to the left already
-    then[:, 3] = np.repeat([1, 5, 1], 4)  # to the left, to the right
-    places = script.pushes.Places(*np.zeros((2, 12)), now, then, np.ones(12), np.arange(12))
-    change = np.stack([np.tile([-3.0, -1.0, 5.0, 1.0], 3), np.repeat([2.0, -1.0, 9.0], 4)], 1)
-    found = {name: float(value[0]) for name, value in script.effects.measures(change, places).items()}
-    assert found == {"following": 6.0, "lost": -2.0, "gained": 4.0, "turning": 1.5}
+def test_a_model_that_looks_at_something_else_does_not_follow(script) -> None:
+    model, probes = handmade()
+    with (
+        torch.no_grad()
+    ):  # it moves by how far it has turned, and turns by what it still has to turn, in no sensible way
+        for action, row in ((MOVE, probes[0][1]), (TURN_LEFT, probes[1][0]), (TURN_RIGHT, probes[1][0] + probes[0][2])):
+            model.hf.lm_head.weight[FIRST_WORD + action] = row
+    n = 400
+    now = states(n)
+    places = script.pushes.Places(told(now), np.full(n, 3), now, np.arange(n) // 2)
+    ways = script.pushes.Ways(tuple(probes), tuple(map(torch.zeros, CLASSES)))
+    found = script.pushes.odds(model, places, {("blocks.0.hook_resid_pre", 1.0, -1): ways})
+    counts = script.effects.group_counts(places.group, 500)
+    for name, values in script.effects.each_place(next(iter(found.values())), places).items():
+        there = ~np.isnan(values)
+        low, high = np.quantile(counts[:, there] @ values[there] / counts[:, there].sum(1), (0.01, 0.99))
+        assert low < 0 < high, name
+
+
+def test_measures_are_of_the_places_they_speak_of(script) -> None:
+    now = np.zeros((4, 4), np.int64)
+    now[:, 2], now[:, 3] = [5, 3, 1, 3], [3, 5, 3, 1]  # the end lies ahead, to the right, behind, to the left
+    places = script.pushes.Places(*np.zeros((2, 4)), now, np.arange(4))
+    after = np.zeros((4, 2, 2))
+    after[:, 0] = [[9, 2], [1, 9], [9, 5], [3, 9]]  # after a turn to the right
+    after[:, 1] = [[9, 1], [4, 9], [9, 7], [8, 9]]
+    found = script.effects.each_place(after, places)
+    np.testing.assert_array_equal(found["following"], [np.nan, 1 - 4, np.nan, 8 - 3])
+    np.testing.assert_array_equal(found["turning"], [2 - 1, np.nan, 7 - 5, np.nan])
+    assert script.effects.measures(after, places) == {"following": 1.0, "turning": 1.5}
     counts = script.effects.group_counts(np.array(["a", "a", "b"]), 50)
     assert (counts[:, 0] == counts[:, 1]).all()
     assert (counts[:, 1:].sum(1) == 2).all()
