@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -89,15 +89,15 @@ def by_layer(frame: pd.DataFrame, sites: Mapping[str, str]) -> go.Figure:
     return fig
 
 
-def intervention(meanings: pd.DataFrame, baseline: str) -> go.Figure:
-    """True minus permuted, and what is left of it after a baseline, a row a meaning and label set."""
+def intervention(meanings: pd.DataFrame, baselines: Sequence[str]) -> go.Figure:
+    """True minus permuted, and what is left of it after each baseline, a row a meaning and label set."""
     rows = meanings.iloc[::-1]
     names = [f"{label}:<br>{meaning}" for label, meaning in zip(rows.label_set, rows.meaning, strict=True)]
     fig = go.Figure()
     for number, (name, value, low, high) in enumerate(
         (
             ("hidden states", "difference", "low", "high"),
-            (f"beyond {baseline}", f"{baseline}: excess", f"{baseline}: low", f"{baseline}: high"),
+            *((f"beyond {name}", f"{name}: excess", f"{name}: low", f"{name}: high") for name in baselines),
         )
     ):
         fig.add_scatter(
