@@ -18,14 +18,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from pushes import TURNS_PUSHED, Places, Ways, odds, random_ways, turn_alone
+from pushes import TURNS_PUSHED, Places, Ways, odds, only, random_ways
 
 import probekit as pk
 
 STRENGTHS = (0.5, 1.0, 2.0, 4.0)
 MEASURES = ("following", "turning")
-PUSHED = {"all of the state": lambda ways: ways, "how far it has turned, alone": turn_alone}
-"""What is pushed: the targets of `pushes.READ`, or the first."""
+PUSHED = {"all of the state": (0, 1, 2, 3), "turned alone": (0,), "turn_to_go alone": (1,), "to_go alone": (2, 3)}
+"""What is pushed: columns of the targets of `pushes.READ`. With the end ahead, which is the rule, a turn puts what is left to turn and where the end lies to
+the same side: only apart can they be told."""
 
 
 def each_place(after: np.ndarray, places: Places) -> dict[str, np.ndarray]:
@@ -82,8 +83,8 @@ def experiment(
     """
     choose, report = halves(places, seed)
     tried, reported, chance = [], [], []
-    for what, take in PUSHED.items():
-        own = {site: take(one) for site, one in ways.items()}
+    for what, columns in PUSHED.items():
+        own = {site: only(one, *columns) for site, one in ways.items()}
         found = odds(model, choose, {(site, s, -1): one for site, one in own.items() for s in strengths})
         mine = [
             {"pushed": what, "site": key[0], "read": ways[key[0]].read, "strength": key[1]} | measures(after, choose)

@@ -127,7 +127,7 @@ def pushes(report: pd.DataFrame, chance: pd.DataFrame) -> go.Figure:
     fig.add_vline(x=0, line={"color": GREY, "dash": "dot", "width": 1})
     fig.update_xaxes(title="difference of log odds, nats")
     fig.update_yaxes(autorange="reversed")
-    arrange(fig, height=300, legend=LEGEND, margin=MARGIN | {"t": 50})
+    arrange(fig, height=120 + 45 * len(names), legend=LEGEND, margin=MARGIN | {"t": 50})
     return fig
 
 

@@ -8,8 +8,8 @@ Three things make this less simple than it sounds.
 
 - A permuted meaning may be harder whatever the model does, and a specification shows the outputs of the *true* meaning. So every difference is
   also taken beside baselines that compute no states: `words` (the last three words and counts of the words so far); `words and ends` (these, and how the run begins
-  and ends, in the world and in the robot's own terms, as the specification shows it); `record` (all words so far in their places and the ends, and a thousand
-  random functions of these, so that it is a record that can be read by far more than a line); and the hidden states of the same architecture with `random weights`.
+  and ends, in the world and in the robot's own terms, as the specification shows it); `record` (all words so far in their places besides, and a thousand
+  random functions of all that: some that no line could compute); and the hidden states of the same architecture with `random weights`.
 - Some meanings are others in disguise: swapping the turns exchanges the classes left and right of `turned`, and nothing else. For each label set,
   meanings are left out whose classes are those of an earlier one under other names.
 - Classes are not equally frequent under all meanings. What is compared is balanced accuracy, the mean over classes, whose chance level is the same under each.
@@ -128,7 +128,7 @@ def baseline_rows(
     poses = [one_hot(part, size) for world in (inputs, outputs) for part, size in _pose(world)]
     poses += [one_hot(part, size) for part, size in _way(inputs, outputs)]
     ends = np.concatenate(poses, axis=1)[store.sequence]
-    known = np.concatenate([_history(problems, data)[store.item], ends], axis=1)
+    known = np.concatenate([words, _history(problems, data)[store.item], ends], axis=1)
     rng = np.random.default_rng([seed, 0xBA5E])
     mix = rng.normal(size=(known.shape[1], _FUNCTIONS)).astype(np.float32)
     functions = np.maximum(known @ mix + 2 * rng.normal(size=_FUNCTIONS).astype(np.float32), 0)

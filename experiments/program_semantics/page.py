@@ -56,7 +56,7 @@ def write(
     page.heading("By layer, with controls")
     controls = accuracies(last[last.meaning == TRUE])
     page.add(tabs({name: Page("").figure(draw.by_layer(controls[controls.label_set == name], sites)).blocks[0] for name in best}))  # fmt: skip
-    page.text("Dotted: the commonest class. Level lines know no model: linear probes of the last three words and counts of the words so far (words); of these and of where the run begins and ends (words and ends); of all words in their places, the ends, and a thousand random functions of them (record). Control task, of turned: a random class for every run of three words (Hewitt & Liang 2019).")  # fmt: skip
+    page.text("Dotted: the commonest class. Level lines know no model: linear probes of the last three words and counts of the words so far (words); of these and of where the run begins and ends (words and ends); of all words in their places besides, and a thousand random functions of all that (record). Control task, of turned: a random class for every run of three words (Hewitt & Liang 2019).")  # fmt: skip
     page.table(selectivity_table(tables["selectivity"]), "Turned: what a probe reads beyond what it can learn by heart.")  # fmt: skip
 
     page.heading("Permuted meanings")

@@ -98,26 +98,30 @@ class Ways:
     Attributes:
         coef: `[class, d]` for each target; a margin is a difference of two rows with the hidden state, plus that of the intercepts.
         intercept: `[class]` for each target.
+        columns: Of each target, in the classes of places.
         moved: `[class, d]` for each target: vectors to move along the differences of, in place of the probes' own.
         read: Accuracy of the probes on programs held out, mean over the label sets.
     """
 
     coef: tuple[Tensor, ...]
     intercept: tuple[Tensor, ...]
+    columns: tuple[int, ...] = (0, 1, 2, 3)
     moved: tuple[Tensor, ...] | None = None
     read: float = float("nan")
 
     def push(self, h: Tensor, now: Tensor, then: Tensor, strength: float) -> Tensor:
-        """Hidden states `[place, d]` moved from the classes `now` to `then`, `[place, target]`; targets beyond those here are left alone."""
+        """Hidden states `[place, d]` moved from the classes `now` to `then`, `[place, target]`; targets that are not among `columns` are left alone."""
 
         def differences(of_class: tuple[Tensor, ...]) -> Tensor:
-            return torch.stack([each[then[:, k]] - each[now[:, k]] for k, each in enumerate(of_class)], 1)
+            pairs = zip(of_class, self.columns, strict=True)
+            return torch.stack([each[then[:, k]] - each[now[:, k]] for each, k in pairs], 1)
 
         along = differences(self.coef)  # [place, target, d]
         margin = torch.einsum("ptd,pd->pt", along, h) + differences(self.intercept)
         wanted = 2 * strength * (-margin).clamp(min=0)  # a probe that reads the new class already asks for nothing
         gram = along @ along.transpose(1, 2)
-        gram = gram + 1e-4 * gram.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * torch.eye(len(self.coef))
+        ridge = 1e-4 * gram.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-8)  # 0 where the turn changes no class
+        gram = gram + ridge[:, None, None] * torch.eye(len(self.coef))
         weights = torch.linalg.solve(gram, wanted[..., None])[..., 0]
         return h + torch.einsum("pt,ptd->pd", weights, along if self.moved is None else differences(self.moved))
 
@@ -137,18 +141,20 @@ def fit_ways(store: pk.ActivationStore, problems: karel.Problems, encoding: Enco
     return ways
 
 
-def turn_alone(ways: Ways) -> Ways:
-    """Only how far the robot has turned: what is still to do, which the next word follows from, is not pushed."""
-    return Ways(ways.coef[:1], ways.intercept[:1], None, ways.read)
+def only(ways: Ways, *columns: int) -> Ways:
+    """Some of the targets; the others are not pushed."""
+    coef, intercept = (tuple(of[k] for k in columns) for of in (ways.coef, ways.intercept))
+    return Ways(coef, intercept, columns, read=ways.read)
 
 
 def random_ways(ways: Ways, activations: np.ndarray, seed: int) -> Ways:
-    """Random vectors with the activations' own spectrum in place of the probes' of every class, as long and at the same angles to each other."""
+    """In place of the probes' vectors of every class others in the span of as many random ones with the activations' spectrum, as long and at the same
+    angles to each other."""
     own = torch.cat(ways.coef).double()
     drawn = torch.from_numpy(random_directions(activations, seed, count=len(own)))
     mixed = _root(own @ own.T) @ _root(drawn @ drawn.T, inverse=True) @ drawn
     sizes = [len(each) for each in ways.coef]
-    return Ways(ways.coef, ways.intercept, tuple(mixed.to(ways.coef[0].dtype).split(sizes)), ways.read)
+    return Ways(ways.coef, ways.intercept, ways.columns, tuple(mixed.to(ways.coef[0].dtype).split(sizes)), ways.read)
 
 
 def _root(gram: Tensor, inverse: bool = False) -> Tensor:

@@ -342,9 +342,11 @@ def test_a_push_mirrors_every_probe_and_random_ones_are_as_long(script) -> None:
     torch.testing.assert_close(moved @ moved.T, own @ own.T, atol=1e-2, rtol=1e-3)  # the same lengths and angles
     step, other = (one.push(h, now, then, 1.0) - h for one in (ways, stray))
     torch.testing.assert_close(step.norm(dim=1), other.norm(dim=1), atol=1e-3, rtol=1e-3)
-    alone = script.pushes.turn_alone(ways)
-    assert len(alone.coef) == 1
-    torch.testing.assert_close(alone.push(h, now, then, 1.0), alone.push(h, now[:, :1], then[:, :1], 1.0))
+    alone = script.pushes.only(ways, 2, 3)
+    moved = margins(alone.push(h, now, then, 1.0))
+    torch.testing.assert_close(moved[:, 2:], -margins(h)[:, 2:], atol=2e-2, rtol=2e-2)
+    at_the_end = torch.full_like(now, 3)  # where a turn changes nothing, nothing is pushed
+    torch.testing.assert_close(alone.push(h, at_the_end, at_the_end, 1.0), h)
     assert torch.cosine_similarity(step, other).abs().mean() < 0.4
 
 
@@ -405,10 +407,12 @@ def test_a_model_that_acts_on_its_state_follows_the_push(script) -> None:
     assert (mine.strength == 1.0).all()
     assert (mine.low > 0).all()
     assert (mine.p == 1 / 31).all()
-    alone = report[report.pushed != "all of the state"]
-    assert alone.value.abs().max() < 1e-6  # it does not look at how far it has turned
-    assert len(chance) == 2 * 2 * 30
-    assert len(tried) == 2 * 2
+    alone = report[report.pushed.isin(["turned alone", "turn_to_go alone"])]
+    assert alone.value.abs().max() < 1e-6  # it does not look at these
+    enough = report[report.pushed == "to_go alone"].set_index("measure")
+    assert (enough.value > 0.9 * mine.value).all()
+    assert len(chance) == 4 * 2 * 30
+    assert len(tried) == 4 * 2
     same = places.take(np.flatnonzero(places.side == 0))
     with pytest.raises(ValueError, match="push more programs"):
         script.effects.experiment(model, activations, {site: ways}, same, random=1)
