@@ -158,14 +158,14 @@ def test_every_state_agrees_on_random_programs(dialect: str, errors: str) -> Non
     worlds = random_worlds(PROGRAMS, rng, wall_density=0.05, marker_density=0.5)
     limit = 150
     runs = run(programs, worlds, errors=errors, limit=limit)
-    outputs = runs.outputs  # of all programs, at every asking
+    outputs, lengths = runs.outputs, runs.length  # computed for all programs at every asking
     seen: dict[str, int] = dict.fromkeys(OUTCOMES, 0)
     for number in range(PROGRAMS):
         robot, outcome = slow_run(format_program(programs[number]), worlds, number, errors == "pass", limit)
         assert OUTCOMES[runs.outcome[number]] == outcome, format_program(programs[number])
         seen[outcome] += 1
         length = len(robot.trace)
-        assert runs.length[number] == length
+        assert lengths[number] == length
         states = zip(
             runs.cell[number, 1:], runs.facing[number, 1:], runs.below[number, 1:], runs.word[number], strict=True
         )
