@@ -13,7 +13,7 @@ from probekit.testbeds.karel.language import format_program
 from probekit.testbeds.karel.programs import random_programs
 from probekit.testbeds.karel.world import Worlds, random_worlds
 
-PROGRAMS = int(os.environ.get("KAREL_ORACLE_PROGRAMS", "2000"))
+PROGRAMS = int(os.environ.get("KAREL_ORACLE_PROGRAMS", "5000"))
 AHEAD = {"north": (-1, 0), "east": (0, 1), "south": (1, 0), "west": (0, -1)}
 CLOCKWISE = ["north", "east", "south", "west"]
 
