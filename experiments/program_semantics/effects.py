@@ -75,7 +75,7 @@ def experiment(
 
     Returns:
         Every setting on the half for choosing (`pushed`, `site`, `read`, the accuracy of the probes there, `strength`, measures); the report, a row a measure
-        (`value`, the mean, sd and 95 % range of random pushes, `beyond` the value minus that mean with its interval over groups, `p`, the share of random pushes
+        (`value`, the mean and 95 % range of random pushes, `beyond` the value minus that mean with its interval over groups, `p`, the share of random pushes
         and the own one that lie as far from that mean); and the measures of each random push.
 
     Raises:

@@ -185,7 +185,6 @@ def sweep_meanings(
     labels: Sequence[str],
     *,
     n_boot: int,
-    with_baselines: bool,
     floor: ActivationStore | None = None,
     more_of_true: Sequence[str] = (),
     controls: bool = False,
@@ -195,18 +194,17 @@ def sweep_meanings(
     Args:
         labels: Label sets to read under every meaning that does not only rename their classes.
         n_boot: Bootstrap draws.
-        with_baselines: Whether to read the baselines, too, and compare with them.
         floor: Of the model with random weights, for the baseline of that name.
         more_of_true: Further label sets, of the true meaning only.
         controls: Whether to fit the controls of the sweep, under the true meaning.
 
     Returns:
-        The frames of all sweeps with a column `meaning`, baselines as further sites of the source `baseline`; `differences` (empty without
-        baselines); and the sweep under the true meaning.
+        The frames of all sweeps with a column `meaning`, baselines as further sites of the source `baseline`; `differences`; and the sweep under the
+        true meaning.
     """
     told = {name: told_under(problems, encoding, meaning) for name, meaning in MEANINGS.items()}
     kept = {label: distinct(told, label) for label in labels}
-    bare = baseline_rows(problems, told[TRUE], store, floor) if with_baselines else None
+    bare = baseline_rows(problems, told[TRUE], store, floor)
     frames, model, plain = [], {}, {}
     for name, data in told.items():
         asked = [label for label in labels if name in kept[label]]
@@ -216,18 +214,13 @@ def sweep_meanings(
         model[name] = pk.sweep(
             store, data, labels=wanted, controls=controls and name == TRUE, n_boot=n_boot, progress=False
         )
+        plain[name] = pk.sweep(bare, data, labels=wanted, controls=False, n_boot=n_boot, progress=False)
         frames.append(model[name].to_frame().assign(meaning=name))
-        if bare is not None:
-            plain[name] = pk.sweep(bare, data, labels=wanted, controls=False, n_boot=n_boot, progress=False)
-            frames.append(plain[name].to_frame().assign(meaning=name, source="baseline"))
+        frames.append(plain[name].to_frame().assign(meaning=name, source="baseline"))
     compared = [
-        differences(*({name: one[name] for name in kept[label]} for one in (model, plain)), label) for label in labels if plain
-    ]  # fmt: skip
-    return (
-        pd.concat(frames, ignore_index=True),
-        pd.concat(compared, ignore_index=True) if compared else pd.DataFrame(),
-        model[TRUE],
-    )
+        differences(*({name: one[name] for name in kept[label]} for one in (model, plain)), label) for label in labels
+    ]
+    return pd.concat(frames, ignore_index=True), pd.concat(compared, ignore_index=True), model[TRUE]
 
 
 def differences(

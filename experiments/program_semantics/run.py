@@ -170,7 +170,7 @@ def measure_last(hf: Any, out: Path, sizes: Sizes, encoding: Encoding) -> dict[s
 
     def probe() -> tuple[pd.DataFrame, ...]:
         frame, compared, probes = sweep_meanings(
-            stores["model"], problems, encoding, sizes.permuted, n_boot=sizes.draws, with_baselines=True, more_of_true=names,
+            stores["model"], problems, encoding, sizes.permuted, n_boot=sizes.draws, more_of_true=names,
             controls=True, floor=stores["random_weights"],
         )  # fmt: skip
         probes.save(folder / "probes")

@@ -79,13 +79,11 @@ def main() -> None:
         "Without one class against the rest, and 38: AUROC": tables.without(
             board, {n for n in board.curves if dependent(n)}
         ),
-        **{
-            f"Numbers at one layer: {metric}": board.leaderboard(at="shared", metric=metric)
-            for metric in numbers(board)
-        },
         **{f"{setting}: mean AUROC": tables.varied(board, setting) for setting in ("scarcity", "imbalance", "noise")},
         "Texts from elsewhere: AUROC (logistic)": tables.elsewhere(board),
     }
+    if (board.to_frame().metric == "r2").any():
+        parts["Numbers at one layer: r2"] = board.leaderboard(at="shared", metric="r2")
     if args.peer_python is not None:
         beside = peer.beside(board, source, args.out, args.peer_python, args.train, args.test, args.seed)
         beside.to_csv(args.out / "peer.csv", index=False)
@@ -103,10 +101,6 @@ def dependent(task: str) -> bool:
     """Whether a task of sae-probes is one class of another task against the rest (114 to 156), or 37 once more (38)."""
     number = task.split("_")[0]
     return number.isdecimal() and (int(number) == 38 or 114 <= int(number) <= 156)
-
-
-def numbers(board: pk.Board) -> list[str]:
-    return ["r2"] if (board.to_frame().metric == "r2").any() else []
 
 
 if __name__ == "__main__":

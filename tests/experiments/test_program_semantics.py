@@ -45,9 +45,13 @@ def trained(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def captured() -> SimpleNamespace:
+    return captured_programs(300)
+
+
+def captured_programs(n: int) -> SimpleNamespace:
     """Some programs, and what a model without training makes of them."""
     hf = train.new_model(train.Recipe(layers=1, width=16, heads=2)).eval()
-    problems = karel.sample_problems(300, seed=2)
+    problems = karel.sample_problems(n, seed=2)
     data = karel.problems_dataset(problems)
     store = pk.capture(pk.load_model(hf), data, rows=karel.program_rows(data), progress=False)
     return SimpleNamespace(hf=hf, problems=problems, data=data, store=store)
@@ -184,11 +188,7 @@ def planted(captured: SimpleNamespace, rows: np.ndarray) -> ArrayActivations:
 @pytest.fixture(scope="module")
 def many() -> SimpleNamespace:
     """More programs, so that differences can be told; the rows are what a test plants."""
-    hf = train.new_model(train.Recipe(layers=1, width=16, heads=2)).eval()
-    problems = karel.sample_problems(500, seed=2)
-    data = karel.problems_dataset(problems)
-    store = pk.capture(pk.load_model(hf), data, rows=karel.program_rows(data), progress=False)
-    return SimpleNamespace(hf=hf, problems=problems, data=data, store=store)
+    return captured_programs(500)
 
 
 def test_states_are_told_from_any_record_of_the_words(script, many, monkeypatch) -> None:
@@ -208,7 +208,7 @@ def test_states_are_told_from_any_record_of_the_words(script, many, monkeypatch)
         ("noise", rng.normal(size=plain.shape)),
     ):
         _, found, _ = m.sweep_meanings(
-            planted(many, rows.astype(np.float32)), many.problems, "facts", ["turned", "gone"], n_boot=100, with_baselines=True
+            planted(many, rows.astype(np.float32)), many.problems, "facts", ["turned", "gone"], n_boot=100
         )  # fmt: skip
         outcomes[name] = found
     assert len(outcomes["states"]) == 4
