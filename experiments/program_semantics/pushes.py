@@ -126,10 +126,8 @@ class Ways:
         return h + torch.einsum("pt,ptd->pd", weights, along if self.moved is None else differences(self.moved))
 
 
-def fit_ways(store: pk.ActivationStore, problems: karel.Problems, encoding: Encoding) -> dict[str, Ways]:
-    """By site but the last, where a push would say the next word itself, a probe for each target of `READ`."""
-    data = karel.problems_dataset(problems, encoding=encoding)
-    found = pk.sweep(store, data, labels=list(READ), controls=False, n_boot=100, progress=False)
+def ways_of(found: pk.SweepResult) -> dict[str, Ways]:
+    """By site but the last, where a push would say the next word itself, a sweep's probes for each target of `READ`."""
     ways = {}
     for site in found.sites[:-1]:
         stacks = [found.probes[name][site] for name in READ]

@@ -162,7 +162,7 @@ def measure_last(hf: Any, out: Path, sizes: Sizes, encoding: Encoding) -> dict[s
         name: pk.capture(one, data, out=folder / f"store_{name}", rows=rows, progress=False)
         for name, one in (("model", model), ("random_weights", model.randomized(0)))
     }
-    names = list(dict.fromkeys((*sizes.permuted, *sizes.labels, *sizes.labels_last)))
+    names = list(dict.fromkeys((*sizes.permuted, *sizes.labels, *sizes.labels_last, *pushes.READ)))
 
     def write() -> tuple[pd.DataFrame, ...]:
         _, programs = programs_of(hf, karel.sample_problems(sizes.generated_last, seed=4, unseen=5), encoding)
@@ -191,7 +191,7 @@ def measure_last(hf: Any, out: Path, sizes: Sizes, encoding: Encoding) -> dict[s
         return pd.concat([frame, there, learned], ignore_index=True), selectivity(probes, by_heart), compared
 
     def push() -> tuple[pd.DataFrame, ...]:
-        ways = pushes.fit_ways(stores["model"], problems, encoding)
+        ways = pushes.ways_of(pk.SweepResult.load(folder / "probes"))
         # of another part: no program that the probes were fitted on, nor one that does the same
         places = pushes.places_in(karel.sample_problems(sizes.pushed, seed=6, part="valid"), encoding, seed=0)
         return effects.experiment(model, stores["model"], ways, places, random=sizes.random, draws=sizes.draws)
