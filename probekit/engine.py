@@ -72,7 +72,12 @@ def check_engine(engine: Engine) -> Ray | None:
 
 
 def mapped(
-    do: Callable[[Piece], Result], pieces: Iterable[Piece], engine: Engine = "local", *, on_gpu: bool = False
+    do: Callable[[Piece], Result],
+    pieces: Iterable[Piece],
+    engine: Engine = "local",
+    *,
+    on_gpu: bool = False,
+    lost: Callable[[str], Result] | None = None,
 ) -> Iterator[tuple[int, Result]]:
     """`do` of every piece, with the number of the piece: in order here, as they are finished on a cluster.
 
@@ -85,17 +90,19 @@ def mapped(
         pieces: Taken one by one, when there is a worker for it.
         engine: `"local"`, `"ray"` or `Ray(...)`.
         on_gpu: Whether the work uses a GPU where there is one.
+        lost: Makes the result of a piece that took its worker with it more than `LOSSES` times, from what there is to say of it. Left
+            out, such a piece ends the whole.
 
     Raises:
         ImportError, ConnectionError: as `check_engine`.
         ValueError: no such engine; no machine of the cluster is large enough for a worker, or one has other versions of packages.
         TypeError: `do` holds something that cannot be sent to another process.
-        OSError: a piece was lost more than `LOSSES` times.
+        OSError: a piece was lost more than `LOSSES` times, and there is no `lost`.
     """
     wanted = check_engine(engine)
     if wanted is None:
         return enumerate(map(do, pieces))
-    return _on_ray(do, pieces, wanted, on_gpu)
+    return _on_ray(do, pieces, wanted, on_gpu, lost)
 
 
 def require_seen(file: Path) -> None:
@@ -230,7 +237,13 @@ class _Workers:
             self.kill(worker)
 
 
-def _on_ray(do: Callable[[Any], Any], pieces: Iterable[Any], wanted: Ray, on_gpu: bool) -> Iterator[tuple[int, Any]]:
+def _on_ray(
+    do: Callable[[Any], Any],
+    pieces: Iterable[Any],
+    wanted: Ray,
+    on_gpu: bool,
+    given_up: Callable[[str], Any] | None,
+) -> Iterator[tuple[int, Any]]:
     ray = _connected()
     workers = _Workers(ray, _sendable(do), wanted, on_gpu)
     source = enumerate(pieces)
@@ -269,10 +282,12 @@ def _on_ray(do: Callable[[Any], Any], pieces: Iterable[Any], wanted: Ray, on_gpu
                 continue
             losses[found] = losses.get(found, 0) + 1
             if losses[found] > LOSSES:
-                raise OSError(
-                    f"piece {found} was lost {losses[found]} times with the worker that had it: does it fit in memory there? "
-                    f"Ray says: {lost}"
-                ) from lost
+                said_by_ray = str(lost).strip().splitlines()[0]
+                why = f"lost {losses[found]} times with the worker that had it: does it fit in memory there? Ray says: {said_by_ray}"
+                if given_up is None:
+                    raise OSError(f"piece {found} was {why}") from lost
+                yield found, given_up(why)
+                continue
             ready.appendleft((found, piece))
     finally:
         workers.end()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -15,6 +17,7 @@ import probekit as pk
 import saes
 from probekit import engine
 from probekit.activations import plan
+from probekit.probes.estimator import Estimator
 from tests.cli.test_commands import probekit
 from tests.cluster import add_node, kill_node, two_nodes, when
 from tests.leaderboard.worlds import texts, write_task, write_tasks
@@ -117,6 +120,26 @@ def test_a_board_is_the_same_and_goes_on_here(cluster, model, tmp_path):
     assert all(path.stat().st_mtime_ns == time for path, time in done.items()), "what was done was done again"
 
 
+class Dies(Estimator):
+    """A probe that takes its process with it, as one does for which there is no memory."""
+
+    def fit(self, X, y):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_task_that_kills_its_workers_fails_alone(cluster, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "LOSSES", 1)
+    tasks = write_tasks(tmp_path / "tasks")
+    settings = {"n_boot": 100, "train": 100, "test": 60, "progress": False, "out": tmp_path / "board"}
+    first = pk.board(tasks, model, families=["logistic"], engine="ray", **settings)
+    assert not first.failures
+    board = pk.board(tasks, model, families={"logistic": "logistic", "deadly": Dies()}, engine="ray", **settings)
+    assert set(board.failures) == set(first.curves) - {"number"}, "a probe of classes is not asked to read numbers"
+    assert all("normal: lost 2 times with the worker that had it" in why for why in board.failures.values())
+    chosen = first.to_frame().query("at == 'chosen'")
+    assert board.to_frame().query("at == 'chosen'").equals(chosen), "what was read before is lost"
+
+
 def where(folder: Path, piece: int) -> tuple[int, str]:
     """A piece of work that notes on which node it was begun; the third takes for ever the first time."""
     import ray
@@ -150,9 +173,6 @@ def test_a_lost_piece_is_done_again_elsewhere(cluster, tmp_path):
 
 
 def dies(piece: int) -> int:
-    import os
-    import signal
-
     if piece == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     return piece
@@ -166,6 +186,8 @@ def test_what_cannot_be_done_is_said(cluster, model, games, tmp_path, monkeypatc
     monkeypatch.setattr(engine, "LOSSES", 1)
     with pytest.raises(OSError, match=r"piece 1 was lost 2 times with the worker that had it: does it fit in memory"):
         list(engine.mapped(dies, range(3), "ray"))
+    found = dict(engine.mapped(dies, range(3), "ray", lost=lambda why: -1 if "lost 2 times" in why else 0))
+    assert found == {0: 0, 1: -1, 2: 2}
     with pytest.raises(KeyError, match="piece 0 is not to be had") as raised:
         list(engine.mapped(refuses, range(1), "ray"))
     assert "on a Ray worker at" in raised.value.__notes__[0]

@@ -199,7 +199,11 @@ def _answers(
 
     found: list[dict[str, Any]] = [{} for _ in questions]
     failed: dict[int, str] = {}
-    for number, (figures, failure) in mapped(reading.answer, shown(), engine):
+
+    def lost(why: str) -> tuple[dict[str, Any], str]:
+        return {}, why
+
+    for number, (figures, failure) in mapped(reading.answer, shown(), engine, lost=lost):
         found[number] = figures
         if failure:
             failed[number] = failure
