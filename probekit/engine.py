@@ -25,7 +25,7 @@ LOSSES = 3
 """How often a piece is done again after the worker that had it was lost."""
 PATIENCE = 30.0
 """Seconds without a single worker after which that is said."""
-_DECIDE = ("torch", "transformers", "numpy")
+_DECIDE = ("torch", "transformers", "numpy", "scipy", "scikit-learn")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,7 +26,8 @@ from probekit.activations.store import (
 from probekit.activations.stream import computing_dtype, names_of_sites, stream_of, warn_of_cut
 from probekit.data import Dataset, as_dataset
 from probekit.engine import Engine, check_engine
-from probekit.models.origin import sent
+from probekit.models.fingerprint import fingerprint_tokenizer
+from probekit.models.origin import hooks_on, sent
 
 if TYPE_CHECKING:
     from probekit.models import Model
@@ -102,7 +103,7 @@ def capture(
     wanted = Manifest(
         model=model.name,
         model_fingerprint=model.fingerprint,
-        tokenizer_fingerprint=_tokenizer_fingerprint(model.tokenizer) if dataset.texts is not None else "",
+        tokenizer_fingerprint=fingerprint_tokenizer(model.tokenizer) if dataset.texts is not None else "",
         data=dataset.name,
         data_fingerprint=dataset.fingerprint(),
         token_fingerprint=plan.token_fingerprint(),
@@ -118,6 +119,7 @@ def capture(
         compute_dtype=compute_dtype or "",
         token_budget=token_budget,
         padding=padding / computed,
+        hooks=hooks_on(model),
         versions={"probekit": probekit.__version__, **{p: version(p) for p in ("torch", "transformers")}},
     )
     path = Path(tempfile.mkdtemp(prefix="probekit-")) if out is None else Path(out)
@@ -171,10 +173,3 @@ def _left_to_do(path: Path, manifest: Manifest, plan: Plan) -> list[int]:
         path.mkdir(parents=True, exist_ok=True)
         write_index(path, manifest, plan)
     return left
-
-
-def _tokenizer_fingerprint(tokenizer: Any) -> str:
-    """SHA-256 (first 16 hex digits) of the vocabulary and the special tokens."""
-    vocabulary = sorted(tokenizer.get_vocab().items())
-    special = [str(token) for token in getattr(tokenizer, "all_special_tokens", [])]
-    return hashlib.sha256(json.dumps([vocabulary, special]).encode()).hexdigest()[:16]

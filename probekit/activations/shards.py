@@ -208,6 +208,18 @@ def _start(file: File) -> int:
     return file.start
 
 
+class NotFinite(ValueError):
+    """Activations that are NaN or infinite, or too large for what is to be stored."""
+
+    def __init__(self, site: str, sequence: int, position: int, hint: str) -> None:
+        super().__init__(site, sequence, position, hint)
+        self.sequence = sequence
+
+    def __str__(self) -> str:
+        site, sequence, position, hint = self.args
+        return f"activations at {site} are not finite in sequence {sequence}, position {position}{hint}"
+
+
 def _require_disk(path: Path, needed: int) -> None:
     free = shutil.disk_usage(path).free
     if free < needed * 1.01 + 2**20:
@@ -223,7 +235,4 @@ def _require_finite(values: torch.Tensor, plan: Plan, site: str, rows: np.ndarra
     if not finite.all():
         first = rows[~finite].min()
         hint = "; float16 ends at 65,504: store float32 or bfloat16" if values.dtype == torch.float16 else ""
-        raise ValueError(
-            f"activations at {site} are not finite in sequence {plan.index['sequence'][first]}, position "
-            f"{plan.index['position'][first]}{hint}"
-        )
+        raise NotFinite(site, int(plan.index["sequence"][first]), int(plan.index["position"][first]), hint)

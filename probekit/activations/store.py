@@ -60,6 +60,9 @@ class Manifest(BaseModel):
     compute_dtype: str
     token_budget: int
     padding: float
+    hooks: list[
+        str
+    ] = []  # modules of the model that had hooks of somebody else's on them: an edit of its activations, say
     versions: dict[str, str]
     index: File | None = None
     shards: list[File] = []

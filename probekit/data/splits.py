@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from dataclasses import dataclass
 
@@ -30,6 +31,13 @@ class Split:
     test: np.ndarray
     ood: np.ndarray
     left_out: int = 0
+
+    def digest(self, sequence: np.ndarray) -> str:
+        """16 hex digits that change with which sequences are in which part; `sequence` is that of each row."""
+        digest = hashlib.sha256()
+        for name in PARTS:
+            digest.update(np.unique(sequence[getattr(self, name)]).astype(np.int64).tobytes() + b"|")
+        return digest.hexdigest()[:16]
 
     def require_classes(self, labels: LabelSet, item: np.ndarray) -> None:
         """Check that every class of every target that occurs anywhere occurs in train.

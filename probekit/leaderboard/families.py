@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from types import CodeType
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +31,8 @@ OTHERS: dict[str, Callable[[], Estimator]] = {
 """Families that are read at the shared site only, each as it is made without arguments."""
 NAMES = (*LINEAR, *OTHERS, WORDS)
 
+_PACKAGES = {"builtins", "numpy", "probekit", "scipy", "sklearn", "torch", *sys.stdlib_module_names} - {"__main__"}
+
 Family = str | Estimator
 """The name of a linear family, `"words"`, or an estimator."""
 Families = Sequence[str] | Mapping[str, Family]
@@ -42,7 +48,7 @@ def named(given: Families) -> dict[str, Family]:
     asked: dict[str, Family] = dict(given) if isinstance(given, Mapping) else {name: name for name in given}
     if not asked:
         raise ValueError("families is empty: name one at least")
-    found: dict[str, Family] = {} if GUIDE in asked.values() else {GUIDE: GUIDE}
+    found: dict[str, Family] = {} if GUIDE in asked else {GUIDE: GUIDE}
     for name, family in asked.items():
         if isinstance(family, str) and family not in NAMES:
             raise ValueError(
@@ -78,11 +84,44 @@ def reads(family: Family, task: Task) -> bool:
 
 
 def key(name: str, family: Family) -> str:
-    """What a family's figures are kept under: another family under the same name, or other parameters, have other ones."""
+    """What a family's figures are kept under: another family under the same name, other parameters, or other code of one's own have other
+    ones. (Code of packages is told apart by `files.FORMAT` at most.)"""
     if isinstance(family, str):
         return name if name == family else f"{name}: {family}"
     given = {parameter: _told(value) for parameter, value in sorted(family.get_params().items())}
-    return f"{name}: {type(family).__qualname__} {given}"
+    return f"{name}: {_called(type(family))} {given}"
+
+
+def _called(thing: Any) -> str:
+    """The name of a class or function, and of one that is no package's a digest of its source and of that of what it derives from."""
+    package = (thing.__module__ or "").split(".")[0]
+    if package in _PACKAGES:
+        return str(thing.__qualname__)
+    digest = hashlib.sha256()
+    for one in getattr(thing, "__mro__", (thing,)):
+        if (one.__module__ or "").split(".")[0] not in _PACKAGES:
+            digest.update(_source(one).encode())
+    return f"{thing.__module__}.{thing.__qualname__} {digest.hexdigest()[:16]}"
+
+
+def _source(thing: Any) -> str:
+    if not isinstance(thing, type):  # the line that a lambda stands in may hold another
+        return _of_code(thing.__code__) if hasattr(thing, "__code__") else ""
+    try:
+        return inspect.getsource(thing)
+    except (OSError, TypeError):  # typed into an interpreter
+        return repr([(name, _source(of) or repr(of)) for name, of in vars(thing).items() if _is_plain(of)])
+
+
+def _of_code(code: CodeType) -> str:
+    """The same in every process."""
+    constants = [_of_code(one) if isinstance(one, CodeType) else one for one in code.co_consts]
+    told = [sorted(map(repr, one)) if isinstance(one, frozenset) else one for one in constants]
+    return repr((code.co_code, code.co_names, code.co_varnames, told))
+
+
+def _is_plain(of: object) -> bool:
+    return hasattr(of, "__code__") or isinstance(of, str | int | float | tuple)
 
 
 def _told(value: object) -> object:
@@ -92,4 +131,4 @@ def _told(value: object) -> object:
         return f"{array.dtype}{array.shape} {hashlib.sha256(array.tobytes()).hexdigest()[:16]}"
     if isinstance(value, Estimator):
         return key(type(value).__qualname__, value)
-    return f"{value.__module__}.{value.__qualname__}" if callable(value) and hasattr(value, "__qualname__") else value
+    return _called(value) if callable(value) and hasattr(value, "__qualname__") else value

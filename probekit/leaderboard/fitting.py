@@ -111,17 +111,23 @@ def question_of(
 
 
 def held_out(labels: np.ndarray, groups: np.ndarray, kind: Kind, seed: int) -> np.ndarray:
-    """`[row, fold]` bool: a fifth of many rows, or of few each fold in turn; groups stay together, classes are spread evenly."""
+    """`[row, fold]` bool: a fifth of many rows, or each fold in turn of few, and where no fifth shows two classes; groups stay together,
+    classes are spread evenly."""
     few = len(labels) < FEW
     folds = min(FOLDS, max(2, len(labels) // 4)) if few else round(1 / HELD_OUT)
     codes = np.zeros(len(labels), int) if kind == "continuous" else np.unique(labels, return_inverse=True)[1]
     fold = fold_of_rows(codes, group_codes(groups, len(labels)), folds, seed)
-    if few:
-        by_fold: np.ndarray = fold[:, None] == np.arange(fold.max() + 1)
+    by_fold: np.ndarray = fold[:, None] == np.arange(fold.max() + 1)
+    two = [kind == "continuous" or _show_two(codes[held], codes[~held]) for held in by_fold.T]
+    if few or not any(two):  # where each group is of one class, all folds together show two
         return by_fold
-    sizes = np.bincount(fold)  # uneven where groups are: the one nearest to a fifth
-    one: np.ndarray = fold[:, None] == np.abs(sizes - HELD_OUT * len(labels)).argmin()
-    return one
+    away = np.abs(by_fold.sum(0) - HELD_OUT * len(labels))  # uneven where groups are
+    one = int(np.where(two, away, np.inf).argmin())
+    return by_fold[:, one : one + 1]
+
+
+def _show_two(*parts: np.ndarray) -> bool:
+    return all(len(np.unique(part)) > 1 for part in parts)
 
 
 @dataclass(frozen=True)

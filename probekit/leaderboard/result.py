@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 RECORD = "board.json"
+SHOWN = 10
+"""Notes that the summary reads out."""
 COLUMNS = (
     "task", "kind", "family", "at", "setting", "amount", "elsewhere", "site", "metric", "value", "valid", "test", "low", "high",
     "train", "tested",
@@ -108,7 +110,8 @@ class Board:
         """Mean score over tasks by what varies in a setting: family, amount, mean, low, high (over tasks), tasks.
 
         The tasks are the same for all amounts: those that have every amount which half of the tasks have. Amounts that some of these
-        lack (more examples than their pool, say) are left out.
+        lack (more examples than their pool, say) are left out. They are the same for all families, too: those that every family has which
+        has more than half of them; the others are left out.
         """
         import pandas as pd
 
@@ -119,6 +122,10 @@ class Board:
         common = common[2 * common >= there.task.nunique()].index
         count = there[there.amount.isin(common)].groupby("task").size()
         mine = mine[mine.amount.isin(common) & mine.task.isin(count[count == len(common)].index)]
+        known = mine[mine.test.notna()].groupby(["family", "task"]).size().eq(len(common))
+        table = known.unstack("family", fill_value=False)
+        table = table.loc[:, 2 * table.sum() > len(table)]
+        mine = mine[mine.family.isin(table.columns) & mine.task.isin(table.index[table.all(axis=1)])]
         rng, rows = np.random.default_rng(0), []
         for (family, amount), part in mine.groupby(["family", "amount"], sort=False):
             scores = part.test.dropna().to_numpy()
@@ -158,6 +165,9 @@ class Board:
                         else ""
                     )
                 )
+        lines += [f"  note: {note}" for note in self.notes[:SHOWN]]
+        if len(self.notes) > SHOWN:
+            lines.append(f"  and {len(self.notes) - SHOWN} more notes of this kind (.notes, and on the page)")
         lines += [f"  failed: {name}: {why}" for name, why in self.failures.items()]
         return "\n".join(lines)
 

@@ -96,8 +96,28 @@ def _two_parts(task: Task, share: float, seed: int) -> tuple[np.ndarray, np.ndar
     order = np.lexsort((sizes, -shown))
     total = np.cumsum(sizes[order])
     count = 1 + int(np.abs(total[:-1] - share * len(task)).argmin())  # never all of them
-    test = np.isin(fold, order[:count])
+    chosen = order[:count]
+    if task.kind != "continuous" and len(np.unique(codes[np.isin(fold, chosen)])) < 2:
+        chosen = _of_two_classes(codes, fold, order, share * len(task))
+    test = np.isin(fold, chosen)
     return np.flatnonzero(~test), np.flatnonzero(test)
+
+
+def _of_two_classes(codes: np.ndarray, fold: np.ndarray, order: np.ndarray, wanted: float) -> np.ndarray:
+    """Where groups show one class each: folds of which each brings a class that those before it lack, until there are two, then others up to
+    about the size that is wanted."""
+    chosen, left = [int(order[0])], [int(one) for one in order[1:]]
+    first = codes[fold == chosen[0]]
+    other = next((one for one in left if not np.isin(codes[fold == one], first).all()), None)
+    if other is not None:
+        chosen.append(other)
+        left.remove(other)
+    while len(left) > 1:
+        size, more = np.isin(fold, chosen).sum(), (fold == left[0]).sum()
+        if abs(size + more - wanted) >= abs(size - wanted):
+            break
+        chosen.append(left.pop(0))
+    return np.array(chosen)
 
 
 def in_turn(task: Task, texts: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from probekit.engine import Engine, check_engine, mapped
 from probekit.files import with_nans
-from probekit.leaderboard import files
-from probekit.leaderboard.families import DEFAULT, GUIDE, WORDS, Families, Family, key, linear, named, reads
-from probekit.leaderboard.fitting import Question, question_of, read_site, read_sites, read_words
+from probekit.leaderboard.families import DEFAULT, GUIDE, Families, named
+from probekit.leaderboard.reading import Asked, Reading, reason
 from probekit.leaderboard.result import Board
 from probekit.leaderboard.settings import (
     RAREST,
     SETTINGS,
-    Condition,
     Pools,
     conditions,
     draw_pools,
@@ -27,7 +23,7 @@ from probekit.leaderboard.settings import (
     texts_of,
 )
 from probekit.leaderboard.tasks import Task, read_tasks
-from probekit.leaderboard.texts_read import ReadTexts, read_texts
+from probekit.leaderboard.texts_read import read_texts
 from probekit.models import Model, load_model
 from probekit.progress import stepping
 from probekit.versions import versions_of
@@ -112,7 +108,7 @@ def board(
     if unknown := set(tasks or ()) - set(found):
         raise ValueError(f"there is no task {min(unknown)!r}; there are {', '.join(list(found)[:10])}, ...")
     wanted = {name: task for name, task in found.items() if tasks is None or name in tasks}
-    failures = {name: _reason(task) for name, task in wanted.items() if isinstance(task, Exception)}
+    failures = {name: reason(task) for name, task in wanted.items() if isinstance(task, Exception)}
     usable = {name: task for name, task in wanted.items() if isinstance(task, Task)}
     notes = [f"{name}: {note}" for name, task in usable.items() for note in task.notes]
     if longest is not None:
@@ -122,7 +118,7 @@ def board(
         try:
             pools[name] = draw_pools(task, train, test, seed)
         except ValueError as error:
-            failures[name] = _reason(error)
+            failures[name] = reason(error)
             del usable[name]
     if not usable:
         raise ValueError("no task can be read: " + "; ".join(f"{n}: {why}" for n, why in list(failures.items())[:5]))
@@ -136,7 +132,7 @@ def board(
                 f"{name}: {cut:,} texts fill the {model.context:,} tokens that the model can read; what lies beyond is left out, and "
                 "they are read where they were cut"
             )
-    reading = _Reading(usable, pools, names, folder.resolve(), read, chosen, dtype, compute_dtype, n_boot, seed)
+    reading = Reading(usable, pools, names, folder.resolve(), read, chosen, dtype, compute_dtype, n_boot, seed)
     every: dict[str, dict[str, dict[str, Any]]] = {}
     with stepping("board", len(usable) * (1 + len(asked)), progress) as advance:
         at_sites = dict(
@@ -179,20 +175,17 @@ _NEEDS = {
     "ood": ": none has texts from elsewhere (a file NAME_OOD.csv beside NAME.csv)",
 }
 
-_Asked = tuple[str, tuple[str, str] | None]
-"""A task; and the setting and the site to read it in, or None for every site."""
-
 
 def _answers(
-    reading: _Reading,
-    questions: Sequence[_Asked],
+    reading: Reading,
+    questions: Sequence[Asked],
     engine: Engine,
     failures: dict[str, str],
     advance: Callable[[str | None, int], None],
 ) -> list[dict[str, Any]]:
     """The figures of each; a task that fails is noted, and the others go on."""
 
-    def shown() -> Iterator[_Asked]:
+    def shown() -> Iterator[Asked]:
         for name, what in questions:
             advance(f"{_called(what)}: {name}", 0)
             yield name, what
@@ -218,120 +211,6 @@ def _called(what: tuple[str, str] | None) -> str:
     return "every site" if what is None else what[0]
 
 
-@dataclass
-class _Reading:
-    """The texts of all tasks, read once by the model, and the figures of each task. It holds no model, so that it can be sent."""
-
-    tasks: Mapping[str, Task]
-    pools: Mapping[str, Pools]
-    sites: list[str]
-    folder: Path
-    activations: ReadTexts
-    families: Mapping[str, Family]
-    dtype: str
-    compute_dtype: str | None
-    n_boot: int
-    seed: int
-
-    def answer(self, asked: _Asked) -> tuple[dict[str, Any], str]:
-        """The figures, and why there are none or some are missing."""
-        name, what = asked
-        try:
-            found, failed = self.every_site(name) if what is None else self.at_site(name, *what)
-            return found, "; ".join(f"{family}: {why}" for family, why in failed.items())
-        except Exception as error:  # whatever it is, the other tasks are not to be lost
-            return {}, _reason(error)
-
-    def every_site(self, name: str) -> tuple[dict[str, Any], dict[str, str]]:
-        """Each linear family at every site, and at the one that is best for it; and why a family has no figures."""
-        (condition,) = conditions(self.tasks[name], self.pools[name], "normal", self.seed)
-        path, digest = files.path_of(self.folder, name, "every site"), self._digest(name, "every site", self.sites)
-        kept = files.read(path, digest)
-        families = self.families
-        keys = {f: key(f, families.get(f, f)) for f in linear(families, self.tasks[name])}
-        missing = [f for f in keys if keys[f] not in kept]
-        failed: dict[str, str] = {}
-        if missing:
-            question = self._question(name, condition)
-            X, X_test = (
-                torch.stack([self.activations.read(site, texts) for site in self.sites])
-                for texts in self._texts(name, condition)
-            )
-            for family in missing:
-                what = str(families.get(family, family))
-                try:
-                    curve = read_sites(what, X, X_test, question)
-                    best = int(np.nanargmax(curve.valid))
-                    scored = read_site(what, X[best], X_test[best], question)
-                except Exception as error:  # the other families are not to be lost
-                    failed[family] = _reason(error)
-                    continue
-                kept[keys[family]] = {
-                    "curve": {"valid": curve.valid, "test": curve.test},
-                    **_figures(scored, condition, question, self.sites[best]),
-                }
-            files.write(path, digest, name, "every site", kept)
-            kept = files.read(path, digest)
-        return {family: kept[keys[family]] for family in keys if keys[family] in kept}, failed
-
-    def at_site(self, name: str, setting: str, site: str) -> tuple[dict[str, Any], dict[str, str]]:
-        """Each family at one site, in all conditions of a setting; and why a family has no figures."""
-        task, families = self.tasks[name], self.families
-        path, digest = files.path_of(self.folder, name, setting), self._digest(name, setting, [site])
-        kept = files.read(path, digest)
-        keys = {f: key(f, families[f]) for f in families}
-        missing = [f for f in families if keys[f] not in kept and reads(families[f], task)]
-        failed: dict[str, str] = {}
-        if missing:
-            for condition in conditions(task, self.pools[name], setting, self.seed):
-                question, texts = self._question(name, condition), self._texts(name, condition)
-                X, X_test = (self.activations.read(site, some) for some in texts)
-                for family in missing:
-                    if family in failed:
-                        continue
-                    words = families[family] == WORDS
-                    try:
-                        scored = (
-                            read_words(*texts, question) if words else read_site(families[family], X, X_test, question)
-                        )
-                    except Exception as error:  # the other families are not to be lost
-                        failed[family] = _reason(error)
-                        kept.pop(keys[family], None)  # all conditions of a setting, or none
-                        continue
-                    kept.setdefault(keys[family], []).append(
-                        _figures(scored, condition, question, None if words else site)
-                    )
-            files.write(path, digest, name, setting, kept)
-            kept = files.read(path, digest)
-        return {family: kept[keys[family]] for family in families if keys[family] in kept}, failed
-
-    def _digest(self, name: str, setting: str, sites: Sequence[str]) -> str:
-        asked = {
-            "model": self.activations.model_fingerprint, "sites": list(sites), "setting": setting, "n_boot": self.n_boot, "seed": self.seed,
-            "dtype": self.dtype, "compute_dtype": self.compute_dtype,
-        }  # fmt: skip
-        return files.digest_of(self.tasks[name], self.pools[name], asked)
-
-    def _question(self, name: str, condition: Condition) -> Question:
-        task = self.tasks[name]
-        if condition.elsewhere is None:
-            truth, groups = task.values[condition.test], task.groups[condition.test]
-        else:
-            data = task.elsewhere[condition.elsewhere]
-            labels = next(iter(data.labels))
-            truth, groups = data.label_set(labels).values[condition.test, 0], data.groups[condition.test]  # type: ignore[index]
-        return question_of(
-            task.kind, task.labels.classes, condition.labels, task.groups[condition.train], truth, groups,
-            n_boot=self.n_boot, seed=self.seed,
-        )  # fmt: skip
-
-    def _texts(self, name: str, condition: Condition) -> tuple[list[str], list[str]]:
-        """To train on, and to test on."""
-        task = self.tasks[name]
-        where = task.texts if condition.elsewhere is None else task.elsewhere[condition.elsewhere].texts or ()
-        return [task.texts[i] for i in condition.train], [where[i] for i in condition.test]
-
-
 def _guide(at_sites: Mapping[str, Mapping[str, Any]], sites: Sequence[str]) -> dict[str, str]:
     """For each task, the site where the others of its metric are read best on their validation rows; its own best where it has no others."""
     curves, metric = {}, {}
@@ -348,15 +227,6 @@ def _guide(at_sites: Mapping[str, Mapping[str, Any]], sites: Sequence[str]) -> d
     return out
 
 
-def _figures(scored: Any, condition: Condition, question: Question, site: str | None) -> dict[str, Any]:
-    low, high = scored.estimate.interval()
-    return {
-        "setting": condition.setting, "amount": condition.amount, "elsewhere": condition.elsewhere, "site": site,
-        "metric": question.metric.name, "value": scored.value, "valid": scored.valid, "test": float(scored.estimate.value[0]),
-        "low": float(low[0]), "high": float(high[0]), "train": len(condition.train), "tested": len(condition.test),
-    }  # fmt: skip
-
-
 def _rows(
     tasks: Mapping[str, Task], at_sites: Mapping[str, Mapping[str, Any]], every: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[dict[str, Any]]:
@@ -368,10 +238,6 @@ def _rows(
             for family, figures in by_task.get(name, {}).items():
                 for figure in figures:
                     yield own | {"family": family, "at": "shared"} | figure
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error.args[0] if isinstance(error, KeyError) and error.args else error}"
 
 
 def _short(model: Model, tasks: dict[str, Task], longest: float, seed: int, notes: list[str]) -> dict[str, Task]:

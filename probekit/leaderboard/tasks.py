@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ _NO_TASK = {
     "66_living-room_translations": "a list of translations, without prompts",
     "90_glue_qnli_OOD": "its classes are called '1' and 'not_entailment', which cannot be matched to the task's 0 and 1",
 }
-"""Files of sae-probes 0.4.2 that are no set of texts with the task's labels."""
+"""Files of sae-probes 0.4.2 that are no set of texts with the task's labels: named as the task, with one more word."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ def read_task(
         text, label, group: Columns, as for `probekit.read_csv`.
         kind: `binary`, `multiclass` or `continuous`, where the rules would tell otherwise.
         name: Left out, that of the file.
-        elsewhere: By name, files with the same columns for an out-of-distribution test.
+        elsewhere: By name, files with the same columns for an out-of-distribution test. One that cannot be read is left out, and
+            `notes` says why.
 
     Raises:
         FileNotFoundError: no such file.
@@ -112,8 +113,11 @@ def read_task(
             )
     others = {}
     for where, file in (elsewhere or {}).items():
-        other = _read(file, text, label, like=whole)
-        others[where], dropped = _once(other, label, seen=set(data.texts or ()))
+        try:
+            other = _read(file, text, label, like=whole)
+            others[where], dropped = _once(other, label, seen=set(data.texts or ()))
+        except (ValueError, KeyError, OSError) as error:  # the task itself is not to be lost
+            dropped = [f"{Path(file).name} is left out: {error.args[0] if error.args else error}"]
         notes += [f"{where}: {note}" for note in dropped]
     assert data.texts is not None
     assert data.groups is not None
@@ -189,7 +193,12 @@ def _of_sae_probes(folder: Path, text: str, label: str, group: str | None) -> di
         for file, kind in zip(frame["Dataset save name"], frame["Data type"], strict=True):
             kinds[_stem(Path(file))] = said[str(kind).split()[0]]
     files = [f for part in ("cleaned_data", "OOD data") for f in (folder / part).glob("*") if _FILE.search(f.name)]
-    return _of_files([f for f in files if _stem(f) not in _NO_TASK], kinds, text, label, group, folder)
+    tasks = _of_files([f for f in files if _stem(f) not in _NO_TASK], kinds, text, label, group, folder)
+    for file in sorted({_stem(f) for f in files} & set(_NO_TASK)):
+        task = tasks.get(file.rpartition("_")[0])
+        if isinstance(task, Task):
+            tasks[task.name] = replace(task, notes=(*task.notes, f"{file} is left out: {_NO_TASK[file]}"))
+    return tasks
 
 
 def _of_files(

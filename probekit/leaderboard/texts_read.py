@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from probekit.activations import ActivationStore, capture
+from probekit.activations.shards import NotFinite
 from probekit.data import Dataset
 from probekit.files import write_whole
 from probekit.models import Model
@@ -61,7 +62,8 @@ def read_texts(model: Model, texts: Sequence[str], sites: Sequence[str], folder:
         how: `dtype`, `compute_dtype`, `engine` and `progress` of `capture`.
 
     Raises:
-        ValueError: a store there is of another model, other sites or another dtype; a list is damaged.
+        ValueError: a store there is of another model, other sites or another dtype; a list is damaged; activations of a text are not
+            finite (says of which).
         OSError: as `capture`.
     """
     wanted = set(texts)
@@ -76,7 +78,13 @@ def read_texts(model: Model, texts: Sequence[str], sites: Sequence[str], folder:
     for number, one in enumerate(lists, start=1):
         if not wanted.isdisjoint(one):
             data = Dataset("texts of the board", texts=tuple(one))
-            found.append((one, capture(model, data, sites, out=folder / f"store-{number}", pool="last", **how)))
+            out = folder / f"store-{number}"
+            try:
+                found.append((one, capture(model, data, sites, out=out, pool="last", **how)))
+            except NotFinite as error:
+                raise ValueError(
+                    f"{error}. The text is {one[error.sequence]!r}. Leave its task out, or store other numbers in a new folder"
+                ) from error
     return _joined(found)
 
 

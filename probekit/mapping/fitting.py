@@ -115,6 +115,7 @@ def fit(
             "controls": controls,
             "n_boot": n_boot,
             "groups": None if groups is None else "given",
+            "split": pairs.split,
             "model_a": _model(pairs.a),
             "model_b": _model(pairs.b),
             "twin": None if pairs.twin is None else _model(pairs.twin),

@@ -29,6 +29,7 @@ class Pairs:
     Attributes:
         part: `[row]` int8: `TRAIN`, `VALID`, `TEST`, or `OUT` where a row counts nowhere.
         group: `[row]` group of each row.
+        split: Digest of which sequences are in which part.
         notes: What was left out.
     """
 
@@ -39,6 +40,7 @@ class Pairs:
     sites_b: tuple[str, ...]
     part: np.ndarray
     group: np.ndarray
+    split: str
     notes: tuple[str, ...]
 
     def rows(self, part: int) -> np.ndarray:
@@ -88,7 +90,8 @@ def pair_up(
                 f"{count} of the {len(first):,} pairs of rows are left for {name}; a map needs {FEWEST['train']} to be fitted, "
                 f"{FEWEST['valid']} to choose its penalty, {FEWEST['test']} to be tested. Give more texts"
             )
-    pairs = Pairs(first, second, third, names_a, names_b, part, of_sequence[first.sequence], notes)
+    split = split_items(first.sequence, of_sequence, seed, given=given).digest(first.sequence)
+    pairs = Pairs(first, second, third, names_a, names_b, part, of_sequence[first.sequence], split, notes)
     count = int((part == TEST).sum())
     if count > TESTED:
         said = f"{TESTED:,} of {count:,} test rows are scored, drawn evenly over the sequences"

@@ -316,11 +316,8 @@ def _given(probes: Probes, labels: LabelSet, maps: Maps) -> tuple[dict[str, Prob
         if labels.name not in names and len(names) > 1:
             raise KeyError(f"the sweep has no label set {labels.name!r}; it has {', '.join(names)}")
         found: Mapping[str, ProbeStack] = probes.probes[labels.name if labels.name in names else names[0]]
-        if probes.manifest.get("seed") != maps.manifest["seed"]:
-            notes.append(
-                f"the probes' sweep was split with seed {probes.manifest.get('seed')}, the maps with {maps.manifest['seed']}: the "
-                "probes may have been trained on texts of test rows"
-            )
+        if (said := _split_otherwise(probes, labels.level, maps)) is not None:
+            notes.append(f"{said}: the probes may have been trained on texts of test rows")
     elif isinstance(probes, ProbeStack):
         found = dict(_by_site(probes))
         notes.append("where the probes were trained is not known: they may have seen texts of test rows")
@@ -340,6 +337,20 @@ def _given(probes: Probes, labels: LabelSet, maps: Maps) -> tuple[dict[str, Prob
         if stack.axes:
             raise ValueError(f"the probes at {site} still have axes {stack.axes}: select a grid value first")
     return fitting, notes
+
+
+def _split_otherwise(sweep: SweepResult, level: str, maps: Maps) -> str | None:
+    """Why the training part of a sweep may hold texts that the maps test on; None where it is the maps' own."""
+    one, two = sweep.manifest, maps.manifest
+    if one.get("seed") != two["seed"]:
+        return f"the probes' sweep was split with seed {one.get('seed')}, the maps with {two['seed']}"
+    read = (one.get("store") or {}).get("data_fingerprint") or (one.get("data") or {}).get("fingerprint")
+    mapped = two["data"].get("fingerprint")
+    if None not in (read, mapped) and read != mapped:
+        return f"the probes' sweep is of other data ({read}) than the maps ({mapped})"
+    if (one.get("splits") or {}).get(level) != two.get("split"):
+        return "the probes' sweep was split otherwise than the maps (other groups, or other rows)"
+    return None
 
 
 def _by_site(stack: ProbeStack) -> Iterator[tuple[str, ProbeStack]]:

@@ -41,10 +41,10 @@ def sent(model: Model) -> tuple[Any, ...]:
             f"{model.name!r} was made in this process, so no other can load it (only names and folders are sent, never weights): "
             f"save it where all machines see it, and load it from there, {advice}"
         )
-    hooked = next((name for name, module in model.hf.named_modules() if _hooks(module)), None)
-    if hooked is not None:
+    hooked = hooks_on(model)
+    if hooked:
         raise ValueError(
-            f"{model.name!r} has hooks on it (an edit of its activations?), at {hooked or 'the model itself'}, which another process "
+            f"{model.name!r} has hooks on it (an edit of its activations?), at {hooked[0]}, which another process "
             f"would not have: take them off; an edit that can be written into the weights can be exported and loaded, {advice}"
         )
     return received, (model.origin, model.name, model.fingerprint)
@@ -67,6 +67,11 @@ def received(origin: Origin, name: str, fingerprint: str) -> Model:
         )
     model.name = name
     return model
+
+
+def hooks_on(model: Model) -> list[str]:
+    """Names of the modules that have hooks on them, in forward order; the whole is `the model itself`."""
+    return [name or "the model itself" for name, module in model.hf.named_modules() if _hooks(module)]
 
 
 def _hooks(module: nn.Module) -> bool:

@@ -109,15 +109,15 @@ def shuffled_labels(X: np.ndarray, parts: Parts, C: float, seed: int) -> Control
 def words_alone(items: Sequence[str | np.ndarray], parts: Parts, held: np.ndarray, seed: int) -> Control:
     """Word and character n-grams and a logistic regression that never sees the model.
 
-    As the probe is: the penalty is chosen on training texts held out, then vocabulary and model are fitted to all of them.
+    As the probe is: the penalty is chosen on folds of the training texts held out in turn, then vocabulary and model are fitted to all.
 
     Args:
         items: Texts, or token ids of each.
-        held: `[text]` bool: training texts on which its penalty is chosen.
+        held: `[training text, fold]` bool.
     """
     texts, train = as_texts(items), parts.part == 0
     reads, _, _ = fitted_to_all(
-        [texts[i] for i in np.flatnonzero(train)], parts.positive[train].astype(np.int64), [held[train]], 2,
+        [texts[i] for i in np.flatnonzero(train)], parts.positive[train].astype(np.int64), list(held.T), 2,
         characters=isinstance(items[0], str),
     )  # fmt: skip
     said = reads(texts)

@@ -19,7 +19,7 @@ from probekit.monitoring.evidence import Evidence
 from probekit.monitoring.false_alarms import negatives_needed, threshold_for
 from probekit.monitoring.held_out import positives, three_parts, together
 from probekit.monitoring.monitor import Monitor
-from probekit.monitoring.passages import Item, read_passages
+from probekit.monitoring.passages import Frame, Item, read_passages
 from probekit.monitoring.reading import read
 from probekit.monitoring.readout import Asked, Readout, readout_of
 from probekit.monitoring.running import POOLS, Running, peak
@@ -192,7 +192,7 @@ def put_to_use(
         domain=domain,
         evidence=evidence,
         notes=tuple(notes),
-        manifest=_manifest(asked, data, setting.seed, grouped),
+        manifest=_manifest(asked, model, data, setting.seed, grouped),
     )
 
 
@@ -249,11 +249,12 @@ def _read_all(model: Model, readout: Readout, items: Sequence[Item], pool: str, 
     return _Rows(np.array(pooled), np.array(peaks), np.stack(activations), cut)
 
 
-def _manifest(asked: Asked, data: Dataset, seed: int, grouped: bool) -> dict[str, Any]:
+def _manifest(asked: Asked, model: Model, data: Dataset, seed: int, grouped: bool) -> dict[str, Any]:
     from probekit.versions import versions_of
 
     return {
         "probe": asked.origin,
+        "tokenizer": Frame.facts(model),
         "data": {"texts": len(data), "fingerprint": data.fingerprint(), "groups": grouped},
         "seed": seed,
         "versions": versions_of("torch", "numpy", "transformers", "scikit-learn"),

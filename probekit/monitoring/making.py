@@ -180,7 +180,7 @@ class _Chosen:
     site: str
     C: float
     losses: dict[str, float]  # held-out log-loss by site, nats
-    held: np.ndarray  # [text] bool: the first fold
+    held: np.ndarray  # [text, fold] bool
 
 
 def _choose(
@@ -218,9 +218,7 @@ def _choose(
             advance(None, 1)
     best = min(sites, key=losses.__getitem__)
     probe = _logistic(store.read(best), labels[:, None], [values[best]]).select(0).probe(0)
-    first = np.zeros(len(train), dtype=bool)
-    first[np.flatnonzero(train)[held[:, 0]]] = True
-    return _Chosen(probe, best, values[best], losses, first)
+    return _Chosen(probe, best, values[best], losses, held)
 
 
 def _logistic(X: np.ndarray, Y: np.ndarray, grid: Sequence[float] | None = None) -> ProbeStack:

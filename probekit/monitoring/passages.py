@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from probekit.models import Model
+from probekit.models.fingerprint import fingerprint_tokenizer
 
 Item: TypeAlias = "str | Sequence[int] | np.ndarray"
 _SAMPLE = "a"
@@ -30,6 +31,18 @@ class Frame:
         own = np.flatnonzero(np.asarray(encoded["special_tokens_mask"]) == 0)
         ids = [int(i) for i in encoded["input_ids"]]
         return cls(tuple(ids[: own[0]]), tuple(ids[own[-1] + 1 :])) if len(own) else cls()
+
+    @staticmethod
+    def facts(model: Model) -> dict[str, Any] | None:
+        """What tells one way of turning text into tokens from another, for a manifest; None of a model that takes tokens only."""
+        if model.tokenizer is None:
+            return None
+        frame = Frame.of(model)
+        return {
+            "fingerprint": fingerprint_tokenizer(model.tokenizer),
+            "before": list(frame.before),
+            "after": list(frame.after),
+        }
 
     def own(self, ids: np.ndarray) -> tuple[int, int]:
         """Range of the tokens that are the text's own; empty where there are none."""

@@ -44,6 +44,7 @@ class ActivationSource:
         self._seed, self._max_rows = seed, max_rows
         self._sequences = _count_sequences(activations, data)
         self.ood = {name: self._checked(name, value) for name, value in ood.items()}
+        self._splits: dict[str, str] = {}
         self._groups: np.ndarray = np.arange(self._sequences)
         if data is not None and data.groups is not None:
             self._groups = data.groups
@@ -131,6 +132,7 @@ class ActivationSource:
         given = None if self.data is None else self.data.split
         plan = plan_rows(a.sequence, self._groups, a.prefix, given=given, seed=self._seed, max_rows=self._max_rows)
         parts, notes = parts_of(a, self.data, self._groups, plan), plan.notes
+        self._splits[labels[0].level] = plan.split
         seen = Seen.of(parts)
         for number, (name, (other, of)) in enumerate(self.ood.items()):
             rows, more = plan_elsewhere(
@@ -161,7 +163,7 @@ class ActivationSource:
         )
 
     def facts(self) -> dict[str, Any]:
-        out: dict[str, Any] = {"data": None if self.data is None else data_facts(self.data)}
+        out: dict[str, Any] = {"data": None if self.data is None else data_facts(self.data), "splits": self._splits}
         out["ood"] = {
             n: data_facts(of) if isinstance(of, Dataset) else {"rows": len(a)} for n, (a, of) in self.ood.items()
         }

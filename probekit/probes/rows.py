@@ -70,10 +70,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Plan:
-    """Row numbers of each part, ascending, and what was left out on the way."""
+    """Row numbers of each part, ascending, what was left out on the way, and the digest of the split."""
 
     parts: Mapping[str, np.ndarray]
     notes: tuple[str, ...]
+    split: str = ""
 
 
 def plan_rows(
@@ -120,7 +121,7 @@ def plan_rows(
             notes.append(
                 f"{len(parts[name]):,} of {len(rows):,} {name} rows are used, drawn evenly over the sequences (max_rows={max_rows:,})"
             )
-    return Plan(parts, tuple(notes))
+    return Plan(parts, tuple(notes), split.digest(sequence))
 
 
 def _sizes(split: Split) -> dict[str, int]:
@@ -244,15 +245,15 @@ class Capturing:
     max_rows: int
     progress: bool
 
-    def parts(self, data: Dataset) -> tuple[dict[str, Part], tuple[str, ...]]:
-        """Train, valid and test of the data set that probes are fitted on: decided first, then captured."""
+    def parts(self, data: Dataset) -> tuple[dict[str, Part], tuple[str, ...], str]:
+        """Train, valid and test of the data set that probes are fitted on: decided first, then captured; notes; digest of the split."""
         index = self._rows(data)
         assert data.groups is not None
         plan = plan_rows(
             index["sequence"], data.groups, index["prefix"], given=data.split, seed=self.seed, max_rows=self.max_rows
         )
         parts, kept = self._capture(data, "data", index, plan.parts)
-        return parts, (*self._say_cut(data), *plan.notes, *kept)
+        return parts, (*self._say_cut(data), *plan.notes, *kept), plan.split
 
     def part_elsewhere(
         self, name: str, data: Dataset, labels: Mapping[str, LabelSet], seen: Seen, number: int

@@ -62,6 +62,7 @@ class ModelSource:
         self.model, self.data, self.ood = model, data, ood
         self.sites = tuple(names_of_sites(sites, model.stream_sites))
         self.layers = tuple(model.site(site).layer for site in self.sites)
+        self._splits: dict[str, str] = {}
         self._random = model.randomized(seed) if random_weights else None
         self._capture: dict[str, Any] = {"folder": folder, "seed": seed, "max_rows": max_rows, "progress": progress}
 
@@ -77,7 +78,7 @@ class ModelSource:
         check_pool(labels, pool)
         options = self._capture | {"folder": self._capture["folder"] / level}
         capturing = Capturing(self.model, self._random, self.sites, pool, **options)
-        parts, notes = capturing.parts(self.data)
+        parts, notes, self._splits[level] = capturing.parts(self.data)
         seen = Seen.of(parts)
         for number, (name, data) in enumerate(self.ood.items()):
             parts[name], more = capturing.part_elsewhere(name, data, self._labels[name], seen, number)
@@ -91,6 +92,7 @@ class ModelSource:
         return {
             "model": {"name": self.model.name, "fingerprint": self.model.fingerprint},
             "data": data_facts(self.data),
+            "splits": self._splits,
             "ood": {name: data_facts(data) for name, data in self.ood.items()},
         }
 

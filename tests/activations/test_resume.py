@@ -210,6 +210,18 @@ def test_too_little_disk_is_said_before_anything_is_run(model, games, tmp_path, 
     assert raised.value.errno == errno.ENOSPC
 
 
+def test_what_was_read_under_a_hook_is_not_gone_on_with_without_it(model, games, tmp_path):
+    name, block = next((n, m) for n, m in model.hf.named_modules() if n.endswith(".0"))
+    handle = block.register_forward_hook(lambda module, given, made: None)
+    try:
+        take(model, games, tmp_path / "s")
+        assert take(model, games, tmp_path / "s").manifest.hooks == [name]
+    finally:
+        handle.remove()
+    with pytest.raises(ValueError, match=r"holds another capture .*hooks: .*0'\] there, \[\] now"):
+        take(model, games, tmp_path / "s")
+
+
 @pytest.mark.parametrize(
     ("kwargs", "changed", "what"),
     [

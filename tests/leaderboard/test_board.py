@@ -12,7 +12,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 import probekit as pk
-from probekit.leaderboard import files, task_board
+from probekit.leaderboard import files, reading
 from probekit.leaderboard.families import key
 from probekit.leaderboard.fitting import held_out, question_of, read_site, read_sites, read_words
 from probekit.probes.estimator import Estimator
@@ -156,14 +156,14 @@ def test_the_same_call_does_nothing_twice_and_a_larger_one_only_what_is_missing(
 
     with monkeypatch.context() as patched:
         for name in ("read_sites", "read_site", "read_words"):
-            patched.setattr(task_board, name, never)
+            patched.setattr(reading, name, never)
         again = pk.board(folder, model, settings=SETTINGS, families=families, out=out, **ASKED)
     assert again.to_frame().equals(board.to_frame())
     assert pk.Board.load(out).to_frame().equals(board.to_frame())
     counted = []
     with monkeypatch.context() as patched:
-        real = task_board.read_sites
-        patched.setattr(task_board, "read_sites", lambda family, *args: counted.append(family) or real(family, *args))
+        real = reading.read_sites
+        patched.setattr(reading, "read_sites", lambda family, *args: counted.append(family) or real(family, *args))
         larger = pk.board(folder, model, families={**families, "lda": "lda"}, out=out, **ASKED)
     assert counted == ["lda"] * 3
     assert "lda" in larger.leaderboard().family.tolist()
@@ -213,9 +213,9 @@ def test_a_family_that_fails_costs_no_other_and_is_tried_again(model, folder, tm
     frame = first.to_frame().query("at == 'shared'")
     assert set(frame.query("setting == 'scarcity'").family) == {"ridge", "logistic"}
     assert set(frame.query("setting == 'normal'").family) == {"ridge", "logistic", "fails"}
-    broken, fitted, real = False, [], task_board.read_site
+    broken, fitted, real = False, [], reading.read_site
     with monkeypatch.context() as patched:
-        patched.setattr(task_board, "read_site", lambda family, *a: fitted.append(family) or real(family, *a))
+        patched.setattr(reading, "read_site", lambda family, *a: fitted.append(family) or real(family, *a))
         second = pk.board(folder, model, families=families, **asked)
     assert not second.failures
     assert {type(family) for family in fitted} == {Fails}
@@ -278,7 +278,7 @@ def test_amounts_are_compared_on_the_same_tasks():
 def test_a_killed_board_goes_on_and_ends_the_same(model, folder, tmp_path, monkeypatch):
     asked = {"families": ["ridge", "logistic"], "settings": ["scarcity"], **ASKED}
     whole = pk.board(folder, model, out=tmp_path / "whole", **asked)
-    real, left = task_board.read_site, [7]
+    real, left = reading.read_site, [7]
 
     def killed(*args):
         left[0] -= 1
@@ -287,7 +287,7 @@ def test_a_killed_board_goes_on_and_ends_the_same(model, folder, tmp_path, monke
         return real(*args)
 
     with monkeypatch.context() as patched:
-        patched.setattr(task_board, "read_site", killed)
+        patched.setattr(reading, "read_site", killed)
         with pytest.raises(KeyboardInterrupt):
             pk.board(folder, model, out=tmp_path / "killed", **asked)
     assert pk.board(folder, model, out=tmp_path / "killed", **asked).to_frame().equals(whole.to_frame())
@@ -301,26 +301,6 @@ def test_files_of_another_question_or_cut_ones_are_not_taken_for_this_one(tmp_pa
     path.write_text(path.read_text()[:-5])
     assert files.read(path, "digest") == {}
     assert files.path_of(tmp_path, "a-b", "normal") != path
-
-
-def test_what_cannot_be_asked_is_refused(model, folder, tmp_path):
-    for asked, message in (
-        ({"settings": ["rare"]}, "no setting 'rare'"),
-        ({"families": ["forest"]}, "no family 'forest'"),
-        ({"families": []}, "families is empty"),
-        ({"tasks": ["lost"]}, "no task 'lost'"),
-        ({"tasks": ["small"]}, "no task can be read: small"),
-        ({"longest": 1.0}, "no task can be read"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            pk.board(folder, model, out=tmp_path, **ASKED | asked)
-    with pytest.raises(TypeError, match="has no fit"):
-        pk.board(folder, model, out=tmp_path, families={"mine": 3}, **ASKED)
-    with pytest.raises(FileNotFoundError, match=r"board\.json is missing"):
-        pk.Board.load(tmp_path / "nothing")
-    (tmp_path / "board.json").write_text("{}")
-    with pytest.raises(ValueError, match="is no board"):
-        pk.Board.load(tmp_path)
 
 
 def test_long_tasks_are_left_out_and_said(model, folder, tmp_path):

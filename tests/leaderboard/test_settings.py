@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from probekit.data import LabelSet
+from probekit.leaderboard.fitting import held_out
 from probekit.leaderboard.settings import SETTINGS, SHARES, WRONG, conditions, draw_pools
 from probekit.leaderboard.tasks import Task
+from probekit.probes.held_out import fold_of_rows, group_codes
 
 
 def made(values: np.ndarray, groups: np.ndarray | None = None) -> Task:
@@ -46,6 +48,34 @@ def test_no_text_and_no_group_is_in_both_pools(n, classes, size, rare, seed):
             few = task.values[pools.train[:k]]
             if len(few) == k:
                 assert few.sum() == k // 2
+
+
+@pytest.mark.parametrize(("groups", "size"), [(10, 60), (20, 30), (4, 100)])
+def test_groups_of_one_class_each_are_in_both_pools(groups, size):
+    of_group = np.arange(groups * size) // size
+    task = made(np.array([f"c{group % 2}" for group in of_group]), of_group)
+    for seed in range(20):
+        pools = draw_pools(task, 1024, 300, seed)
+        assert not set(task.groups[pools.train]) & set(task.groups[pools.test])
+        for pool in (pools.train, pools.test):
+            assert len(np.unique(task.values[pool])) == 2
+        assert len(pools.test) < len(pools.train) or groups == 4
+
+
+def test_what_is_held_out_to_choose_on_shows_two_classes_where_groups_allow_it():
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        groups = np.repeat(np.arange(8), rng.integers(16, 50, 8))
+        labels = (groups % 2).astype(int)
+        labels[rng.random(len(labels)) < 0.02] ^= 1 if seed % 2 else 0
+        held = held_out(labels, groups, "binary", seed)
+        assert (held.sum(1) == 1).all() or held.shape[1] == 1
+        folds = fold_of_rows(labels, group_codes(groups, len(labels)), 5, seed)
+        can = [len(np.unique(labels[folds == k])) > 1 and len(np.unique(labels[folds != k])) > 1 for k in range(5)]
+        assert held.shape[1] == (1 if any(can) else 5)
+        if any(can):
+            assert len(np.unique(labels[held[:, 0]])) == 2
+            assert len(np.unique(labels[~held[:, 0]])) == 2
 
 
 @pytest.fixture(scope="module")

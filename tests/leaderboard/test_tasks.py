@@ -105,6 +105,23 @@ def test_the_files_of_sae_probes_are_read_without_importing_it(tmp_path, some):
     assert len(found["2_last"].elsewhere["ood"]) == 60
 
 
+def test_files_of_sae_probes_that_are_no_tasks_are_said(tmp_path, some):
+    rows = [(text, last_word(text)) for text in some]
+    write_task(tmp_path / "cleaned_data" / "90_glue_qnli.csv", rows)
+    write_task(tmp_path / "OOD data" / "90_glue_qnli_OOD.csv", rows)
+    (task,) = read_tasks(tmp_path).values()
+    assert not task.elsewhere
+    assert any(note.startswith("90_glue_qnli_OOD is left out: its classes") for note in task.notes)
+
+
+def test_a_bad_test_from_elsewhere_does_not_cost_the_task(tmp_path, some):
+    write_task(tmp_path / "a.csv", [(text, i % 2) for i, text in enumerate(some[:40])])
+    write_task(tmp_path / "a_OOD.csv", [(f"{text} so", "yes" if i % 2 else "no") for i, text in enumerate(some[:40])])
+    (task,) = read_tasks(tmp_path).values()
+    assert (len(task), dict(task.elsewhere)) == (40, {})
+    assert any(note.startswith("ood: a_OOD.csv is left out: ") and "yes" in note for note in task.notes)
+
+
 def test_where_sae_probes_is_not_installed_it_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr("probekit.leaderboard.tasks.find_spec", lambda name: None)
     with pytest.raises(FileNotFoundError, match="pip install --no-deps sae-probes"):

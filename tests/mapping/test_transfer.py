@@ -152,6 +152,19 @@ def test_given_stacks_are_matched_by_site_and_class() -> None:
     assert any("seed 3" in note for note in transfer(maps, other_seed, a, words, n_boot=100).notes)
 
 
+def test_a_sweep_that_was_split_otherwise_is_said() -> None:
+    a, b, labels = world()
+    groups = np.arange(300) // 5
+    maps = fit(a, b, groups=groups, **QUICK)
+    for given, said in ((None, 1), (groups, 0), (groups + 7, 0), (np.arange(300) // 10, 1)):
+        sweep = pk.sweep(b, labels={"side": labels}, groups=given, controls=False, progress=False, n_boot=100)
+        notes = transfer(maps, sweep, a, {"side": labels}, groups=groups, n_boot=100).notes
+        assert sum("split otherwise" in note for note in notes) == said
+    _, more_b, more = world(200)
+    sweep = pk.sweep(more_b, labels={"side": more}, controls=False, progress=False, n_boot=100)
+    assert any("split otherwise" in note for note in transfer(maps, sweep, a, {"side": labels}, n_boot=100).notes)
+
+
 def test_rows_that_the_maps_never_saw_are_split_anew() -> None:
     a, b, _ = world()
     maps = fit(a, b, **QUICK)

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tokenizers.processors import TemplateProcessing
 
 import probekit as pk
 from probekit.monitoring import Monitor, fit
@@ -235,6 +236,25 @@ def test_token_ids_are_read_as_texts_are(monitor, model):
     assert spelled.tokens[0].text == "1 "
     with pytest.raises(ValueError, match="no tokenizer"):
         monitor.score(bare, [text])
+
+
+def test_another_way_of_making_tokens_is_refused(monitor, model, tmp_path):
+    other = make_tokenizer()
+    other.add_special_tokens({"additional_special_tokens": ["<more>"]})
+    loaded = Monitor.load(monitor.save(tmp_path))
+    loaded.check(pk.load_model(make_model("llama"), tokenizer=make_tokenizer()))
+    for bad in (other, bare_tokenizer()):
+        read = pk.load_model(make_model("llama"), tokenizer=bad)
+        for each in (monitor, loaded):
+            with pytest.raises(ValueError, match="fitted with another tokenizer, or with other special tokens"):
+                each.check(read)
+
+
+def bare_tokenizer():
+    """Without special tokens around a text."""
+    tokenizer = make_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A", special_tokens=[])
+    return tokenizer
 
 
 def test_a_sweeps_best_probe_is_taken(model):
