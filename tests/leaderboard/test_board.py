@@ -401,3 +401,23 @@ def test_rows_of_a_group_are_held_out_together():
         assert held.sum(1).max() <= 1
         for fold in held.T:
             assert not set(groups[fold]) & set(groups[~fold])
+
+
+def test_what_cannot_be_asked_is_refused(model, folder, tmp_path):
+    for asked, message in (
+        ({"settings": ["rare"]}, "no setting 'rare'"),
+        ({"families": ["forest"]}, "no family 'forest'"),
+        ({"families": []}, "families is empty"),
+        ({"tasks": ["lost"]}, "no task 'lost'"),
+        ({"tasks": ["small"]}, "no task can be read: small"),
+        ({"longest": 1.0}, "no task can be read"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pk.board(folder, model, out=tmp_path, **ASKED | asked)
+    with pytest.raises(TypeError, match="has no fit"):
+        pk.board(folder, model, out=tmp_path, families={"mine": 3}, **ASKED)
+    with pytest.raises(FileNotFoundError, match=r"board\.json is missing"):
+        pk.Board.load(tmp_path / "nothing")
+    (tmp_path / "board.json").write_text("{}")
+    with pytest.raises(ValueError, match="is no board"):
+        pk.Board.load(tmp_path)

@@ -123,23 +123,3 @@ def test_a_text_whose_activations_are_not_finite_is_named(tmp_path):
     write_task(tmp_path / "t.csv", [(text, last_word(text)) for text in some])
     with pytest.raises(ValueError, match=r"not finite .*float16 ends at .*The text is '.*city.*Leave its task out"):
         pk.board(tmp_path / "t.csv", model, out=tmp_path / "out", families=["logistic"], **ASKED)
-
-
-def test_what_cannot_be_asked_is_refused(model, folder, tmp_path):
-    for asked, message in (
-        ({"settings": ["rare"]}, "no setting 'rare'"),
-        ({"families": ["forest"]}, "no family 'forest'"),
-        ({"families": []}, "families is empty"),
-        ({"tasks": ["lost"]}, "no task 'lost'"),
-        ({"tasks": ["small"]}, "no task can be read: small"),
-        ({"longest": 1.0}, "no task can be read"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            pk.board(folder, model, out=tmp_path, **ASKED | asked)
-    with pytest.raises(TypeError, match="has no fit"):
-        pk.board(folder, model, out=tmp_path, families={"mine": 3}, **ASKED)
-    with pytest.raises(FileNotFoundError, match=r"board\.json is missing"):
-        pk.Board.load(tmp_path / "nothing")
-    (tmp_path / "board.json").write_text("{}")
-    with pytest.raises(ValueError, match="is no board"):
-        pk.Board.load(tmp_path)
