@@ -77,7 +77,7 @@ def mapped(
     engine: Engine = "local",
     *,
     on_gpu: bool = False,
-    lost: Callable[[str], Result] | None = None,
+    lost: Callable[[int, str], Result] | None = None,
 ) -> Iterator[tuple[int, Result]]:
     """`do` of every piece, with the number of the piece: in order here, as they are finished on a cluster.
 
@@ -90,8 +90,8 @@ def mapped(
         pieces: Taken one by one, when there is a worker for it.
         engine: `"local"`, `"ray"` or `Ray(...)`.
         on_gpu: Whether the work uses a GPU where there is one.
-        lost: Makes the result of a piece that took its worker with it more than `LOSSES` times, from what there is to say of it. Left
-            out, such a piece ends the whole.
+        lost: Makes the result of a piece that took its worker with it more than `LOSSES` times, from its number and what there is to say
+            of it. Left out, such a piece ends the whole.
 
     Raises:
         ImportError, ConnectionError: as `check_engine`.
@@ -242,7 +242,7 @@ def _on_ray(
     pieces: Iterable[Any],
     wanted: Ray,
     on_gpu: bool,
-    given_up: Callable[[str], Any] | None,
+    given_up: Callable[[int, str], Any] | None,
 ) -> Iterator[tuple[int, Any]]:
     ray = _connected()
     workers = _Workers(ray, _sendable(do), wanted, on_gpu)
@@ -282,11 +282,11 @@ def _on_ray(
                 continue
             losses[found] = losses.get(found, 0) + 1
             if losses[found] > LOSSES:
-                said_by_ray = str(lost).strip().splitlines()[0]
-                why = f"lost {losses[found]} times with the worker that had it: does it fit in memory there? Ray says: {said_by_ray}"
+                in_a_line = " ".join(str(lost).split())[:500]
+                why = f"lost {losses[found]} times with the worker that had it: does it fit in memory there? Ray says: {in_a_line}"
                 if given_up is None:
                     raise OSError(f"piece {found} was {why}") from lost
-                yield found, given_up(why)
+                yield found, given_up(found, why)
                 continue
             ready.appendleft((found, piece))
     finally:

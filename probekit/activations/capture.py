@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,7 +26,6 @@ from probekit.activations.store import (
 from probekit.activations.stream import computing_dtype, names_of_sites, stream_of, warn_of_cut
 from probekit.data import Dataset, as_dataset
 from probekit.engine import Engine, check_engine
-from probekit.models.fingerprint import fingerprint_tokenizer
 from probekit.models.origin import hooks_on, sent
 
 if TYPE_CHECKING:
@@ -103,7 +102,7 @@ def capture(
     wanted = Manifest(
         model=model.name,
         model_fingerprint=model.fingerprint,
-        tokenizer_fingerprint=fingerprint_tokenizer(model.tokenizer) if dataset.texts is not None else "",
+        tokenizer_fingerprint=_tokenizer_fingerprint(model.tokenizer) if dataset.texts is not None else "",
         data=dataset.name,
         data_fingerprint=dataset.fingerprint(),
         token_fingerprint=plan.token_fingerprint(),
@@ -150,6 +149,11 @@ def _resumed(path: Path, wanted: Manifest) -> Manifest:
             some = ", ".join(sorted(others)[:3])
             raise ValueError(f"out={str(path)!r} holds other files ({some}); give a new folder")
         return wanted
+    if wanted.hooks:
+        raise ValueError(
+            f"{path} holds a capture, and the model has hooks on it now (at {', '.join(wanted.hooks[:3])}; an edit of its activations?): "
+            "whether they are those it was begun with cannot be known. Give another folder, or take them off"
+        )
     differences = found.differences(wanted)
     if differences == ["versions"] and found.complete:
         return found
@@ -173,3 +177,10 @@ def _left_to_do(path: Path, manifest: Manifest, plan: Plan) -> list[int]:
         path.mkdir(parents=True, exist_ok=True)
         write_index(path, manifest, plan)
     return left
+
+
+def _tokenizer_fingerprint(tokenizer: Any) -> str:
+    """SHA-256 (first 16 hex digits) of the vocabulary and the special tokens."""
+    vocabulary = sorted(tokenizer.get_vocab().items())
+    special = [str(token) for token in getattr(tokenizer, "all_special_tokens", [])]
+    return hashlib.sha256(json.dumps([vocabulary, special]).encode()).hexdigest()[:16]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import CodeType
@@ -31,6 +31,17 @@ OTHERS: dict[str, Callable[[], Estimator]] = {
 """Families that are read at the shared site only, each as it is made without arguments."""
 NAMES = (*LINEAR, *OTHERS, WORDS)
 
+_NO_CODE = {
+    "__dict__",
+    "__weakref__",
+    "__doc__",
+    "__module__",
+    "__qualname__",
+    "__annotations__",
+    "__abstractmethods__",
+    "_abc_impl",
+}
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _PACKAGES = {"builtins", "numpy", "probekit", "scipy", "sklearn", "torch", *sys.stdlib_module_names} - {"__main__"}
 
 Family = str | Estimator
@@ -70,7 +81,7 @@ def linear(families: Mapping[str, Family], task: Task) -> list[str]:
     """Linear families that read the task's kind; of numbers, ridge also takes the guide's place."""
     found = [name for name, family in families.items() if isinstance(family, str) and family != WORDS]
     if task.kind == "continuous":
-        return [name for name in found if name == "ridge"] or ["ridge"]
+        return [name for name in found if families[name] == "ridge"] or ["ridge"]
     return found
 
 
@@ -85,7 +96,8 @@ def reads(family: Family, task: Task) -> bool:
 
 def key(name: str, family: Family) -> str:
     """What a family's figures are kept under: another family under the same name, other parameters, or other code of one's own have other
-    ones. (Code of packages is told apart by `files.FORMAT` at most.)"""
+    ones. What is not seen: functions of a module that the code calls, code of packages, and what is inside a package's estimator (steps of a
+    pipeline); give such a family another name when they change."""
     if isinstance(family, str):
         return name if name == family else f"{name}: {family}"
     given = {parameter: _told(value) for parameter, value in sorted(family.get_params().items())}
@@ -93,35 +105,38 @@ def key(name: str, family: Family) -> str:
 
 
 def _called(thing: Any) -> str:
-    """The name of a class or function, and of one that is no package's a digest of its source and of that of what it derives from."""
-    package = (thing.__module__ or "").split(".")[0]
-    if package in _PACKAGES:
+    """The name of a class or function, and of one that is no package's a digest of its code and of that of what it derives from."""
+    if _of_package(thing):
         return str(thing.__qualname__)
-    digest = hashlib.sha256()
-    for one in getattr(thing, "__mro__", (thing,)):
-        if (one.__module__ or "").split(".")[0] not in _PACKAGES:
-            digest.update(_source(one).encode())
-    return f"{thing.__module__}.{thing.__qualname__} {digest.hexdigest()[:16]}"
+    own = [one for one in getattr(thing, "__mro__", (thing,)) if not _of_package(one)]
+    told = repr([_attributes(one) if isinstance(one, type) else _code(one) for one in own])
+    return f"{thing.__module__}.{thing.__qualname__} {hashlib.sha256(_ADDRESS.sub('', told).encode()).hexdigest()[:16]}"
 
 
-def _source(thing: Any) -> str:
-    if not isinstance(thing, type):  # the line that a lambda stands in may hold another
-        return _of_code(thing.__code__) if hasattr(thing, "__code__") else ""
-    try:
-        return inspect.getsource(thing)
-    except (OSError, TypeError):  # typed into an interpreter
-        return repr([(name, _source(of) or repr(of)) for name, of in vars(thing).items() if _is_plain(of)])
+def _of_package(thing: Any) -> bool:
+    return (getattr(thing, "__module__", None) or "builtins").split(".")[0] in _PACKAGES
 
 
-def _of_code(code: CodeType) -> str:
-    """The same in every process."""
-    constants = [_of_code(one) if isinstance(one, CodeType) else one for one in code.co_consts]
+def _attributes(class_: type) -> list[tuple[str, object]]:
+    return [(name, _code(of)) for name, of in sorted(vars(class_).items()) if name not in _NO_CODE]
+
+
+def _code(of: Any) -> object:
+    """What a function or an attribute does, in words that are the same in every process."""
+    for inner in ("__func__", "fget", "__wrapped__"):  # of static and class methods, properties, decorated functions
+        of = getattr(of, inner, None) or of
+    if not hasattr(of, "__code__"):
+        return _told(of)
+    held = zip(of.__code__.co_freevars, of.__closure__ or (), strict=True)
+    around = [cell.cell_contents for name, cell in held if name != "__class__"]  # which is what `super()` needs
+    given = [*(of.__defaults__ or ()), *sorted((of.__kwdefaults__ or {}).items()), *around]
+    return _in_words(of.__code__), [getattr(one, "__qualname__", None) or _told(one) for one in given]
+
+
+def _in_words(code: CodeType) -> object:
+    constants = [_in_words(one) if isinstance(one, CodeType) else one for one in code.co_consts]
     told = [sorted(map(repr, one)) if isinstance(one, frozenset) else one for one in constants]
-    return repr((code.co_code, code.co_names, code.co_varnames, told))
-
-
-def _is_plain(of: object) -> bool:
-    return hasattr(of, "__code__") or isinstance(of, str | int | float | tuple)
+    return code.co_code, code.co_names, code.co_varnames, told
 
 
 def _told(value: object) -> object:

@@ -14,7 +14,7 @@ from probekit.files import with_nulls, write_whole
 from probekit.leaderboard.settings import Pools
 from probekit.leaderboard.tasks import Task
 
-FORMAT = 4
+FORMAT = 5
 """To be raised when what is computed changes, grids of penalties among it: figures of an older one are made again."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,23 +45,29 @@ class Reading:
         except Exception as error:  # whatever it is, the other tasks are not to be lost
             return {}, reason(error)
 
+    def kept(self, asked: Asked) -> dict[str, Any]:
+        """The figures that are there already."""
+        name, what = asked
+        path, digest = self._file(name, what)
+        there = files.read(path, digest)
+        return {family: there[k] for family, k in self._keys(name, what).items() if k in there}
+
     def every_site(self, name: str) -> tuple[dict[str, Any], dict[str, str]]:
         """Each linear family at every site, and at the one that is best for it; and why a family has no figures."""
         (condition,) = conditions(self.tasks[name], self.pools[name], "normal", self.seed)
-        path, digest = files.path_of(self.folder, name, "every site"), self._digest(name, "every site", self.sites)
-        kept = files.read(path, digest)
-        families = self.families
-        keys = {f: key(f, families.get(f, f)) for f in linear(families, self.tasks[name])}
+        path, digest = self._file(name, None)
+        kept, keys = files.read(path, digest), self._keys(name, None)
         missing = [f for f in keys if keys[f] not in kept]
         failed: dict[str, str] = {}
         if missing:
             question = self._question(name, condition)
+            assert question.parts  # raises where nothing can be chosen on
             X, X_test = (
                 torch.stack([self.activations.read(site, texts) for site in self.sites])
                 for texts in self._texts(name, condition)
             )
             for family in missing:
-                what = str(families.get(family, family))
+                what = str(self.families.get(family, family))
                 try:
                     curve = read_sites(what, X, X_test, question)
                     best = int(np.nanargmax(curve.valid))
@@ -74,15 +80,13 @@ class Reading:
                     **_figures(scored, condition, question, self.sites[best]),
                 }
             files.write(path, digest, name, "every site", kept)
-            kept = files.read(path, digest)
-        return {family: kept[keys[family]] for family in keys if keys[family] in kept}, failed
+        return self.kept((name, None)), failed
 
     def at_site(self, name: str, setting: str, site: str) -> tuple[dict[str, Any], dict[str, str]]:
         """Each family at one site, in all conditions of a setting; and why a family has no figures."""
         task, families = self.tasks[name], self.families
-        path, digest = files.path_of(self.folder, name, setting), self._digest(name, setting, [site])
-        kept = files.read(path, digest)
-        keys = {f: key(f, families[f]) for f in families}
+        path, digest = self._file(name, (setting, site))
+        kept, keys = files.read(path, digest), self._keys(name, (setting, site))
         missing = [f for f in families if keys[f] not in kept and reads(families[f], task)]
         failed: dict[str, str] = {}
         if missing:
@@ -105,8 +109,7 @@ class Reading:
                         _figures(scored, condition, question, None if words else site)
                     )
             files.write(path, digest, name, setting, kept)
-            kept = files.read(path, digest)
-        return {family: kept[keys[family]] for family in families if keys[family] in kept}, failed
+        return self.kept((name, (setting, site))), failed
 
     def _asked(self, name: str, setting: str) -> list[tuple[Condition, Question]]:
         """The conditions of a setting that can be asked: few texts of one group, say, leave none to choose on.
@@ -118,20 +121,27 @@ class Reading:
         for condition in conditions(self.tasks[name], self.pools[name], setting, self.seed):
             try:
                 question = self._question(name, condition)
-                if len(question.parts):  # raises where there is none
-                    found.append((condition, question))
+                assert question.parts  # raises where nothing can be chosen on
+                found.append((condition, question))
             except ValueError as error:
                 why = error
         if why is not None and not found:
             raise why
         return found
 
-    def _digest(self, name: str, setting: str, sites: Sequence[str]) -> str:
+    def _keys(self, name: str, what: tuple[str, str] | None) -> dict[str, str]:
+        """By family that can be asked, what its figures are kept under."""
+        families = self.families if what is not None else linear(self.families, self.tasks[name])
+        return {family: key(family, self.families.get(family, family)) for family in families}
+
+    def _file(self, name: str, what: tuple[str, str] | None) -> tuple[Path, str]:
+        """Where figures are kept, and the digest of what they are made from."""
+        setting, sites = ("every site", list(self.sites)) if what is None else (what[0], [what[1]])
         asked = {
-            "model": self.activations.model_fingerprint, "sites": list(sites), "setting": setting, "n_boot": self.n_boot, "seed": self.seed,
+            "model": self.activations.model_fingerprint, "sites": sites, "setting": setting, "n_boot": self.n_boot, "seed": self.seed,
             "dtype": self.dtype, "compute_dtype": self.compute_dtype,
         }  # fmt: skip
-        return files.digest_of(self.tasks[name], self.pools[name], asked)
+        return files.path_of(self.folder, name, setting), files.digest_of(self.tasks[name], self.pools[name], asked)
 
     def _question(self, name: str, condition: Condition) -> Question:
         task = self.tasks[name]

@@ -111,7 +111,7 @@ class Board:
 
         The tasks are the same for all amounts: those that have every amount which half of the tasks have. Amounts that some of these
         lack (more examples than their pool, say) are left out. They are the same for all families, too: those that every family has which
-        has more than half of them; the others are left out.
+        has half of them; the others are left out.
         """
         import pandas as pd
 
@@ -124,7 +124,9 @@ class Board:
         mine = mine[mine.amount.isin(common) & mine.task.isin(count[count == len(common)].index)]
         known = mine[mine.test.notna()].groupby(["family", "task"]).size().eq(len(common))
         table = known.unstack("family", fill_value=False)
-        table = table.loc[:, 2 * table.sum() > len(table)]
+        table = table.loc[:, 2 * table.sum() >= len(table)]
+        while len(table.columns) > 1 and not table.all(axis=1).any():
+            table = table.drop(columns=table.sum().idxmin())
         mine = mine[mine.family.isin(table.columns) & mine.task.isin(table.index[table.all(axis=1)])]
         rng, rows = np.random.default_rng(0), []
         for (family, amount), part in mine.groupby(["family", "amount"], sort=False):

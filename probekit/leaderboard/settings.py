@@ -97,26 +97,32 @@ def _two_parts(task: Task, share: float, seed: int) -> tuple[np.ndarray, np.ndar
     total = np.cumsum(sizes[order])
     count = 1 + int(np.abs(total[:-1] - share * len(task)).argmin())  # never all of them
     chosen = order[:count]
-    if task.kind != "continuous" and len(np.unique(codes[np.isin(fold, chosen)])) < 2:
+    if task.kind != "continuous" and not (_two(codes, fold, chosen) and _two(codes, fold, order[count:])):
         chosen = _of_two_classes(codes, fold, order, share * len(task))
     test = np.isin(fold, chosen)
     return np.flatnonzero(~test), np.flatnonzero(test)
 
 
+def _two(codes: np.ndarray, fold: np.ndarray, folds: np.ndarray | list[int]) -> bool:
+    return len(np.unique(codes[np.isin(fold, folds)])) > 1
+
+
 def _of_two_classes(codes: np.ndarray, fold: np.ndarray, order: np.ndarray, wanted: float) -> np.ndarray:
-    """Where groups show one class each: folds of which each brings a class that those before it lack, until there are two, then others up to
-    about the size that is wanted."""
+    """Where groups show one class each: two folds that show two, then others up to about the size that is wanted, as long as those that are
+    left show two as well."""
     chosen, left = [int(order[0])], [int(one) for one in order[1:]]
     first = codes[fold == chosen[0]]
     other = next((one for one in left if not np.isin(codes[fold == one], first).all()), None)
     if other is not None:
         chosen.append(other)
         left.remove(other)
-    while len(left) > 1:
-        size, more = np.isin(fold, chosen).sum(), (fold == left[0]).sum()
+    for one in list(left):
+        size, more = np.isin(fold, chosen).sum(), (fold == one).sum()
         if abs(size + more - wanted) >= abs(size - wanted):
             break
-        chosen.append(left.pop(0))
+        if _two(codes, fold, [other for other in left if other != one]):
+            chosen.append(one)
+            left.remove(one)
     return np.array(chosen)
 
 

@@ -60,7 +60,8 @@ def board(
 
     Each family is scored twice in the setting `normal`: at the site that is best for it (`chosen`), and at one `shared` site, which
     is where a logistic probe (of numbers, ridge) reads the *other* tasks of classes (of numbers) best. The other settings, and families that are no linear probe, are scored at
-    the shared site only, since a handful of texts cannot choose among thirty sites.
+    the shared site only, since a handful of texts cannot choose among thirty sites. Conditions of theirs that groups leave nothing to choose
+    on are left out.
 
     Args:
         source: `"sae-probes"`, a folder of CSV files, a file, tasks, or several of these (see `read_tasks`).
@@ -193,8 +194,8 @@ def _answers(
     found: list[dict[str, Any]] = [{} for _ in questions]
     failed: dict[int, str] = {}
 
-    def lost(why: str) -> tuple[dict[str, Any], str]:
-        return {}, why
+    def lost(number: int, why: str) -> tuple[dict[str, Any], str]:
+        return reading.kept(questions[number]), why
 
     for number, (figures, failure) in mapped(reading.answer, shown(), engine, lost=lost):
         found[number] = figures

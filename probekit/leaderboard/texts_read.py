@@ -83,7 +83,7 @@ def read_texts(model: Model, texts: Sequence[str], sites: Sequence[str], folder:
                 found.append((one, capture(model, data, sites, out=out, pool="last", **how)))
             except NotFinite as error:
                 raise ValueError(
-                    f"{error}. The text is {one[error.sequence]!r}. Leave its task out, or store other numbers in a new folder"
+                    f"{error}. The text is {one[error.sequence]!r}. In a new folder (the list in this one holds it): leave its task out, or store float32"
                 ) from error
     return _joined(found)
 

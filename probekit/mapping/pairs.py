@@ -82,7 +82,7 @@ def pair_up(
     of_sequence = groups_of(first, groups)
     given = None if data is None else data.split
     seen = [first.prefix, second.prefix]
-    part, notes = split_rows(first.sequence, of_sequence, seen, given=given, seed=seed)
+    part, notes, split = split_rows(first.sequence, of_sequence, seen, given=given, seed=seed)
     for name, number in PARTS.items():
         count = int((part == number).sum())
         if count < FEWEST[name]:
@@ -90,7 +90,6 @@ def pair_up(
                 f"{count} of the {len(first):,} pairs of rows are left for {name}; a map needs {FEWEST['train']} to be fitted, "
                 f"{FEWEST['valid']} to choose its penalty, {FEWEST['test']} to be tested. Give more texts"
             )
-    split = split_items(first.sequence, of_sequence, seed, given=given).digest(first.sequence)
     pairs = Pairs(first, second, third, names_a, names_b, part, of_sequence[first.sequence], split, notes)
     count = int((part == TEST).sum())
     if count > TESTED:
@@ -171,8 +170,8 @@ def groups_of(activations: Activations, groups: object) -> np.ndarray:
 
 def split_rows(
     sequence: np.ndarray, groups: np.ndarray, prefixes: Sequence[np.ndarray], *, given: np.ndarray | None, seed: int
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """`[row]` part of each row, and notes.
+) -> tuple[np.ndarray, tuple[str, ...], str]:
+    """`[row]` part of each row, notes, and the digest of which sequences are in which part.
 
     Args:
         prefixes: `[row]` each, of each model's tokens. Rows of validation whose prefix occurs in training in any of these, and
@@ -203,7 +202,7 @@ def split_rows(
             notes.append(
                 f"{len(kept) - len(first):,} of {len(kept):,} {name} rows repeat another of them, which counts once"
             )
-    return part, tuple(notes)
+    return part, tuple(notes), split.digest(sequence)
 
 
 def _sites(activations: Activations, sites: Sequence[str] | str | None) -> tuple[str, ...]:

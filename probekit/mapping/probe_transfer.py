@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -80,7 +80,7 @@ def transfer(
         raise ValueError(f"n_boot must be at least 100, got {n_boot}")
     _check_direction(maps, probes, rows_of, at_home)
     label_set = _labels(labels, rows_of)
-    parts, group, notes = _split(maps, rows_of, groups)
+    parts, group, notes, dealt = _split(maps, rows_of, groups)
     item = rows_of.item if label_set.level == "token" else rows_of.sequence
     if item.max() >= len(label_set):
         raise ValueError(f"{len(label_set):,} labels for rows of {int(item.max()) + 1:,} {label_set.level}s")
@@ -100,7 +100,7 @@ def transfer(
             raise ValueError("a probe that is to be trained here needs home=, the activations of its model")
         stacks = _trained(probes, at_home, maps.sites_b, parts, truth, label_set)
     else:
-        stacks, said = _given(probes, label_set, maps)
+        stacks, said = _given(probes, label_set, maps, dealt)
         notes += said
         first = next(iter(stacks.values()))
         label_set = _in_terms_of(first, label_set)
@@ -218,11 +218,22 @@ def _require_two_values(train: np.ndarray, labels: LabelSet) -> None:
         raise ValueError(f"the training rows show one {unit} of {labels.name!r} only: there is nothing to tell apart")
 
 
-def _split(maps: Maps, activations: Activations, groups: object) -> tuple[dict[int, np.ndarray], np.ndarray, list[str]]:
-    """Row numbers by part, `[row]` group, and notes."""
+@dataclass(frozen=True)
+class _Dealt:
+    """What rows were split from: the fingerprint of their data, and the digest of the split, where they are known."""
+
+    data: str | None
+    split: str | None
+
+
+def _split(
+    maps: Maps, activations: Activations, groups: object
+) -> tuple[dict[int, np.ndarray], np.ndarray, list[str], _Dealt]:
+    """Row numbers by part, `[row]` group, notes, and what tells the split from another."""
     data, manifest = maps.manifest["data"], getattr(activations, "manifest", None)
     theirs, known = data.get("fingerprint"), None if manifest is None else manifest.data_fingerprint
     seed, notes = int(maps.manifest["seed"]), list[str]()
+    split = maps.manifest.get("split")
     texts = _texts_of_rows(maps)
     if digest_of(activations.sequence) == data["sequences"] and theirs in (None, known):
         part = maps.part
@@ -232,7 +243,7 @@ def _split(maps: Maps, activations: Activations, groups: object) -> tuple[dict[i
     else:
         of_sequence = groups_of(activations, groups)
         given = groups.split if isinstance(groups, Dataset) else None
-        part, said = split_rows(activations.sequence, of_sequence, [activations.prefix], given=given, seed=seed)
+        part, said, split = split_rows(activations.sequence, of_sequence, [activations.prefix], given=given, seed=seed)
         if theirs is None or known is None:
             what = "whether they are of the maps' texts is not known: test texts may be ones the maps were fitted on"
         elif theirs == known:
@@ -253,7 +264,7 @@ def _split(maps: Maps, activations: Activations, groups: object) -> tuple[dict[i
             notes.append(
                 f"{len(rows[number]):,} of {len(found):,} rows of a part are used, drawn evenly over the sequences"
             )
-    return rows, group, notes
+    return rows, group, notes, _Dealt(known, split)
 
 
 def _texts_of_rows(maps: Maps) -> np.ndarray | None:
@@ -284,7 +295,7 @@ def _carried(
             f"these rows hold no text of the maps' {' or '.join(lacking)} part: capture all of the maps' texts"
         )
     names = np.array([*PARTS, "ood"])  # OUT, -1, is the last of them, which is no part
-    part, said = split_rows(activations.sequence, of_sequence, [activations.prefix], given=names[part_of], seed=0)
+    part, said, _ = split_rows(activations.sequence, of_sequence, [activations.prefix], given=names[part_of], seed=0)
     notes = ["these are other rows of the maps' texts: each text is in the part that the maps have it in", *said]
     if left := int((here == OUT).sum()):
         notes.append(f"{left:,} rows are of texts that count nowhere in the maps, and count nowhere here")
@@ -308,7 +319,7 @@ def _trained(
     return out
 
 
-def _given(probes: Probes, labels: LabelSet, maps: Maps) -> tuple[dict[str, ProbeStack], list[str]]:
+def _given(probes: Probes, labels: LabelSet, maps: Maps, dealt: _Dealt) -> tuple[dict[str, ProbeStack], list[str]]:
     """Stacks by site, and a note where they may have been trained on test rows."""
     notes = []
     if isinstance(probes, SweepResult):
@@ -316,7 +327,7 @@ def _given(probes: Probes, labels: LabelSet, maps: Maps) -> tuple[dict[str, Prob
         if labels.name not in names and len(names) > 1:
             raise KeyError(f"the sweep has no label set {labels.name!r}; it has {', '.join(names)}")
         found: Mapping[str, ProbeStack] = probes.probes[labels.name if labels.name in names else names[0]]
-        if (said := _split_otherwise(probes, labels.level, maps)) is not None:
+        if (said := _split_otherwise(probes, labels.level, int(maps.manifest["seed"]), dealt)) is not None:
             notes.append(f"{said}: the probes may have been trained on texts of test rows")
     elif isinstance(probes, ProbeStack):
         found = dict(_by_site(probes))
@@ -339,18 +350,18 @@ def _given(probes: Probes, labels: LabelSet, maps: Maps) -> tuple[dict[str, Prob
     return fitting, notes
 
 
-def _split_otherwise(sweep: SweepResult, level: str, maps: Maps) -> str | None:
-    """Why the training part of a sweep may hold texts that the maps test on; None where it is the maps' own."""
-    one, two = sweep.manifest, maps.manifest
-    if one.get("seed") != two["seed"]:
-        return f"the probes' sweep was split with seed {one.get('seed')}, the maps with {two['seed']}"
-    read = (one.get("store") or {}).get("data_fingerprint") or (one.get("data") or {}).get("fingerprint")
-    mapped = two["data"].get("fingerprint")
-    if None not in (read, mapped) and read != mapped:
-        return f"the probes' sweep is of other data ({read}) than the maps ({mapped})"
-    if (one.get("splits") or {}).get(level) != two.get("split"):
-        return "the probes' sweep was split otherwise than the maps (other groups, or other rows)"
-    return None
+def _split_otherwise(sweep: SweepResult, level: str, seed: int, dealt: _Dealt) -> str | None:
+    """Why the training part of a sweep may hold texts that are tested on here; None where it was split as these rows were."""
+    found = sweep.manifest
+    if found.get("seed") != seed:
+        return f"the probes' sweep was split with seed {found.get('seed')}, the maps with {seed}"
+    read = (found.get("store") or {}).get("data_fingerprint") or (found.get("data") or {}).get("fingerprint")
+    if None not in (read, dealt.data) and read != dealt.data:
+        return f"the probes' sweep is of other data ({read}) than these rows ({dealt.data})"
+    split = (found.get("splits") or {}).get(level)
+    if None in (split, dealt.split):
+        return "how the probes' sweep, or the maps, were split is not known"
+    return None if split == dealt.split else "the probes' sweep was split otherwise (other groups, or other rows)"
 
 
 def _by_site(stack: ProbeStack) -> Iterator[tuple[str, ProbeStack]]:

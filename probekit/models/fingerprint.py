@@ -47,13 +47,6 @@ def fingerprint_model(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def fingerprint_tokenizer(tokenizer: Any) -> str:
-    """SHA-256 (first 16 hex digits) of the vocabulary and the special tokens."""
-    vocabulary = sorted(tokenizer.get_vocab().items())
-    special = [str(token) for token in getattr(tokenizer, "all_special_tokens", [])]
-    return hashlib.sha256(json.dumps([vocabulary, special]).encode()).hexdigest()[:16]
-
-
 def weights_version(model: nn.Module) -> tuple[object, ...]:
     """Something that changes when a weight is replaced or written to, and costs next to nothing.
 

@@ -70,7 +70,7 @@ def received(origin: Origin, name: str, fingerprint: str) -> Model:
 
 
 def hooks_on(model: Model) -> list[str]:
-    """Names of the modules that have hooks on them, in forward order; the whole is `the model itself`."""
+    """Names of the modules that have hooks on them; the whole is `the model itself`."""
     return [name or "the model itself" for name, module in model.hf.named_modules() if _hooks(module)]
 
 

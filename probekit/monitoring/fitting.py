@@ -19,7 +19,7 @@ from probekit.monitoring.evidence import Evidence
 from probekit.monitoring.false_alarms import negatives_needed, threshold_for
 from probekit.monitoring.held_out import positives, three_parts, together
 from probekit.monitoring.monitor import Monitor
-from probekit.monitoring.passages import Frame, Item, read_passages
+from probekit.monitoring.passages import Item, read_passages, tokens_digest
 from probekit.monitoring.reading import read
 from probekit.monitoring.readout import Asked, Readout, readout_of
 from probekit.monitoring.running import POOLS, Running, peak
@@ -254,7 +254,7 @@ def _manifest(asked: Asked, model: Model, data: Dataset, seed: int, grouped: boo
 
     return {
         "probe": asked.origin,
-        "tokenizer": Frame.facts(model),
+        "tokens": tokens_digest(model),
         "data": {"texts": len(data), "fingerprint": data.fingerprint(), "groups": grouped},
         "seed": seed,
         "versions": versions_of("torch", "numpy", "transformers", "scikit-learn"),

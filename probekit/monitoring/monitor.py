@@ -16,7 +16,7 @@ from probekit.models import Model
 from probekit.monitoring.calibration import Calibration
 from probekit.monitoring.domain import LEVEL, Domain
 from probekit.monitoring.evidence import Evidence
-from probekit.monitoring.passages import Frame, Item, Passage, read_passages
+from probekit.monitoring.passages import Item, Passage, read_passages, tokens_digest
 from probekit.monitoring.reading import Read, read
 from probekit.monitoring.readout import Readout
 from probekit.monitoring.running import Alarms, Running
@@ -95,11 +95,10 @@ class Monitor:
                 f"this monitor was fitted on {self.model_name!r} ({self.fingerprint}), and {model.name!r} has other weights "
                 f"({model.fingerprint}): its scores and rates mean nothing there; fit one for it"
             )
-        fitted, here = self.manifest.get("tokenizer"), Frame.facts(model)
-        if fitted is not None and here is not None and fitted != here:
+        if None not in (then := self.manifest.get("tokens"), now := tokens_digest(model)) and then != now:
             raise ValueError(
-                f"this monitor was fitted with another tokenizer, or with other special tokens around a text ({fitted}), than {model.name!r} "
-                f"has now ({here}): the model would read other tokens, and the rates would not hold; load it as it was then"
+                f"this monitor was fitted with another tokenizer, or with other special tokens around a text, than {model.name!r} has now: "
+                "the model would read other tokens, and the rates would not hold. Load it as it was then"
             )
         if place.width != len(self.readout.weights):
             raise ValueError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -9,10 +11,15 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from probekit.models import Model
-from probekit.models.fingerprint import fingerprint_tokenizer
 
 Item: TypeAlias = "str | Sequence[int] | np.ndarray"
 _SAMPLE = "a"
+_SAMPLES = (
+    "a",
+    "The quick brown fox, 1234567890!",
+    "def f(x): return x**2  # \u00e9t\u00e9",
+    "\u65e5\u672c \u043c\u0438\u0440 \U0001f600\n\t END",
+)
 
 
 @dataclass(frozen=True)
@@ -32,18 +39,6 @@ class Frame:
         ids = [int(i) for i in encoded["input_ids"]]
         return cls(tuple(ids[: own[0]]), tuple(ids[own[-1] + 1 :])) if len(own) else cls()
 
-    @staticmethod
-    def facts(model: Model) -> dict[str, Any] | None:
-        """What tells one way of turning text into tokens from another, for a manifest; None of a model that takes tokens only."""
-        if model.tokenizer is None:
-            return None
-        frame = Frame.of(model)
-        return {
-            "fingerprint": fingerprint_tokenizer(model.tokenizer),
-            "before": list(frame.before),
-            "after": list(frame.after),
-        }
-
     def own(self, ids: np.ndarray) -> tuple[int, int]:
         """Range of the tokens that are the text's own; empty where there are none."""
         start, stop = 0, len(ids)
@@ -52,6 +47,14 @@ class Frame:
         if self.after and tuple(ids[len(ids) - len(self.after) :]) == self.after:
             stop -= len(self.after)
         return start, max(start, stop)
+
+
+def tokens_digest(model: Model) -> str | None:
+    """16 hex digits of what a few texts become, special tokens among it; None of a model that takes tokens only."""
+    if model.tokenizer is None:
+        return None
+    ids = [[int(i) for i in model.tokenizer(text, truncation=False, verbose=False)["input_ids"]] for text in _SAMPLES]
+    return hashlib.sha256(json.dumps(ids).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

@@ -160,9 +160,16 @@ def test_a_sweep_that_was_split_otherwise_is_said() -> None:
         sweep = pk.sweep(b, labels={"side": labels}, groups=given, controls=False, progress=False, n_boot=100)
         notes = transfer(maps, sweep, a, {"side": labels}, groups=groups, n_boot=100).notes
         assert sum("split otherwise" in note for note in notes) == said
-    _, more_b, more = world(200)
+    maps = fit(a, b, **QUICK)
+    more_a, more_b, more = world(200)
     sweep = pk.sweep(more_b, labels={"side": more}, controls=False, progress=False, n_boot=100)
-    assert any("split otherwise" in note for note in transfer(maps, sweep, a, {"side": labels}, n_boot=100).notes)
+    notes = transfer(maps, sweep, more_a, {"side": more}, n_boot=100).notes  # other rows, split alike
+    assert not any("trained on texts" in note for note in notes)
+    notes = transfer(maps, sweep, a, {"side": labels}, n_boot=100).notes
+    assert any("split otherwise" in note for note in notes)
+    older = replace(sweep, manifest={k: v for k, v in sweep.manifest.items() if k != "splits"})
+    notes = transfer(maps, older, more_a, {"side": more}, n_boot=100).notes
+    assert any("is not known: the probes may" in note for note in notes)
 
 
 def test_rows_that_the_maps_never_saw_are_split_anew() -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 
 import probekit as pk
@@ -240,9 +241,12 @@ def test_token_ids_are_read_as_texts_are(monitor, model):
 
 def test_another_way_of_making_tokens_is_refused(monitor, model, tmp_path):
     other = make_tokenizer()
-    other.add_special_tokens({"additional_special_tokens": ["<more>"]})
+    other.backend_tokenizer.pre_tokenizer = WhitespaceSplit()  # "fox," is one word
+    padded = make_tokenizer()
+    padded.add_special_tokens({"pad_token": "<padding>"})  # no text becomes other tokens
     loaded = Monitor.load(monitor.save(tmp_path))
-    loaded.check(pk.load_model(make_model("llama"), tokenizer=make_tokenizer()))
+    for same in (make_tokenizer(), padded):
+        loaded.check(pk.load_model(make_model("llama"), tokenizer=same))
     for bad in (other, bare_tokenizer()):
         read = pk.load_model(make_model("llama"), tokenizer=bad)
         for each in (monitor, loaded):
