@@ -77,7 +77,7 @@ def critical_difference(ranks: Ranks) -> go.Figure:
     if np.isfinite(ranks.difference):
         figure.add_shape(type="line", x0=1, x1=1 + ranks.difference, y0=0.55, y1=0.55, line={"color": INK, "width": 2})
         figure.add_annotation(
-            x=1 + ranks.difference / 2, y=0.6, text=f"critical difference {ranks.difference:.2f}", showarrow=False, yanchor="bottom",
+            x=1, y=0.6, text=f"critical difference {ranks.difference:.2f}", showarrow=False, xanchor="left", yanchor="bottom",
         )  # fmt: skip
     lowest = below - 0.35 - 0.45 * ((k + 1) // 2)
     figure.update_xaxes(
