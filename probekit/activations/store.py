@@ -60,9 +60,7 @@ class Manifest(BaseModel):
     compute_dtype: str
     token_budget: int
     padding: float
-    hooks: list[
-        str
-    ] = []  # modules of the model that had hooks of somebody else's on them: an edit of its activations, say
+    hooks: list[str] = []  # modules that had somebody's hooks on them, such as an edit's
     versions: dict[str, str]
     index: File | None = None
     shards: list[File] = []

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from probekit.data.labels import Kind
+from probekit.leaderboard.settings import show_two
 from probekit.probes import fit_grid
 from probekit.probes.estimator import Estimator
 from probekit.probes.held_out import fold_of_rows, group_codes, mean_over_folds
@@ -55,16 +56,9 @@ class Question:
 
     @property
     def parts(self) -> list[np.ndarray]:
-        """`[n]` bool each: the rows held out of a fit, of the fits whose other rows show two classes.
-
-        Raises:
-            ValueError: of no fit.
-        """
+        """`[n]` bool each: the rows held out of a fit, of the fits whose other rows show two classes; one at least."""
         number = self.kind == "continuous"
-        found = [held for held in self.held.T if number or len(np.unique(self.labels[~held])) > 1]
-        if not found:
-            raise ValueError("wherever rows are held out to choose on, one class only is left to train on")
-        return found
+        return [held for held in self.held.T if number or show_two(self.labels[~held])]
 
     def without(self, rows: np.ndarray) -> np.ndarray:
         """`[n, fold]` labels, undefined at `rows`."""
@@ -104,10 +98,17 @@ def question_of(
     n_boot: int,
     seed: int,
 ) -> Question:
-    """A question, with the rows that are held out and the bootstrap draws."""
+    """A question, with the rows that are held out and the bootstrap draws.
+
+    Raises:
+        ValueError: there is nothing to choose on.
+    """
     cluster = np.unique(test_groups, return_inverse=True)[1].astype(np.int64)
     draws = cluster_counts(int(cluster.max()) + 1, n_boot, seed)
-    return Question(kind, classes, labels, held_out(labels, groups, kind, seed), truth, cluster, draws)
+    question = Question(kind, classes, labels, held_out(labels, groups, kind, seed), truth, cluster, draws)
+    if not question.parts:
+        raise ValueError("wherever rows are held out to choose on, one class only is left to train on")
+    return question
 
 
 def held_out(labels: np.ndarray, groups: np.ndarray, kind: Kind, seed: int) -> np.ndarray:
@@ -118,16 +119,12 @@ def held_out(labels: np.ndarray, groups: np.ndarray, kind: Kind, seed: int) -> n
     codes = np.zeros(len(labels), int) if kind == "continuous" else np.unique(labels, return_inverse=True)[1]
     fold = fold_of_rows(codes, group_codes(groups, len(labels)), folds, seed)
     by_fold: np.ndarray = fold[:, None] == np.arange(fold.max() + 1)
-    two = [kind == "continuous" or _show_two(codes[held], codes[~held]) for held in by_fold.T]
+    two = [kind == "continuous" or show_two(codes[held], codes[~held]) for held in by_fold.T]
     if few or not any(two):  # where each group is of one class, all folds together show two
         return by_fold
     away = np.abs(by_fold.sum(0) - HELD_OUT * len(labels))  # uneven where groups are
     one = int(np.where(two, away, np.inf).argmin())
     return by_fold[:, one : one + 1]
-
-
-def _show_two(*parts: np.ndarray) -> bool:
-    return all(len(np.unique(part)) > 1 for part in parts)
 
 
 @dataclass(frozen=True)

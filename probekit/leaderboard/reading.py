@@ -47,10 +47,7 @@ class Reading:
 
     def kept(self, asked: Asked) -> dict[str, Any]:
         """The figures that are there already."""
-        name, what = asked
-        path, digest = self._file(name, what)
-        there = files.read(path, digest)
-        return {family: there[k] for family, k in self._keys(name, what).items() if k in there}
+        return _figures_in(*self._file(*asked), self._keys(*asked))
 
     def every_site(self, name: str) -> tuple[dict[str, Any], dict[str, str]]:
         """Each linear family at every site, and at the one that is best for it; and why a family has no figures."""
@@ -61,7 +58,6 @@ class Reading:
         failed: dict[str, str] = {}
         if missing:
             question = self._question(name, condition)
-            assert question.parts  # raises where nothing can be chosen on
             X, X_test = (
                 torch.stack([self.activations.read(site, texts) for site in self.sites])
                 for texts in self._texts(name, condition)
@@ -80,7 +76,7 @@ class Reading:
                     **_figures(scored, condition, question, self.sites[best]),
                 }
             files.write(path, digest, name, "every site", kept)
-        return self.kept((name, None)), failed
+        return _figures_in(path, digest, keys), failed
 
     def at_site(self, name: str, setting: str, site: str) -> tuple[dict[str, Any], dict[str, str]]:
         """Each family at one site, in all conditions of a setting; and why a family has no figures."""
@@ -109,7 +105,7 @@ class Reading:
                         _figures(scored, condition, question, None if words else site)
                     )
             files.write(path, digest, name, setting, kept)
-        return self.kept((name, (setting, site))), failed
+        return _figures_in(path, digest, keys), failed
 
     def _asked(self, name: str, setting: str) -> list[tuple[Condition, Question]]:
         """The conditions of a setting that can be asked: few texts of one group, say, leave none to choose on.
@@ -120,9 +116,7 @@ class Reading:
         found, why = [], None
         for condition in conditions(self.tasks[name], self.pools[name], setting, self.seed):
             try:
-                question = self._question(name, condition)
-                assert question.parts  # raises where nothing can be chosen on
-                found.append((condition, question))
+                found.append((condition, self._question(name, condition)))
             except ValueError as error:
                 why = error
         if why is not None and not found:
@@ -161,6 +155,11 @@ class Reading:
         task = self.tasks[name]
         where = task.texts if condition.elsewhere is None else task.elsewhere[condition.elsewhere].texts or ()
         return [task.texts[i] for i in condition.train], [where[i] for i in condition.test]
+
+
+def _figures_in(path: Path, digest: str, keys: Mapping[str, str]) -> dict[str, Any]:
+    there = files.read(path, digest)
+    return {family: there[k] for family, k in keys.items() if k in there}
 
 
 def _figures(scored: Any, condition: Condition, question: Question, site: str | None) -> dict[str, Any]:

@@ -97,14 +97,15 @@ def _two_parts(task: Task, share: float, seed: int) -> tuple[np.ndarray, np.ndar
     total = np.cumsum(sizes[order])
     count = 1 + int(np.abs(total[:-1] - share * len(task)).argmin())  # never all of them
     chosen = order[:count]
-    if task.kind != "continuous" and not (_two(codes, fold, chosen) and _two(codes, fold, order[count:])):
+    if task.kind != "continuous" and not show_two(*(codes[np.isin(fold, part)] for part in (chosen, order[count:]))):
         chosen = _of_two_classes(codes, fold, order, share * len(task))
     test = np.isin(fold, chosen)
     return np.flatnonzero(~test), np.flatnonzero(test)
 
 
-def _two(codes: np.ndarray, fold: np.ndarray, folds: np.ndarray | list[int]) -> bool:
-    return len(np.unique(codes[np.isin(fold, folds)])) > 1
+def show_two(*parts: np.ndarray) -> bool:
+    """Whether each of the parts shows two classes at least."""
+    return all(len(np.unique(part)) > 1 for part in parts)
 
 
 def _of_two_classes(codes: np.ndarray, fold: np.ndarray, order: np.ndarray, wanted: float) -> np.ndarray:
@@ -120,7 +121,7 @@ def _of_two_classes(codes: np.ndarray, fold: np.ndarray, order: np.ndarray, want
         size, more = np.isin(fold, chosen).sum(), (fold == one).sum()
         if abs(size + more - wanted) >= abs(size - wanted):
             break
-        if _two(codes, fold, [other for other in left if other != one]):
+        if show_two(codes[np.isin(fold, [other for other in left if other != one])]):
             chosen.append(one)
             left.remove(one)
     return np.array(chosen)
