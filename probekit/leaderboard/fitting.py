@@ -12,8 +12,8 @@ import torch
 
 from probekit.data.labels import Kind
 from probekit.leaderboard.settings import show_two
-from probekit.probes import fit_grid
 from probekit.probes.estimator import Estimator
+from probekit.probes.grid import fit_grids
 from probekit.probes.held_out import fold_of_rows, group_codes, mean_over_folds
 from probekit.probes.intervals import Estimate, bootstrap, cluster_counts
 from probekit.probes.metrics import Metric, Predictions, measure, metrics_for
@@ -142,12 +142,14 @@ class SiteScores:
     value: np.ndarray
 
 
-def read_sites(family: str, X: torch.Tensor, X_test: torch.Tensor, question: Question) -> SiteScores:
-    """Fit a linear family at all sites, `X [site, n, d]`, with the parameter that has the least loss on the rows held out."""
-    stack, valid = _chosen(family, X, question)
-    said = _said(stack, X_test)[:, :, 0]
-    test = np.array([question.figure(one, question.truth) for one in said])
-    return SiteScores(valid, test, _values(stack))
+def read_sites(families: Sequence[str], X: torch.Tensor, X_test: torch.Tensor, question: Question) -> list[SiteScores]:
+    """Fit linear families at all sites, `X [site, n, d]`, each with the parameter that has the least loss on the rows held out."""
+    found = []
+    for stack, valid in _chosen(families, X, question):
+        said = _said(stack, X_test)[:, :, 0]
+        test = np.array([question.figure(one, question.truth) for one in said])
+        found.append(SiteScores(valid, test, _values(stack)))
+    return found
 
 
 @dataclass(frozen=True)
@@ -162,11 +164,10 @@ class Scored:
 def read_site(family: str | Estimator, X: torch.Tensor, X_test: torch.Tensor, question: Question) -> Scored:
     """Fit at one site, `X [n, d]`: the parameter chosen on the rows held out, then fitted again to all training rows."""
     if isinstance(family, str):
-        stack, valid = _chosen(family, X[None], question)
+        ((stack, valid),) = _chosen([family], X[None], question)
         value = float(_values(stack)[0])
-        whole = _fit(
-            family, X, question.without(np.zeros((len(X), 1), bool)), question, None if value != value else [value]
-        )
+        everything = question.without(np.zeros((len(X), 1), bool))
+        (whole,) = _fit([family], X, everything, question, [None if value != value else [value]])
         said = _said(whole.select(0), X_test)[:, 0].numpy()
         return Scored(float(valid[0]), question.estimate(said), value)
     parts = question.parts
@@ -191,26 +192,32 @@ def read_words(texts: Sequence[str], test_texts: Sequence[str], question: Questi
     return Scored(question.figure(said, truth), question.estimate(reads(test_texts)), penalty)
 
 
-def _chosen(family: str, X: torch.Tensor, question: Question) -> tuple[ProbeStack, np.ndarray]:
-    """A stack `[site, fold]` with the best parameter of each site, and the metric on the rows held out `[site]`."""
+def _chosen(families: Sequence[str], X: torch.Tensor, question: Question) -> list[tuple[ProbeStack, np.ndarray]]:
+    """By family a stack `[site, fold]` with the best parameter of each site, and the metric on the rows held out `[site]`."""
     held = question.held
-    stack = _fit(family, X, question.without(held), question)
-    loss = stack.loss(X, question.without(~held))  # [grid, site, fold]
-    index = mean_over_folds(loss, held).argmin(0)
-    stack = stack.select(index[:, None].expand(-1, held.shape[1]))
     rows = np.flatnonzero(held.any(1))
     fold = torch.from_numpy(held.argmax(1)[rows])
-    said = _said(stack, X[:, rows])  # [site, row, fold, class?]
-    own = said[:, torch.arange(len(rows)), fold]
-    return stack, np.array([question.figure(one, question.labels[rows]) for one in own])
+    found = []
+    for stack in _fit(families, X, question.without(held), question):
+        loss = stack.loss(X, question.without(~held))  # [grid, site, fold]
+        index = mean_over_folds(loss, held).argmin(0)
+        best = stack.select(index[:, None].expand(-1, held.shape[1]))
+        said = _said(best, X[:, rows])  # [site, row, fold, class?]
+        own = said[:, torch.arange(len(rows)), fold]
+        found.append((best, np.array([question.figure(one, question.labels[rows]) for one in own])))
+    return found
 
 
 def _fit(
-    family: str, X: torch.Tensor, Y: np.ndarray, question: Question, grid: Sequence[float] | None = None
-) -> ProbeStack:
+    families: Sequence[str],
+    X: torch.Tensor,
+    Y: np.ndarray,
+    question: Question,
+    grids: Sequence[Sequence[float] | None] | None = None,
+) -> list[ProbeStack]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a fold of few rows may lack a class
-        return fit_grid(family, X, Y, grid, kind=question.kind, classes=question.classes or None)
+        return fit_grids(families, X, Y, grids, kind=question.kind, classes=question.classes or None)
 
 
 def _said(stack: ProbeStack, X: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 
 from probekit.leaderboard import files
 from probekit.leaderboard.families import WORDS, Family, key, linear, reads
-from probekit.leaderboard.fitting import Question, question_of, read_site, read_sites, read_words
+from probekit.leaderboard.fitting import Question, SiteScores, question_of, read_site, read_sites, read_words
 from probekit.leaderboard.settings import Condition, Pools, conditions
 from probekit.leaderboard.tasks import Task
 from probekit.leaderboard.texts_read import ReadTexts
@@ -62,12 +62,12 @@ class Reading:
                 torch.stack([self.activations.read(site, texts) for site in self.sites])
                 for texts in self._texts(name, condition)
             )
-            for family in missing:
-                what = str(self.families.get(family, family))
+            what = {family: str(self.families.get(family, family)) for family in missing}
+            curves, failed = _together(missing, lambda some: read_sites([what[f] for f in some], X, X_test, question))
+            for family, curve in curves.items():
                 try:
-                    curve = read_sites(what, X, X_test, question)
                     best = int(np.nanargmax(curve.valid))
-                    scored = read_site(what, X[best], X_test[best], question)
+                    scored = read_site(what[family], X[best], X_test[best], question)
                 except Exception as error:  # the other families are not to be lost
                     failed[family] = reason(error)
                     continue
@@ -155,6 +155,24 @@ class Reading:
         task = self.tasks[name]
         where = task.texts if condition.elsewhere is None else task.elsewhere[condition.elsewhere].texts or ()
         return [task.texts[i] for i in condition.train], [where[i] for i in condition.test]
+
+
+def _together(
+    families: Sequence[str], read: Callable[[Sequence[str]], Sequence[SiteScores]]
+) -> tuple[dict[str, SiteScores], dict[str, str]]:
+    """What is read of all families at once; where that fails, of each by itself, and why one has none."""
+    try:
+        return dict(zip(families, read(families), strict=True)), {}
+    except Exception as error:  # whatever it is, the other families are not to be lost
+        if len(families) == 1:
+            return {}, {families[0]: reason(error)}
+    found: dict[str, SiteScores] = {}
+    failed: dict[str, str] = {}
+    for family in families:
+        alone, why = _together([family], read)
+        found.update(alone)
+        failed.update(why)
+    return found, failed
 
 
 def _figures_in(path: Path, digest: str, keys: Mapping[str, str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`fit_grid`: every target at every site for a whole grid of regularisation, at once."""
+"""`fit_grid`: every target at every site for a whole grid of regularisation, at once; `fit_grids` for several families."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from torch import Tensor
 
 from probekit.data.dataset import Kind
 from probekit.probes.arrays import as_rows, as_targets
-from probekit.probes.base import LinearProbe, warn_unconverged
+from probekit.probes.base import ClosedFormProbe, LinearProbe, warn_unconverged
 from probekit.probes.parallel import side_by_side
 from probekit.probes.solution import PER_PROBE, Solution
 from probekit.probes.stack import ProbeStack
+from probekit.probes.summary import Summary
 
 SMALL = 1 << 23
 """Numbers in a site's rows up to which sites are fitted side by side, one thread each."""
@@ -86,13 +87,50 @@ def fit_grid(
     Raises:
         ValueError: shapes, class indices, or NaN and infinite activations.
     """
-    probe = FAMILIES[_known(family)]()() if isinstance(family, str) else family
+    (stack,) = fit_grids(
+        [family], X, Y, [grid], n_classes=n_classes, kind=kind, classes=classes, targets=targets, sites=sites
+    )
+    return stack
+
+
+def fit_grids(
+    families: Sequence[str | LinearProbe],
+    X: np.ndarray | Tensor | Iterable[np.ndarray | Tensor],
+    Y: np.ndarray | Tensor,
+    grids: Sequence[Sequence[float] | None] | None = None,
+    *,
+    n_classes: int | None = None,
+    kind: Kind | None = None,
+    classes: Sequence[str] | None = None,
+    targets: Sequence[str] = (),
+    sites: Sequence[str] | None = None,
+) -> list[ProbeStack]:
+    """Fit probes of several families to the same rows: as `fit_grid` of each, with what they have in common computed once.
+
+    The families in closed form share the scatter of a site and its eigendecomposition, most of what each would take alone.
+
+    Args:
+        families: As `family` there.
+        grids: A grid for each; all as `fit_grid` has them if left out.
+        X, Y, n_classes, kind, classes, targets, sites: As there.
+
+    Returns:
+        A stack a family, in their order.
+
+    Raises:
+        ValueError: as `fit_grid`; no families.
+    """
+    probes = [FAMILIES[_known(family)]()() if isinstance(family, str) else family for family in families]
+    if not probes:
+        raise ValueError("families is empty: name at least one")
     kind, n_classes = _kind(Y, n_classes, kind, classes)
-    if kind == "continuous" and probe.family != "ridge":
-        raise ValueError(f"{probe.family} probes read classes; for continuous targets use ridge")
-    if grid is None and not isinstance(family, str) and probe.grid_parameter is not None:
-        grid = [getattr(probe, probe.grid_parameter)]
-    values = _grid(probe, grid)
+    values = []
+    for family, probe, grid in zip(families, probes, grids or [None] * len(probes), strict=True):
+        if kind == "continuous" and probe.family != "ridge":
+            raise ValueError(f"{probe.family} probes read classes; for continuous targets use ridge")
+        if grid is None and not isinstance(family, str) and probe.grid_parameter is not None:
+            grid = [getattr(probe, probe.grid_parameter)]
+        values.append(_grid(probe, grid))
     many = not (isinstance(X, np.ndarray | Tensor) and X.ndim == 2)
     of = n_classes if kind != "continuous" else None
     pieces: Iterator[tuple[Tensor, Tensor]] = (
@@ -108,29 +146,33 @@ def fit_grid(
     pieces = chain([first], pieces)
     del first  # large sites are in memory one at a time
 
-    def solve(piece: tuple[Tensor, Tensor]) -> Solution:
-        return _solve_site(probe, *piece, n_classes=of, grid=values)
+    def solve(piece: tuple[Tensor, Tensor]) -> list[Solution]:
+        return _solve_site(probes, *piece, n_classes=of, grids=values)
 
-    solutions = list(each(solve, pieces))
-    joined = {
-        name: torch.stack([getattr(s, name) for s in solutions], 1) if many else getattr(solutions[0], name)
-        for name in PER_PROBE
-    }
-    warn_unconverged(probe, Solution(**joined))
+    solutions = list(each(solve, pieces))  # [site][family]
     names = tuple(sites) if sites is not None else tuple(f"site {i}" for i in range(len(solutions))) if many else ()
     if many and len(names) != len(solutions):
         raise ValueError(f"{len(solutions)} sites in X but {len(names)} names")
-    return ProbeStack(
-        **joined,
-        classes=() if kind == "continuous" else tuple(classes or (str(k) for k in range(n_classes or 2))),
-        kind=kind,
-        targets=tuple(targets),
-        axes=("grid", "site") if many else ("grid",),
-        sites=names,
-        grid=tuple(float(v) for v in values),
-        family=probe.family,
-        parameters=probe.get_params(),
-    )
+    stacks = []
+    for probe, grid, by_site in zip(probes, values, zip(*solutions, strict=True), strict=True):
+        joined = {
+            name: torch.stack([getattr(s, name) for s in by_site], 1) if many else getattr(by_site[0], name)
+            for name in PER_PROBE
+        }
+        warn_unconverged(probe, Solution(**joined))
+        stack = ProbeStack(
+            **joined,
+            classes=() if kind == "continuous" else tuple(classes or (str(k) for k in range(n_classes or 2))),
+            kind=kind,
+            targets=tuple(targets),
+            axes=("grid", "site") if many else ("grid",),
+            sites=names,
+            grid=tuple(grid),
+            family=probe.family,
+            parameters=probe.get_params(),
+        )
+        stacks.append(stack)
+    return stacks
 
 
 def _known(family: str) -> str:
@@ -184,12 +226,26 @@ def _warn_constant(labels: Tensor, targets: Sequence[str]) -> None:
         )
 
 
-def _solve_site(probe: LinearProbe, X: Tensor, Y: Tensor, n_classes: int | None, grid: Sequence[float]) -> Solution:
+def _solve_site(
+    probes: Sequence[LinearProbe], X: Tensor, Y: Tensor, n_classes: int | None, grids: Sequence[Sequence[float]]
+) -> list[Solution]:
     """Solve targets in groups that share their classes and, unless the family takes masks, the rows left out."""
-    d, t = X.shape[1], Y.shape[1]
+    summaries: dict[tuple[int, ...], Summary] = {}
+    solutions = []
+    for probe, grid in zip(probes, grids, strict=True):
+        whole = _blank(X.shape[1], Y.shape[1], n_classes, len(grid))
+        for columns, rows, present in _groups(Y, n_classes, probe._takes_masks(*X.shape)):
+            part = _solve_group(probe, X, Y, columns, rows, present, n_classes, grid, summaries)
+            _scatter(whole, columns, present, n_classes, part)
+        solutions.append(whole)
+    return solutions
+
+
+def _blank(d: int, t: int, n_classes: int | None, g: int) -> Solution:
+    """Probes that are still to be found."""
     outputs = n_classes if n_classes is not None and n_classes > 2 else 1
-    shape = (len(grid), t, outputs)
-    whole = Solution(
+    shape = (g, t, outputs)
+    return Solution(
         coef=torch.zeros(*shape, d, dtype=torch.float64),
         intercept=torch.zeros(shape, dtype=torch.float64),
         scale=torch.ones(shape[:2], dtype=torch.float64),
@@ -199,9 +255,6 @@ def _solve_site(probe: LinearProbe, X: Tensor, Y: Tensor, n_classes: int | None,
         converged=torch.ones(shape[:2], dtype=torch.bool),
         n_iter=torch.zeros(shape[:2], dtype=torch.int64),
     )
-    for columns, rows, present in _groups(Y, n_classes, probe._takes_masks(*X.shape)):
-        _scatter(whole, columns, present, n_classes, _solve_group(probe, X, Y, columns, rows, present, n_classes, grid))
-    return whole
 
 
 def _groups(
@@ -230,7 +283,9 @@ def _solve_group(
     present: list[int] | None,
     n_classes: int | None,
     grid: Sequence[float],
+    summaries: dict[tuple[int, ...], Summary],
 ) -> Solution | None:
+    """`summaries`: by their columns, of the groups of this site that a family in closed form has solved."""
     if present is not None and len(present) == 1:
         return None
     labels = Y if len(columns) == Y.shape[1] else Y[:, columns]
@@ -240,7 +295,13 @@ def _solve_group(
         index = torch.full((n_classes + 1,), -1, dtype=labels.dtype)  # type: ignore[operator]
         index[present] = torch.arange(len(present), dtype=labels.dtype)
         labels = index[labels.long()]  # -1 stays the last entry, -1
-    return probe._solve(X, labels.to(X.device), None if present is None else len(present), grid)
+    count = None if present is None else len(present)
+    if not isinstance(probe, ClosedFormProbe):
+        return probe._solve(X, labels.to(X.device), count, grid)
+    group = tuple(columns)
+    if group not in summaries:
+        summaries[group] = Summary.of_rows(X, labels.to(X.device), count)
+    return probe._solve_summary(summaries[group], grid)
 
 
 def _scatter(

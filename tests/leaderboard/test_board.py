@@ -163,9 +163,11 @@ def test_the_same_call_does_nothing_twice_and_a_larger_one_only_what_is_missing(
     counted = []
     with monkeypatch.context() as patched:
         real = reading.read_sites
-        patched.setattr(reading, "read_sites", lambda family, *args: counted.append(family) or real(family, *args))
+        patched.setattr(
+            reading, "read_sites", lambda families, *args: counted.append(families) or real(families, *args)
+        )
         larger = pk.board(folder, model, families={**families, "lda": "lda"}, out=out, **ASKED)
-    assert counted == ["lda"] * 3
+    assert counted == [["lda"]] * 3
     assert "lda" in larger.leaderboard().family.tolist()
 
 
@@ -358,7 +360,7 @@ def test_a_site_is_found_and_read_as_scikit_learn_would(family, n):
 
     X, y = planted(n + 100)
     question = asked_of(y[:n], y[n:])
-    curve = read_sites(family, X[:, :n], X[:, n:], question)
+    (curve,) = read_sites([family], X[:, :n], X[:, n:], question)
     if n > 100:
         assert curve.valid.argmax() == 1
         assert curve.test[1] > 0.85
@@ -380,13 +382,25 @@ def test_an_estimator_is_chosen_by_the_same_rule_and_keeps_the_order_of_classes(
     assert float(mine.estimate.value[0]) > 0.85
 
 
+def test_a_linear_family_that_fails_at_every_site_costs_no_other(model, folder, tmp_path, monkeypatch):
+    def fails(self, summary, grid):
+        raise RuntimeError("singular")
+
+    monkeypatch.setattr("probekit.probes.lda.LDAProbe._solve_summary", fails)
+    asked = {"tasks": ["last"], "settings": ["normal"], "out": tmp_path, **ASKED}
+    board = pk.board(folder, model, families=["ridge", "lda", "logistic"], **asked)
+    assert "lda: RuntimeError: singular" in board.failures["last"]
+    assert set(board.to_frame().query("setting == 'normal'").family) == {"ridge", "logistic"}
+    assert set(board.curves["last"]) == {"ridge", "logistic"}
+
+
 def test_noise_is_at_chance_over_many_draws():
     values = []
     for seed in range(20):
         X, _ = planted(220, seed=seed)
         y = np.random.default_rng([seed, 1]).integers(0, 2, 220)
         question = asked_of(y[:120], y[120:])
-        curve = read_sites("logistic", X[:, :120], X[:, 120:], question)
+        (curve,) = read_sites(["logistic"], X[:, :120], X[:, 120:], question)
         best = int(curve.valid.argmax())
         values.append(float(read_site("logistic", X[best, :120], X[best, 120:], question).estimate.value[0]))
     assert abs(np.mean(values) - 0.5) < 0.04  # the best of three sites by validation is no better than chance on test

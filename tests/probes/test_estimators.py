@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from probekit.activations.moments import Moments
 from probekit.probes import DifferenceInMeans, LDAProbe, LogisticProbe, RidgeProbe, fit_grid
+from probekit.probes.grid import fit_grids
+from probekit.probes.solution import PER_PROBE
 
 CLASSIFIERS = [
     DifferenceInMeans(),
@@ -269,3 +271,23 @@ def test_logistic_needs_few_iterations_however_clear_the_classes():
     stack = fit_grid("logistic", X.astype(np.float32), y, list(np.logspace(-4, 3, 8)))
     assert bool(stack.converged.all())
     assert int(stack.n_iter.max()) <= 16  # 32 with the bound alone
+
+
+@pytest.mark.parametrize("n", [10, 90])
+def test_families_fitted_together_are_what_each_is_alone(n):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(2, n, 16)).astype(np.float32)
+    Y = rng.integers(0, 3, (n, 4))
+    Y[:2, 1], Y[Y[:, 2] == 2, 2] = -1, 0  # rows left out of a target, and a class that one never shows
+    families = ["difference_in_means", "lda", RidgeProbe(alpha=3.0), "logistic"]
+    grids = [None, [0.1, 0.5], None, [0.01, 1.0]]
+    for family, grid, together in zip(families, grids, fit_grids(families, X, Y, grids, n_classes=3), strict=True):
+        alone = fit_grid(family, X, Y, grid, n_classes=3)
+        assert (together.family, together.grid, together.parameters) == (alone.family, alone.grid, alone.parameters)
+        for name in PER_PROBE:
+            assert torch.equal(getattr(together, name).nan_to_num(), getattr(alone, name).nan_to_num()), name
+
+
+def test_no_families_to_fit_together_are_refused():
+    with pytest.raises(ValueError, match="families is empty"):
+        fit_grids([], np.zeros((2, 4, 3), np.float32), np.arange(4)[:, None] % 2)
