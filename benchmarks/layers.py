@@ -21,6 +21,7 @@ import torch
 from benchmarks.probes import correlated
 from benchmarks.table import Row
 from probekit.probes import fit_grid
+from probekit.probes.grid import FAMILIES, fit_grids
 from probekit.probes.metrics import CLASS_METRICS, Predictions
 from probekit.probes.metrics import measure as measure_metrics
 
@@ -35,7 +36,24 @@ def measure(python: str | None = None, quick: bool = False) -> tuple[list[Row], 
     for threads in dict.fromkeys([torch.get_num_threads(), 1]):
         more, told = beside(python or sys.executable, X, y, train=824, sample=1 if quick else 4, threads=threads)
         rows, notes = rows + more, notes + told
-    return rows, notes
+    return [*rows, families_together(X, y, train=824)], notes
+
+
+def families_together(X: np.ndarray, y: np.ndarray, train: int, repeats: int = 3) -> Row:
+    """The four linear families at all sites `X [site, n, d]`: in one call, against a call each; the best of a few turns."""
+    families, rows, labels = list(FAMILIES), torch.from_numpy(X[:, :train]), y[:train]
+    together, alone = [], []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        fit_grids(families, rows, labels, n_classes=2)
+        together.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        for family in families:
+            fit_grid(family, rows, labels, n_classes=2)
+        alone.append(time.perf_counter() - start)
+    ours, theirs = min(together), min(alone)
+    title = f"four linear families, {len(X)} sites, {train:,} x {X.shape[2]}, their own grids, {torch.get_num_threads()} threads"
+    return Row(title, ours, theirs, theirs / ours, "a call of ours each")
 
 
 def beside(

