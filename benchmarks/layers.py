@@ -35,24 +35,30 @@ def measure(python: str | None = None, quick: bool = False) -> tuple[list[Row], 
     rows, notes = [], [] if python else ["packages but scikit-learn left out: no interpreter that has them was given"]
     for threads in dict.fromkeys([torch.get_num_threads(), 1]):
         more, told = beside(python or sys.executable, X, y, train=824, sample=1 if quick else 4, threads=threads)
-        rows, notes = rows + more, notes + told
-    return [*rows, families_together(X, y, train=824)], notes
+        rows, notes = [*rows, *more, families_together(X, y, train=824, threads=threads)], notes + told
+    return rows, notes
 
 
-def families_together(X: np.ndarray, y: np.ndarray, train: int, repeats: int = 3) -> Row:
+def families_together(X: np.ndarray, y: np.ndarray, train: int, threads: int, repeats: int = 3) -> Row:
     """The four linear families at all sites `X [site, n, d]`: in one call, against a call each; the best of a few turns."""
     families, rows, labels = list(FAMILIES), torch.from_numpy(X[:, :train]), y[:train]
     together, alone = [], []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        fit_grids(families, rows, labels, n_classes=2)
-        together.append(time.perf_counter() - start)
-        start = time.perf_counter()
-        for family in families:
-            fit_grid(family, rows, labels, n_classes=2)
-        alone.append(time.perf_counter() - start)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for _ in range(repeats):
+            start = time.perf_counter()
+            fit_grids(families, rows, labels, n_classes=2)
+            together.append(time.perf_counter() - start)
+            start = time.perf_counter()
+            for family in families:
+                fit_grid(family, rows, labels, n_classes=2)
+            alone.append(time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(before)
     ours, theirs = min(together), min(alone)
-    title = f"four linear families, {len(X)} sites, {train:,} x {X.shape[2]}, their own grids, {torch.get_num_threads()} threads"
+    each = "one thread" if threads == 1 else f"{threads} threads"
+    title = f"four linear families, {len(X)} sites, {train:,} x {X.shape[2]}, their own grids, {each}"
     return Row(title, ours, theirs, theirs / ours, "a call of ours each")
 
 

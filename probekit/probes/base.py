@@ -291,7 +291,7 @@ def log_proba(logits: Tensor) -> Tensor:
 LOG_FLOOR = float(np.log(1e-12))
 
 
-def warn_unconverged(probe: LinearProbe, solution: Solution, where: str = "") -> None:
+def warn_unconverged(probe: LinearProbe, solution: Solution, where: str = "", stacklevel: int = 3) -> None:
     """One warning for all the probes of a solution that did not converge."""
     failed = int((~solution.converged).sum())
     if failed:
@@ -301,5 +301,5 @@ def warn_unconverged(probe: LinearProbe, solution: Solution, where: str = "") ->
             f"{int(solution.n_iter.max())} iterations ({parameters}); raise max_iter, strengthen the regularisation, "
             "or pass float64 activations",
             ConvergenceWarning,
-            stacklevel=3,
+            stacklevel=stacklevel,
         )

@@ -87,10 +87,7 @@ def fit_grid(
     Raises:
         ValueError: shapes, class indices, or NaN and infinite activations.
     """
-    (stack,) = fit_grids(
-        [family], X, Y, [grid], n_classes=n_classes, kind=kind, classes=classes, targets=targets, sites=sites
-    )
-    return stack
+    return _fitted([family], X, Y, [grid], n_classes, kind, classes, targets, sites)[0]
 
 
 def fit_grids(
@@ -118,14 +115,36 @@ def fit_grids(
         A stack a family, in their order.
 
     Raises:
-        ValueError: as `fit_grid`; no families.
+        ValueError: as `fit_grid`; no families, or not a grid for each.
+        TypeError: `families` is one name.
     """
-    probes = [FAMILIES[_known(family)]()() if isinstance(family, str) else family for family in families]
-    if not probes:
+    if isinstance(families, str):
+        raise TypeError(f"families is one name, {families!r}; give a list, families=[{families!r}]")
+    if len(families) == 0:
         raise ValueError("families is empty: name at least one")
+    if grids is None:
+        grids = [None] * len(families)
+    elif len(grids) != len(families):
+        raise ValueError(f"{len(families)} families but {len(grids)} grids")
+    return _fitted(families, X, Y, grids, n_classes, kind, classes, targets, sites)
+
+
+def _fitted(
+    families: Sequence[str | LinearProbe],
+    X: np.ndarray | Tensor | Iterable[np.ndarray | Tensor],
+    Y: np.ndarray | Tensor,
+    grids: Sequence[Sequence[float] | None],
+    n_classes: int | None,
+    kind: Kind | None,
+    classes: Sequence[str] | None,
+    targets: Sequence[str],
+    sites: Sequence[str] | None,
+) -> list[ProbeStack]:
+    """Warnings are of the line that called the caller of this."""
+    probes = [FAMILIES[_known(family)]()() if isinstance(family, str) else family for family in families]
     kind, n_classes = _kind(Y, n_classes, kind, classes)
     values = []
-    for family, probe, grid in zip(families, probes, grids or [None] * len(probes), strict=True):
+    for family, probe, grid in zip(families, probes, grids, strict=True):
         if kind == "continuous" and probe.family != "ridge":
             raise ValueError(f"{probe.family} probes read classes; for continuous targets use ridge")
         if grid is None and not isinstance(family, str) and probe.grid_parameter is not None:
@@ -159,7 +178,7 @@ def fit_grids(
             name: torch.stack([getattr(s, name) for s in by_site], 1) if many else getattr(by_site[0], name)
             for name in PER_PROBE
         }
-        warn_unconverged(probe, Solution(**joined))
+        warn_unconverged(probe, Solution(**joined), stacklevel=4)
         stack = ProbeStack(
             **joined,
             classes=() if kind == "continuous" else tuple(classes or (str(k) for k in range(n_classes or 2))),
@@ -222,7 +241,7 @@ def _warn_constant(labels: Tensor, targets: Sequence[str]) -> None:
         warnings.warn(
             f"{len(constant)} of {labels.shape[1]} targets show one class only ({', '.join(names)}): their probe is constant",
             UserWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -230,14 +249,18 @@ def _solve_site(
     probes: Sequence[LinearProbe], X: Tensor, Y: Tensor, n_classes: int | None, grids: Sequence[Sequence[float]]
 ) -> list[Solution]:
     """Solve targets in groups that share their classes and, unless the family takes masks, the rows left out."""
-    summaries: dict[tuple[int, ...], Summary] = {}
-    solutions = []
-    for probe, grid in zip(probes, grids, strict=True):
-        whole = _blank(X.shape[1], Y.shape[1], n_classes, len(grid))
-        for columns, rows, present in _groups(Y, n_classes, probe._takes_masks(*X.shape)):
-            part = _solve_group(probe, X, Y, columns, rows, present, n_classes, grid, summaries)
-            _scatter(whole, columns, present, n_classes, part)
-        solutions.append(whole)
+    solutions = [_blank(X.shape[1], Y.shape[1], n_classes, len(grid)) for grid in grids]
+    takes_masks = [probe._takes_masks(*X.shape) for probe in probes]
+    for masks in (False, True):
+        some = [i for i, takes in enumerate(takes_masks) if takes == masks]
+        if not some:
+            continue
+        for columns, rows, present in _groups(Y, n_classes, masks):
+            parts = _solve_group(
+                [probes[i] for i in some], X, Y, columns, rows, present, n_classes, [grids[i] for i in some]
+            )
+            for i, part in zip(some, parts, strict=True):
+                _scatter(solutions[i], columns, present, n_classes, part)
     return solutions
 
 
@@ -275,19 +298,18 @@ def _groups(
 
 
 def _solve_group(
-    probe: LinearProbe,
+    probes: Sequence[LinearProbe],
     X: Tensor,
     Y: Tensor,
     columns: list[int],
     rows: Tensor | None,
     present: list[int] | None,
     n_classes: int | None,
-    grid: Sequence[float],
-    summaries: dict[tuple[int, ...], Summary],
-) -> Solution | None:
-    """`summaries`: by their columns, of the groups of this site that a family in closed form has solved."""
+    grids: Sequence[Sequence[float]],
+) -> list[Solution] | list[None]:
+    """A solution a probe; families in closed form get theirs from one summary of the rows."""
     if present is not None and len(present) == 1:
-        return None
+        return [None] * len(probes)
     labels = Y if len(columns) == Y.shape[1] else Y[:, columns]
     if rows is not None:
         X, labels = X[rows.to(X.device)], labels[rows]
@@ -295,13 +317,16 @@ def _solve_group(
         index = torch.full((n_classes + 1,), -1, dtype=labels.dtype)  # type: ignore[operator]
         index[present] = torch.arange(len(present), dtype=labels.dtype)
         labels = index[labels.long()]  # -1 stays the last entry, -1
-    count = None if present is None else len(present)
-    if not isinstance(probe, ClosedFormProbe):
-        return probe._solve(X, labels.to(X.device), count, grid)
-    group = tuple(columns)
-    if group not in summaries:
-        summaries[group] = Summary.of_rows(X, labels.to(X.device), count)
-    return probe._solve_summary(summaries[group], grid)
+    labels, count = labels.to(X.device), None if present is None else len(present)
+    summary: Summary | None = None
+    solutions = []
+    for probe, grid in zip(probes, grids, strict=True):
+        if isinstance(probe, ClosedFormProbe) and type(probe)._solve is ClosedFormProbe._solve:
+            summary = summary or Summary.of_rows(X, labels, count)
+            solutions.append(probe._solve_summary(summary, grid))
+        else:
+            solutions.append(probe._solve(X, labels, count, grid))
+    return solutions
 
 
 def _scatter(

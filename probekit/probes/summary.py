@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -88,18 +87,24 @@ class Summary:
         counts, means = self.class_counts[target][columns], self.class_means[target][columns]
         return replace(self, class_counts=counts[None], class_means=means[None])
 
-    @cached_property
+    @property
     def standardisation(self) -> Standardisation:
         return Standardisation.of_moments(self.mean, self.variance)
 
-    @cached_property
+    @property
     def basis(self) -> Eigenbasis:
-        """Of the standardised features."""
-        std = self.standardisation.std
-        if self.scatter is not None:
-            return Eigenbasis.of_gram(self.scatter / std / std[:, None])
-        assert self.rows is not None
-        return Eigenbasis.of_rows(self.rows / std)
+        """Of the standardised features; found once."""
+        # No functools.cached_property: that of Python 3.11 has one lock for all objects, and sites side by side would queue.
+        found = vars(self).get("_basis")
+        if found is None:
+            std = self.standardisation.std
+            if self.scatter is not None:
+                found = Eigenbasis.of_gram(self.scatter / std / std[:, None])
+            else:
+                assert self.rows is not None
+                found = Eigenbasis.of_rows(self.rows / std)
+            vars(self)["_basis"] = found
+        return found
 
     def rotated(self, vectors: Tensor) -> Tensor:
         """Centred vectors `[..., d]` (class means, cross products) in the coordinates of `basis`, `[..., r]`."""

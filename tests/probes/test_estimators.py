@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +16,7 @@ from probekit.activations.moments import Moments
 from probekit.probes import DifferenceInMeans, LDAProbe, LogisticProbe, RidgeProbe, fit_grid
 from probekit.probes.grid import fit_grids
 from probekit.probes.solution import PER_PROBE
+from probekit.probes.summary import Summary
 
 CLASSIFIERS = [
     DifferenceInMeans(),
@@ -274,20 +279,74 @@ def test_logistic_needs_few_iterations_however_clear_the_classes():
 
 
 @pytest.mark.parametrize("n", [10, 90])
-def test_families_fitted_together_are_what_each_is_alone(n):
+def test_families_fitted_together_are_what_each_is_alone(n, monkeypatch):
     rng = np.random.default_rng(0)
     X = rng.normal(size=(2, n, 16)).astype(np.float32)
     Y = rng.integers(0, 3, (n, 4))
     Y[:2, 1], Y[Y[:, 2] == 2, 2] = -1, 0  # rows left out of a target, and a class that one never shows
     families = ["difference_in_means", "lda", RidgeProbe(alpha=3.0), "logistic"]
     grids = [None, [0.1, 0.5], None, [0.01, 1.0]]
-    for family, grid, together in zip(families, grids, fit_grids(families, X, Y, grids, n_classes=3), strict=True):
-        alone = fit_grid(family, X, Y, grid, n_classes=3)
-        assert (together.family, together.grid, together.parameters) == (alone.family, alone.grid, alone.parameters)
+    alone = [fit_grid(family, X, Y, grid, n_classes=3) for family, grid in zip(families, grids, strict=True)]
+    summed, made, real = [], [], Summary.of_rows
+
+    def of_rows(cls, *rows):
+        assert all(one() is None for one in made)  # a large site has room for one
+        summary = real(*rows)
+        made.append(weakref.ref(summary))
+        summed.append(rows[1].shape[1])
+        return summary
+
+    monkeypatch.setattr(Summary, "of_rows", classmethod(of_rows))
+    for together, one in zip(fit_grids(families, X, Y, grids, n_classes=3), alone, strict=True):
+        assert (together.family, together.grid, together.parameters) == (one.family, one.grid, one.parameters)
         for name in PER_PROBE:
-            assert torch.equal(getattr(together, name).nan_to_num(), getattr(alone, name).nan_to_num()), name
+            assert torch.equal(getattr(together, name).nan_to_num(), getattr(one, name).nan_to_num()), name
+    assert summed == [2, 1, 1] * 2  # once a site and group of targets, for all three families in closed form
 
 
-def test_no_families_to_fit_together_are_refused():
-    with pytest.raises(ValueError, match="families is empty"):
-        fit_grids([], np.zeros((2, 4, 3), np.float32), np.arange(4)[:, None] % 2)
+def test_continuous_targets_of_several_ridges_fitted_together():
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(40, 6)), rng.normal(size=(40, 2))
+    Y[:5, 1] = np.nan
+    together = fit_grids(["ridge", RidgeProbe(alpha=2.0)], X, Y, [[1.0], None])
+    for stack, alpha in zip(together, [1.0, 2.0], strict=True):
+        assert torch.equal(stack.coef, fit_grid("ridge", X, Y, [alpha]).coef)
+
+
+def test_a_probe_that_solves_in_a_way_of_its_own_does_so_in_company():
+    class Doubled(RidgeProbe):
+        def _takes_masks(self, n, d):
+            return True
+
+        def _solve(self, X, Y, n_classes, grid):
+            found = super()._solve(X, Y.clamp(min=0), n_classes, grid)
+            return replace(found, coef=2 * found.coef)
+
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(40, 6)), rng.integers(0, 2, (40, 1))
+    Y[:10] = -1
+    doubled, lda = fit_grids([Doubled(alpha=1.0), "lda"], X, Y, n_classes=2)
+    assert torch.equal(doubled.coef, 2 * fit_grid("ridge", X, Y.clip(min=0), [1.0], n_classes=2).coef)
+    assert torch.equal(lda.coef, fit_grid("lda", X, Y, n_classes=2).coef)
+
+
+@pytest.mark.parametrize(
+    "call", [lambda *a, **k: fit_grid("logistic", *a, **k), lambda *a, **k: fit_grids(["logistic"], *a, **k)]
+)
+def test_warnings_are_of_the_line_that_asked(call):
+    with pytest.warns(UserWarning, match="one class only") as said:
+        call(np.zeros((4, 3), np.float32), np.zeros((4, 1), int), n_classes=2)
+    assert {Path(one.filename).name for one in said} == {Path(__file__).name}
+
+
+@pytest.mark.parametrize(
+    ("families", "grids", "error", "why"),
+    [
+        ([], None, ValueError, "families is empty"),
+        ("ridge", None, TypeError, "families is one name, 'ridge'"),
+        (["ridge", "lda"], [[1.0]], ValueError, "2 families but 1 grids"),
+    ],
+)
+def test_families_to_fit_together_that_cannot_be(families, grids, error, why):
+    with pytest.raises(error, match=why):
+        fit_grids(families, np.zeros((4, 3), np.float32), np.arange(4)[:, None] % 2, grids)
