@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.probes import correlated
+from benchmarks.probes import correlated, on_threads
 from benchmarks.table import Row
 from probekit.probes import fit_grid
 from probekit.probes.grid import FAMILIES, fit_grids
@@ -43,9 +43,7 @@ def families_together(X: np.ndarray, y: np.ndarray, train: int, threads: int, re
     """The four linear families at all sites `X [site, n, d]`: in one call, against a call each; the best of a few turns."""
     families, rows, labels = list(FAMILIES), torch.from_numpy(X[:, :train]), y[:train]
     together, alone = [], []
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with on_threads(threads):
         for _ in range(repeats):
             start = time.perf_counter()
             fit_grids(families, rows, labels, n_classes=2)
@@ -54,11 +52,8 @@ def families_together(X: np.ndarray, y: np.ndarray, train: int, threads: int, re
             for family in families:
                 fit_grid(family, rows, labels, n_classes=2)
             alone.append(time.perf_counter() - start)
-    finally:
-        torch.set_num_threads(before)
     ours, theirs = min(together), min(alone)
-    each = "one thread" if threads == 1 else f"{threads} threads"
-    title = f"four linear families, {len(X)} sites, {train:,} x {X.shape[2]}, their own grids, {each}"
+    title = f"four linear families, {len(X)} sites, {train:,} x {X.shape[2]}, their own grids, {_named(threads)}"
     return Row(title, ours, theirs, theirs / ours, "a call of ours each")
 
 
@@ -77,9 +72,7 @@ def beside(
     grid, valid = np.logspace(5, -5, 10), min(int(0.2 * train), 100)
     order = np.random.default_rng(0).permutation(train)
     inside, outside = order[valid:], order[:valid]
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with on_threads(threads):
         fit_grid("logistic", X[0][inside], y[inside], [1.0], n_classes=2)  # warm up
         start = time.perf_counter()
         stack = fit_grid("logistic", (x[inside] for x in X), y[inside], grid, n_classes=2)
@@ -87,8 +80,6 @@ def beside(
         best = stack.select(torch.from_numpy(ranks.argmax(0))[:, None])
         ours_auc = _auroc(best.scores(X[:, train:])[..., 0, 0], y[train:])
         ours = time.perf_counter() - start
-    finally:
-        torch.set_num_threads(before)
     sites = np.linspace(0, len(X) - 1, min(sample, len(X))).astype(int)
     with tempfile.TemporaryDirectory() as folder:
         given = Path(folder, "given.npz")
@@ -102,7 +93,7 @@ def beside(
             capture_output=True,
             text=True,
         )
-    each = "one thread" if threads == 1 else f"{threads} threads"
+    each = _named(threads)
     rows, notes = [], []
     for line in done.stdout.splitlines():
         if not line.startswith("{"):
@@ -126,6 +117,10 @@ def beside(
         "penalty on validation, and find_best_reg fits again on training and validation rows"
     )
     return rows, notes
+
+
+def _named(threads: int) -> str:
+    return "one thread" if threads == 1 else f"{threads} threads"
 
 
 def _auroc(scores: torch.Tensor, truth: np.ndarray) -> np.ndarray:

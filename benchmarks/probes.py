@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 
 import numpy as np
@@ -27,11 +29,17 @@ def board(n: int, held: int, sample: int, seed: int = 0) -> tuple[Row, str]:
 
     One thread each: with more, scikit-learn's wait for each other, and on a busy machine it takes ten times as long.
     """
+    with on_threads(1), threadpool_limits(1):
+        return _board(n, held, sample, seed)
+
+
+@contextmanager
+def on_threads(threads: int) -> Iterator[None]:
+    """PyTorch computes on so many, and on as many as before afterwards."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     try:
-        with threadpool_limits(1):
-            return _board(n, held, sample, seed)
+        yield
     finally:
         torch.set_num_threads(before)
 

@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
-    began = time.perf_counter()
+    began, started = time.perf_counter(), time.time()
     model = pk.load_model(args.model, dtype=args.weights)
     source = args.tasks[0] if len(args.tasks) == 1 else args.tasks
     asked = {
@@ -63,7 +63,8 @@ def main() -> None:
         "compute_dtype": "bfloat16" if (args.compute, args.weights) == ("bfloat16", "float32") else None,
     }  # fmt: skip
     linear = pk.board(source, model, families=DEFAULT, settings=["normal"], **asked)
-    print(f"\nevery layer of every task read after {(time.perf_counter() - began) / 60:.1f} min", flush=True)
+    print(f"\nfrom the start, in minutes (nan where it was there before): texts read {_until(args.out, 'store-*/shard-*', started):.1f}, every layer of every "
+        f"task {_until(args.out, 'every site/*', started):.1f}, one layer and the words {_until(args.out, 'normal/*', started):.1f}", flush=True)  # fmt: skip
     wide = pk.board(source, model, families=(*DEFAULT, *OTHERS), settings=["normal"], **asked)
     varied = pk.board(source, model, families=DEFAULT, settings=args.settings, **asked)
     rest = tuple(row for row in varied.rows if row["setting"] != "normal")
@@ -101,6 +102,12 @@ def main() -> None:
     print(f"{board.to_frame().task.nunique()} tasks; {(time.perf_counter() - began) / 60:.1f} min in all")
     if board.failures:
         raise SystemExit(1)
+
+
+def _until(folder: Path, files: str, started: float) -> float:
+    """Minutes until the last of these files was written."""
+    last = max((file.stat().st_mtime for file in folder.glob(files)), default=started)
+    return (last - started) / 60 if last > started else float("nan")
 
 
 def dependent(task: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pandas as pd
 import pytest
 
 import probekit as pk
+from probekit.activations import shards as activations_shards
+from probekit.probes import LogisticProbe, RidgeProbe
 from tests.experiments.scripts import scripts_of
 from tests.leaderboard.worlds import write_tasks
 
@@ -28,7 +31,7 @@ def find_best_reg(X, y, X_test, y_test):
 
 @pytest.fixture(scope="module")
 def scripts():
-    with scripts_of("sae_probes_board", "run", "peer", "tables") as found:
+    with scripts_of("sae_probes_board", "run", "peer", "tables", "ten_penalties") as found:
         yield found
 
 
@@ -52,6 +55,8 @@ def test_from_arguments_to_tables(scripts, tiny_model_folder: Path, tmp_path: Pa
     scripts.run.main()
     said = capsys.readouterr().out
     assert "4 tasks;" in said
+    minutes = re.search(r"texts read (\S+), every layer of every task (\S+), one layer and the words (\S+)\n", said)
+    assert 0 <= float(minutes[1]) <= float(minutes[2]) <= float(minutes[3])
     tables = json.loads((tmp_path / "out" / "tables.json").read_text())
     families = {row["family"] for row in tables["Does anything beat logistic regression?"]}
     assert families == {
@@ -125,3 +130,33 @@ def test_pairs_of_tasks_are_compared_as_they_should_be(scripts) -> None:
     assert row["higher on"] + row["lower on"] == 60
     same = scripts.tables.paired(each.assign(ours=theirs)).iloc[0]
     assert (same.difference, same.p, same["higher on"]) == (0, 1, 0)
+
+
+def test_ten_penalties_on_the_activations_that_were_read(
+    scripts, tiny_model_folder: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    tasks, read = write_tasks(tmp_path / "tasks"), tmp_path / "out"
+    asked = [
+        "--model",
+        str(tiny_model_folder),
+        "--tasks",
+        str(tasks),
+        "--compute",
+        "float32",
+        "--train",
+        "160",
+        "--test",
+        "60",
+    ]
+    pk.board(tasks, str(tiny_model_folder), families=["ridge"], settings=["normal"], train=160, test=60, out=read)
+    monkeypatch.setattr(LogisticProbe, "default_grid", LogisticProbe.default_grid)  # put back afterwards
+    monkeypatch.setattr(activations_shards, "run_batch", None)  # nothing is read again
+    chosen = set()
+    for half in ("0", "1"):
+        monkeypatch.setattr(sys, "argv", ["ten_penalties.py", *asked, "--read", str(read), "--half", half])
+        scripts.ten_penalties.main()
+        for file in read.glob(f"ten penalties {half}/every site/*.json"):
+            chosen |= {family["value"] for family in json.loads(file.read_text())["families"].values()}
+    assert len(re.findall(r"\d tasks in \d+\.\d min", capsys.readouterr().out)) == 2
+    assert chosen <= set(scripts.ten_penalties.GRID) | set(RidgeProbe.default_grid)
+    assert chosen & set(scripts.ten_penalties.GRID)
